@@ -1,0 +1,23 @@
+package ctnet
+
+import "fmt"
+
+// An Addr is an address of network "ct". A listener's is its name; so is the
+// remote address of a dialed connection. The dialing end's is its application's
+// identity and the connection's number, as in "5f3c0a1b9d2e4c71:42", which
+// net.SplitHostPort understands and no other live connection has.
+type Addr struct {
+	name   string
+	app    uint64
+	number uint64
+}
+
+// Network returns "ct".
+func (a *Addr) Network() string { return network }
+
+func (a *Addr) String() string {
+	if a.name != "" {
+		return a.name
+	}
+	return fmt.Sprintf("%016x:%d", a.app, a.number)
+}

@@ -1,0 +1,189 @@
+package ctnet
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"cutthrough.example/internal/segpool"
+)
+
+// An App is an application: one that listens, dials, shares memory with other
+// applications, and has limits. A process has one of its own, which is what a nil
+// *App and the zero App stand for. More of them isolate parts of a program from
+// each other: they connect through shared memory as separate processes do.
+type App struct {
+	a *app
+}
+
+// An AppConfig holds an application's limits. A Dial that exceeds one, on
+// either side, fails with ENOBUFS. 0 means the default, which is meant to stop
+// a program that runs away and not one that is busy.
+type AppConfig struct {
+	MaxConns    int   // connections; 100,000
+	MaxSegments int   // mappings of shared memory; 8,192
+	MaxBytes    int64 // address space of these; 256 GiB, on 32-bit systems 1 GiB
+}
+
+// NewApp makes an application.
+func NewApp(c AppConfig) (*App, error) {
+	limits := segpool.Limits{Conns: int64(c.MaxConns), Segments: int64(c.MaxSegments), Bytes: c.MaxBytes}
+	for _, l := range []struct {
+		v   *int64
+		def int64
+	}{
+		{&limits.Conns, 100_000},
+		{&limits.Segments, 8_192},
+		{&limits.Bytes, 1 << (30 + 8*(^uint(0)>>63))},
+	} {
+		if *l.v < 0 {
+			return nil, errors.New("ctnet: negative limit in AppConfig")
+		}
+		if *l.v == 0 {
+			*l.v = l.def
+		}
+	}
+	return &App{newApp(limits)}, nil
+}
+
+// Close closes the application's listeners and resets its connections. The
+// process's own application is not closed.
+func (a *App) Close() error {
+	if a == nil || a.a == nil {
+		return errors.New("ctnet: the process's own application can't be closed")
+	}
+	return a.a.close()
+}
+
+// app returns what a stands for.
+func (a *App) app() *app {
+	if a == nil || a.a == nil {
+		return processApp()
+	}
+	return a.a
+}
+
+var processApp = sync.OnceValue(func() *app {
+	a, err := NewApp(AppConfig{})
+	if err != nil {
+		panic(err) // the zero config is valid
+	}
+	return a.a
+})
+
+type app struct {
+	id      uint64
+	account *segpool.Account
+	number  atomic.Uint64 // of the last connection dialed
+
+	mu        sync.Mutex
+	closed    bool
+	listeners map[place]*Listener
+	local     map[*localPair]struct{}
+
+	poolMu sync.Mutex
+	pools  map[segpool.Geometry]*segpool.Pool // of connections inside the application
+
+	remote remotes // other applications
+}
+
+// A place is where a listener is found inside its application.
+type place struct {
+	name   string
+	bubble int
+}
+
+func newApp(l segpool.Limits) *app {
+	a := &app{
+		id:        rand.Uint64(),
+		account:   segpool.NewAccount(l),
+		listeners: make(map[place]*Listener),
+		local:     make(map[*localPair]struct{}),
+		pools:     make(map[segpool.Geometry]*segpool.Pool),
+	}
+	a.remote.init(a)
+	return a
+}
+
+var errInUse = &problem{syscall.EADDRINUSE, "another listener has this name; close it, or choose another name or CTNET_DIR"}
+
+func (a *app) addListener(l *Listener) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return net.ErrClosed
+	}
+	at := place{l.addr.name, l.bubble}
+	if a.listeners[at] != nil {
+		return errInUse
+	}
+	a.listeners[at] = l
+	return nil
+}
+
+// removeListener returns false if l was not there.
+func (a *app) removeListener(l *Listener) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := place{l.addr.name, l.bubble}
+	if a.listeners[at] != l {
+		return false
+	}
+	delete(a.listeners, at)
+	return true
+}
+
+func (a *app) listener(name string, bubble int) *Listener {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.listeners[place{name, bubble}]
+}
+
+func (a *app) addLocal(p *localPair) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.local[p] = struct{}{}
+}
+
+func (a *app) removeLocal(p *localPair) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.local, p)
+}
+
+func (a *app) close() error {
+	a.mu.Lock()
+	if a.closed {
+		a.mu.Unlock()
+		return net.ErrClosed
+	}
+	a.closed = true
+	var listeners []*Listener
+	for _, l := range a.listeners {
+		listeners = append(listeners, l)
+	}
+	var local []*localPair
+	for p := range a.local {
+		local = append(local, p)
+	}
+	a.mu.Unlock()
+
+	for _, l := range listeners {
+		l.Close()
+	}
+	for _, p := range local {
+		p.client.abort()
+		p.server.abort()
+	}
+	a.remote.close()
+	a.poolMu.Lock()
+	defer a.poolMu.Unlock()
+	for _, p := range a.pools {
+		p.Close()
+	}
+	a.pools = nil
+	return nil
+}

@@ -1,0 +1,140 @@
+package ctnet
+
+import (
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+)
+
+// A halfOpen is a connection that was asked for and not yet accepted.
+type halfOpen interface {
+	// answer tells the dialer that it is connected, and returns the accepting
+	// end. When it returns the dialer has been told; it may be called again.
+	answer() *Conn
+	// refuse tells the dialer that it is not connected.
+	refuse(errno syscall.Errno)
+}
+
+// A backlog is a listener's queue of half-opens, in the order in which they
+// came. The first so many are answered: their dialers are connected, as with
+// TCP before Accept is called. The others wait for those to be accepted.
+type backlog struct {
+	deadline
+	size int
+	bell bell
+
+	mu     sync.Mutex
+	queue  []halfOpen
+	closed bool
+}
+
+func (b *backlog) init(size int) {
+	b.size = size
+	b.bell = makeBell()
+}
+
+// offer queues h. It never blocks.
+func (b *backlog) offer(h halfOpen) {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		h.refuse(syscall.ECONNREFUSED)
+		return
+	}
+	b.queue = append(b.queue, h)
+	room := len(b.queue) <= b.size
+	b.mu.Unlock()
+	if room {
+		h.answer()
+		b.bell.ring()
+	}
+}
+
+// take removes the queue's element i. Its place among the answered goes to the
+// one behind these, which the caller must answer, with mu released.
+func (b *backlog) take(i int) (h, next halfOpen) {
+	h = b.queue[i]
+	b.queue = slices.Delete(b.queue, i, i+1)
+	if i < b.size && len(b.queue) >= b.size {
+		next = b.queue[b.size-1]
+	}
+	return h, next
+}
+
+// withdraw removes a half-open whose dialer has given up, if it is still there,
+// and closes it.
+func (b *backlog) withdraw(h halfOpen) {
+	b.mu.Lock()
+	i := slices.Index(b.queue, h)
+	if i < 0 {
+		b.mu.Unlock()
+		return
+	}
+	_, next := b.take(i)
+	b.mu.Unlock()
+	if next != nil {
+		next.answer()
+		b.bell.ring()
+	}
+	h.answer().abort()
+}
+
+// accept returns the first of the queue, waiting for it.
+func (b *backlog) accept() (*Conn, error) {
+	for {
+		b.mu.Lock()
+		if b.closed {
+			b.mu.Unlock()
+			b.bell.ring() // to others who wait
+			return nil, net.ErrClosed
+		}
+		if b.passed.Load() {
+			b.mu.Unlock()
+			b.bell.ring()
+			return nil, os.ErrDeadlineExceeded
+		}
+		if len(b.queue) > 0 {
+			h, next := b.take(0)
+			more := len(b.queue) > 0
+			b.mu.Unlock()
+			if next != nil {
+				next.answer()
+			}
+			if more {
+				b.bell.ring()
+			}
+			return h.answer(), nil
+		}
+		b.mu.Unlock()
+		<-b.bell
+	}
+}
+
+// expired is called when the deadline for accepting passes.
+func (b *backlog) expired() { b.bell.ring() }
+
+func (b *backlog) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+// close refuses those who were not answered and resets those who were.
+func (b *backlog) close() {
+	b.mu.Lock()
+	b.closed = true
+	queue := b.queue
+	b.queue = nil
+	b.mu.Unlock()
+	b.stop()
+	b.bell.ring()
+	for i, h := range queue {
+		if i < b.size {
+			h.answer().abort()
+		} else {
+			h.refuse(syscall.ECONNREFUSED)
+		}
+	}
+}

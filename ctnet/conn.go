@@ -1,0 +1,480 @@
+package ctnet
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"cutthrough.example/internal/ring"
+	"cutthrough.example/internal/sched"
+	"cutthrough.example/internal/segpool"
+)
+
+// A Conn is one end of a connection. It implements net.Conn, and the methods
+// that programs expect of a *net.TCPConn or *net.UnixConn.
+//
+// Any number of goroutines may use a Conn at the same time. Writes don't mix
+// with each other. What package net promises of a connection's errors holds:
+// io.EOF is returned as it is, everything else in a *net.OpError around
+// os.ErrDeadlineExceeded, net.ErrClosed, or a syscall.Errno.
+type Conn struct {
+	gate  gate
+	state atomic.Uint32 // this end's, see below
+
+	rx ring.Consumer // guarded by the lock for reading
+	tx ring.Producer // guarded by the lock for writing
+	rd half
+	wr half
+
+	// raceKey orders, for the race detector, what happened before a Write
+	// and after the Read that returns its bytes.
+	raceKey uint64
+
+	peer peer
+
+	local, remote Addr
+	cred          Cred
+
+	peeked  atomic.Bool // a view from Peek is out, and holds the gate
+	scratch []byte      // what Reserve lent in place of the fifo; guarded as tx
+}
+
+// A half is what reading and writing have each for themselves.
+type half struct {
+	waiter
+	deadline
+	spin    sched.Spin
+	waiters bell // for the gate's lock
+}
+
+// expired is called when the deadline passes.
+func (h *half) expired() {
+	h.wake()
+	h.waiters.ring()
+}
+
+// The bits of Conn.state. But for lingerZero they are set once and never
+// cleared, each by whoever makes the thing true, who then wakes those who wait.
+const (
+	isClosed    = 1 << iota // by Close
+	readClosed              // by CloseRead
+	writeClosed             // by CloseWrite
+	peerGone                // the other process died, or detached
+	corrupted               // the peer broke the rules
+	lingerZero              // by SetLinger(0)
+)
+
+// A peer is a connection's way to its other end.
+type peer interface {
+	// notify tells the other end that something it waits for may have come.
+	notify()
+	// release lets go of the fifos. It is called once, when the connection
+	// is closed and nobody is inside any more.
+	release()
+}
+
+func (c *Conn) init(rx, tx segpool.Fifo, raceKey uint64) {
+	c.gate.init()
+	c.rd.init()
+	c.wr.init()
+	c.rd.waiters, c.wr.waiters = c.gate.waiters[reading], c.gate.waiters[writing]
+	c.rx.Init(rx.Header, rx.Data)
+	c.tx.Init(tx.Header, tx.Data)
+	c.raceKey = raceKey
+}
+
+// event is called when the other end may have done what this one waits for.
+// It never blocks.
+func (c *Conn) event() {
+	c.rd.wake()
+	c.wr.wake()
+}
+
+// detach is called when there is no other end any more.
+func (c *Conn) detach() {
+	c.state.Or(peerGone)
+	c.event()
+}
+
+// corrupt ends a connection whose peer broke the rules.
+func (c *Conn) corrupt() error {
+	c.state.Or(corrupted)
+	c.rx.Close()
+	c.tx.Reset()
+	c.peer.notify()
+	c.event()
+	return errCorrupt
+}
+
+var errCorrupt = &problem{syscall.ECONNRESET, ring.ErrCorrupt.Error()}
+
+// Read reads up to len(b) bytes. It waits until there is at least one, the
+// deadline passes, or the stream ends: with io.EOF if the peer closed its end or
+// its writing side, with ECONNRESET if the peer reset the connection or died. What
+// the peer wrote before it did either is read first.
+func (c *Conn) Read(b []byte) (int, error) {
+	if err := c.lockRead(); err != nil {
+		return 0, c.opError("read", err)
+	}
+	n, err := c.read(b)
+	c.unlock(reading)
+	if err != nil {
+		err = c.opError("read", err)
+	}
+	return n, err
+}
+
+// lockRead takes the lock for reading, which ends the last Peek.
+func (c *Conn) lockRead() error {
+	err := c.gate.lock(reading, &c.rd.deadline)
+	if c.peeked.Load() && (err == nil || err == net.ErrClosed) {
+		c.endPeek()
+	}
+	return err
+}
+
+func (c *Conn) read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	for {
+		end, err := c.beforeRead()
+		if err != nil {
+			return 0, err
+		}
+		n := 0
+		for n < len(b) {
+			m, err := c.rx.Read(b[n:])
+			if err != nil {
+				return n, c.corrupt()
+			}
+			if m == 0 {
+				break
+			}
+			n += m
+			if c.rx.SpaceWanted(false) {
+				c.peer.notify()
+			}
+		}
+		if n > 0 {
+			ring.RaceAcquire(c.raceKey)
+			return n, nil
+		}
+		if end != nil {
+			return 0, end
+		}
+		c.awaitData(0)
+	}
+}
+
+// beforeRead returns an error if nothing may be read, and otherwise how the
+// stream ends once it is found to be empty, if it does. Call it before looking
+// for bytes: all those that came before the end are visible then.
+func (c *Conn) beforeRead() (end, err error) {
+	if c.rd.passed.Load() {
+		return nil, os.ErrDeadlineExceeded
+	}
+	// The state first: a peer that is gone has done all that it did.
+	state := c.state.Load()
+	if state&isClosed != 0 {
+		return nil, net.ErrClosed
+	}
+	if state&corrupted != 0 {
+		return nil, errCorrupt
+	}
+	fin, reset := c.rx.Ended()
+	switch {
+	case reset:
+		return syscall.ECONNRESET, nil
+	case fin || state&readClosed != 0:
+		return io.EOF, nil
+	case state&peerGone != 0:
+		return syscall.ECONNRESET, nil
+	}
+	return nil, nil
+}
+
+// awaitData waits until there are more than have bytes to read, or there is any
+// other reason to look again.
+func (c *Conn) awaitData(have int) {
+	ready := func() bool {
+		if c.rx.HasData(have) || c.rd.passed.Load() || c.state.Load()&^(writeClosed|lingerZero) != 0 {
+			return true
+		}
+		fin, reset := c.rx.Ended()
+		return fin || reset
+	}
+	if c.rd.spin.Until(ready) {
+		return
+	}
+	c.rd.prepare()
+	c.rx.RequestData()
+	// A producer that waits for more space than there is would never fill the
+	// fifo to where this waits. It looks at the request after making its own.
+	if have > 0 && c.rx.SpaceWanted(true) {
+		c.peer.notify()
+	}
+	if ready() {
+		c.rd.cancel()
+	} else {
+		c.rd.wait()
+	}
+	c.rx.DropRequest()
+}
+
+// Write writes all of b, unless the deadline passes, the connection is closed,
+// or the peer has: then it returns how much it wrote and the reason, EPIPE if the
+// peer closed in order and ECONNRESET otherwise. It waits while the fifo is full.
+//
+// If Write returns nil then the bytes have been read, or can be, or this end
+// will get ECONNRESET.
+func (c *Conn) Write(b []byte) (int, error) {
+	if err := c.gate.lock(writing, &c.wr.deadline); err != nil {
+		return 0, c.opError("write", err)
+	}
+	n, err := c.write(b)
+	c.unlock(writing)
+	if err != nil {
+		err = c.opError("write", err)
+	}
+	return n, err
+}
+
+func (c *Conn) write(b []byte) (n int, err error) {
+	if err := c.beforeWrite(); err != nil || len(b) == 0 {
+		return 0, err
+	}
+	ring.RaceRelease(c.raceKey)
+	for {
+		m, err := c.tx.Write(b[n:])
+		if err != nil {
+			return n, c.corrupt()
+		}
+		if n += m; m == 0 {
+			c.awaitSpace(min(len(b)-n, c.tx.Size()/4))
+		} else if c.tx.DataWanted() {
+			c.peer.notify()
+		}
+		if n == len(b) {
+			return n, c.afterWrite()
+		}
+		if err := c.beforeWrite(); err != nil {
+			return n, err
+		}
+	}
+}
+
+// beforeWrite returns an error if nothing may be written.
+func (c *Conn) beforeWrite() error {
+	if c.wr.passed.Load() {
+		return os.ErrDeadlineExceeded
+	}
+	return c.afterWrite()
+}
+
+// afterWrite returns an error if what was just published may never be read.
+// Close and CloseWrite set their bit before they end the stream, and a closing
+// reader sets its mark before it looks for unread bytes; so if none of these is
+// to be seen after the publish, the bytes came before the end of the stream.
+func (c *Conn) afterWrite() error {
+	switch state := c.state.Load(); {
+	case state&isClosed != 0:
+		return net.ErrClosed
+	case state&corrupted != 0:
+		return errCorrupt
+	case state&writeClosed != 0:
+		return syscall.EPIPE
+	case state&peerGone != 0:
+		return syscall.ECONNRESET
+	}
+	if c.tx.ConsumerClosed() {
+		if _, reset := c.rx.Ended(); reset {
+			return syscall.ECONNRESET
+		}
+		return syscall.EPIPE
+	}
+	return nil
+}
+
+// awaitSpace waits until n bytes are free, or fewer if the peer waits for more
+// than it has, or there is any other reason to look again.
+func (c *Conn) awaitSpace(n int) {
+	ready := func() bool {
+		return c.tx.HasSpace(n) || c.wr.passed.Load() || c.tx.ConsumerClosed() ||
+			c.state.Load()&^(readClosed|lingerZero) != 0 ||
+			c.tx.ConsumerWaits() && c.tx.HasSpace(1)
+	}
+	if c.wr.spin.Until(ready) {
+		return
+	}
+	c.wr.prepare()
+	c.tx.RequestSpace()
+	if ready() {
+		c.wr.cancel()
+	} else {
+		c.wr.wait()
+	}
+	c.tx.DropRequest()
+}
+
+// unlock leaves the gate, and lets go of the memory if that was the last use.
+func (c *Conn) unlock(kind int) {
+	if c.gate.unlock(kind) {
+		c.peer.release()
+	}
+}
+
+// Close closes the connection, as TCP does: what was written can still be read
+// by the peer, followed by io.EOF; but if bytes that the peer has written are
+// unread, the connection is reset, and the peer gets ECONNRESET in place of
+// io.EOF. Calls that are blocked return net.ErrClosed. Close never waits.
+func (c *Conn) Close() error {
+	if !c.gate.close() {
+		return c.opError("close", net.ErrClosed)
+	}
+	c.state.Or(isClosed)
+	c.shutdown()
+	c.wakeAll()
+	c.rd.stop()
+	c.wr.stop()
+	if c.gate.leave() {
+		c.peer.release()
+	}
+	return nil
+}
+
+// abort closes the connection with a reset.
+func (c *Conn) abort() {
+	c.state.Or(lingerZero)
+	c.Close()
+}
+
+// shutdown tells the peer that this end is closed. The order matters: first the
+// mark that no more will be read, then the look for what is unread. A peer that
+// writes in between sees the mark, or its bytes are seen here; either way it
+// learns that they were not read.
+func (c *Conn) shutdown() {
+	c.rx.Close()
+	if c.state.Load()&lingerZero != 0 || c.rx.Unread() {
+		c.tx.Reset()
+	} else {
+		c.tx.Fin()
+	}
+	if c.tx.ConsumerWaits() || c.rx.ProducerWaits() {
+		c.peer.notify()
+	}
+}
+
+// wakeAll wakes whoever waits at this end.
+func (c *Conn) wakeAll() {
+	c.rd.expired()
+	c.wr.expired()
+}
+
+// CloseRead ends reading at this end: Read returns what has arrived and then
+// io.EOF, also if it is blocked now. As with TCP the peer does not notice, until
+// the fifo is full.
+func (c *Conn) CloseRead() error {
+	return c.control("close", func() {
+		c.state.Or(readClosed)
+		c.rd.wake()
+	})
+}
+
+// CloseWrite ends writing at this end: the peer reads what was written and then
+// io.EOF. A Write that is blocked returns EPIPE, as every later one does.
+func (c *Conn) CloseWrite() error {
+	return c.control("close", func() {
+		c.state.Or(writeClosed)
+		c.tx.Fin()
+		if c.tx.ConsumerWaits() {
+			c.peer.notify()
+		}
+		c.wr.wake()
+	})
+}
+
+// SetLinger with 0 makes Close reset the connection, so that the peer gets
+// ECONNRESET after what was written. Other values have no effect: what was
+// written is in the peer's reach already, and Close has nothing to wait for.
+func (c *Conn) SetLinger(sec int) error {
+	return c.control("set", func() {
+		if sec == 0 {
+			c.state.Or(lingerZero)
+		} else {
+			c.state.And(^uint32(lingerZero))
+		}
+	})
+}
+
+// SetReadBuffer does nothing: a fifo's size is chosen when the connection is
+// made, see ListenConfig and Dialer.
+func (c *Conn) SetReadBuffer(bytes int) error { return c.control("set", func() {}) }
+
+// SetWriteBuffer does nothing, as SetReadBuffer.
+func (c *Conn) SetWriteBuffer(bytes int) error { return c.control("set", func() {}) }
+
+// SetDeadline sets the time after which Read and Write fail with
+// os.ErrDeadlineExceeded, those that are blocked too. The zero time means never.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return c.control("set", func() {
+		c.rd.set(t, &c.rd)
+		c.wr.set(t, &c.wr)
+	})
+}
+
+// SetReadDeadline is SetDeadline for Read alone.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	return c.control("set", func() { c.rd.set(t, &c.rd) })
+}
+
+// SetWriteDeadline is SetDeadline for Write alone. A Write that fails may have
+// written a part, and says how much.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	return c.control("set", func() { c.wr.set(t, &c.wr) })
+}
+
+// control calls f unless the connection is closed.
+func (c *Conn) control(op string, f func()) error {
+	if !c.gate.enter() {
+		return c.opError(op, net.ErrClosed)
+	}
+	f()
+	if c.gate.leave() {
+		c.peer.release()
+	}
+	return nil
+}
+
+// LocalAddr returns this end's address.
+func (c *Conn) LocalAddr() net.Addr { return &c.local }
+
+// RemoteAddr returns the other end's address.
+func (c *Conn) RemoteAddr() net.Addr { return &c.remote }
+
+// A Cred says who is at the other end: what the kernel said when its process
+// attached to this one. PID is 0 if the process is in a PID namespace that can't
+// be seen from here.
+type Cred struct {
+	PID, UID, GID int
+}
+
+// PeerCred returns the credentials of the process at the other end.
+func (c *Conn) PeerCred() Cred { return c.cred }
+
+func (c *Conn) opError(op string, err error) error {
+	return opError(op, &c.local, &c.remote, err)
+}
+
+// ownCred returns this process's credentials.
+var ownCred = sync.OnceValue(func() Cred {
+	return Cred{os.Getpid(), os.Getuid(), os.Getgid()}
+})
+
+// raceKey returns a key for the connection with this number of the dialing
+// application: the same at both ends.
+func raceKey(app, number uint64) uint64 { return app ^ number }

@@ -1,0 +1,291 @@
+// Package ctnet is a drop-in for package net between programs on one machine.
+// Listen and Dial return a net.Listener and net.Conns, but the bytes never enter
+// the kernel: they cross in pairs of fifos in memory that the two processes
+// share. What used to be
+//
+//	ln, err := net.Listen("unix", "/run/echo.sock")
+//	conn, err := net.Dial("unix", "/run/echo.sock")
+//
+// becomes
+//
+//	ln, err := ctnet.Listen("ct", "svc/echo")
+//	conn, err := ctnet.Dial("ct", "svc/echo")
+//
+// and nothing else changes: net/http, gRPC and whatever takes a net.Listener or
+// a function that dials works with them.
+//
+// # Names
+//
+// An address of network "ct" is a name, such as "svc/echo", of up to 200 bytes
+// without NUL and "..". Applications find each other in a directory: $CTNET_DIR,
+// else $XDG_RUNTIME_DIR/ctnet, else one in the temporary directory that is named
+// for the user. It must belong to this user or to root, and nobody else may be able
+// to write to it. Containers that share the directory, as a volume, can connect.
+//
+// Who may connect is decided by credentials that the kernel vouches for. Without
+// more being said it is processes of the same user and root.
+//
+// # In tests
+//
+// Within one process there is nothing to set up: no port, no file. Connections
+// whose both ends are used in one testing/synctest bubble block durably there,
+// so the bubble's time passes while they wait. A listener that was made in a
+// bubble is found by dialers in that bubble only, and only these.
+//
+// # Safety
+//
+// The processes that share memory need not trust each other further than for
+// the bytes they exchange. A peer that crashes, stops, or scribbles over all that
+// it shares can spoil its own connections and nothing else.
+//
+// On systems other than Linux connections work within one process.
+package ctnet
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"cutthrough.example/internal/ring"
+)
+
+// Listen listens on a name of network "ct", as net.Listen does on an address.
+// The listener is a *Listener.
+func Listen(network, address string) (net.Listener, error) {
+	var lc ListenConfig
+	return lc.Listen(context.Background(), network, address)
+}
+
+// Dial connects to a name of network "ct", as net.Dial does to an address. The
+// connection is a *Conn.
+func Dial(network, address string) (net.Conn, error) {
+	var d Dialer
+	return d.DialContext(context.Background(), network, address)
+}
+
+// DialTimeout is Dial with a timeout.
+func DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	d := Dialer{Timeout: timeout}
+	return d.DialContext(context.Background(), network, address)
+}
+
+// DialContext is Dial with a context. Its signature is that of
+// http.Transport.DialContext.
+func DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	var d Dialer
+	return d.DialContext(ctx, network, address)
+}
+
+// Sizes of a connection's fifos in bytes. A fifo's memory is used up to the part
+// that was ever filled.
+const (
+	MinBuffer     = ring.MinSize
+	MaxBuffer     = ring.MaxSize
+	DefaultBuffer = 1 << 20
+)
+
+// DefaultBacklog is the number of connections that wait to be accepted, as many
+// as Linux lets a TCP listener have.
+const DefaultBacklog = 4096
+
+// A ListenConfig holds what may be chosen about a listener. The zero value is
+// what Listen uses.
+type ListenConfig struct {
+	// App is the application that listens: nil is the process's own.
+	App *App
+
+	// ReadBuffer and WriteBuffer are the sizes of the fifos of accepted
+	// connections, from MinBuffer to MaxBuffer, rounded up to a power of two.
+	// 0 leaves the choice to the dialer.
+	ReadBuffer, WriteBuffer int
+
+	// Backlog is the number of connections that are established before they
+	// are accepted; further Dials wait. 0 is DefaultBacklog.
+	Backlog int
+
+	// Allow decides who may connect from another application. If it is nil,
+	// processes of the same user and of root may.
+	Allow func(Cred) bool
+}
+
+// Listen listens on a name. The context is for the call, not the listener.
+func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	l, err := lc.listen(ctx, network, address)
+	if err != nil {
+		return nil, failure("listen", network, address, err)
+	}
+	return l, nil
+}
+
+func (lc *ListenConfig) listen(ctx context.Context, network, address string) (*Listener, error) {
+	if err := checkAddress(ctx, network, address); err != nil {
+		return nil, err
+	}
+	sz, err := checkSizes(sizes{toServer: lc.ReadBuffer, toClient: lc.WriteBuffer})
+	if err != nil {
+		return nil, err
+	}
+	if lc.Backlog < 0 {
+		return nil, &problem{syscall.EINVAL, fmt.Sprintf("backlog %d is negative", lc.Backlog)}
+	}
+	backlog := lc.Backlog
+	if backlog == 0 {
+		backlog = DefaultBacklog
+	}
+	l := &Listener{
+		app:    lc.App.app(),
+		addr:   Addr{name: address},
+		sizes:  sz,
+		allow:  lc.Allow,
+		bubble: currentBubble(),
+	}
+	l.backlog.init(backlog)
+	if err := l.app.addListener(l); err != nil {
+		return nil, err
+	}
+	if l.bubble == 0 {
+		if l.door, err = openDoor(ctx, l); err != nil {
+			l.app.removeListener(l)
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+// A Dialer holds what may be chosen about a Dial. The zero value is what Dial
+// uses.
+type Dialer struct {
+	// App is the application that dials: nil is the process's own.
+	App *App
+
+	// Timeout is the longest that a Dial may take; 0 is no limit but the
+	// context's.
+	Timeout time.Duration
+
+	// ReadBuffer and WriteBuffer are the sizes of the fifos that the dialer
+	// asks for, from MinBuffer to MaxBuffer, rounded up to a power of two.
+	// What the listener has chosen takes precedence; 0 is no preference.
+	ReadBuffer, WriteBuffer int
+}
+
+// Dial connects to a name.
+func (d *Dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+// DialContext connects to a name. When it returns the connection is in the
+// listener's backlog, accepted or not. It waits while the backlog is full. The
+// context is for the call, not the connection.
+func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := d.dial(ctx, network, address)
+	if err != nil {
+		return nil, failure("dial", network, address, err)
+	}
+	return c, nil
+}
+
+func (d *Dialer) dial(ctx context.Context, network, address string) (*Conn, error) {
+	if err := checkAddress(ctx, network, address); err != nil {
+		return nil, err
+	}
+	ask, err := checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
+	if err != nil {
+		return nil, err
+	}
+	if d.Timeout != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.Timeout)
+		defer cancel()
+	}
+	a := d.App.app()
+	if l := a.listener(address, currentBubble()); l != nil {
+		return a.dialLocal(ctx, l, ask)
+	}
+	if currentBubble() != 0 {
+		return nil, &problem{syscall.ECONNREFUSED, "nobody listens on this name in the same testing/synctest bubble"}
+	}
+	return a.dialRemote(ctx, address, ask)
+}
+
+// failure makes the error of a Listen or Dial.
+func failure(op, network, address string, err error) error {
+	switch err {
+	case context.Canceled:
+		err = canceled{}
+	case context.DeadlineExceeded:
+		err = os.ErrDeadlineExceeded
+	}
+	if e, ok := err.(syscall.Errno); ok && op == "dial" {
+		err = &problem{e, dialAdvice(e)}
+	}
+	return &net.OpError{Op: op, Net: network, Addr: &Addr{name: address}, Err: err}
+}
+
+func dialAdvice(e syscall.Errno) string {
+	switch e {
+	case syscall.ECONNREFUSED:
+		return "nobody listens on this name"
+	case syscall.EACCES:
+		return "the listener's Allow, or its user's being another, forbids it"
+	case syscall.ENOBUFS:
+		return "the listener's application has reached a limit of its AppConfig"
+	}
+	return "the listener's application could not take the connection"
+}
+
+// maxName is the longest name in bytes.
+const maxName = 200
+
+func checkAddress(ctx context.Context, netw, address string) error {
+	if netw != network {
+		return net.UnknownNetworkError(netw)
+	}
+	switch {
+	case address == "":
+		return &net.AddrError{Err: "missing name"}
+	case len(address) > maxName:
+		return &net.AddrError{Err: fmt.Sprintf("name of %d bytes, the most is %d", len(address), maxName), Addr: address[:32] + "..."}
+	case strings.Contains(address, "\x00"):
+		return &net.AddrError{Err: "NUL in name", Addr: address}
+	case strings.Contains(address, ".."):
+		return &net.AddrError{Err: `".." in name`, Addr: address}
+	}
+	return ctx.Err()
+}
+
+// sizes are those of a connection's fifos; 0 where there is no preference.
+type sizes struct {
+	toServer, toClient int
+}
+
+// checkSizes rounds them up to what a fifo can have.
+func checkSizes(s sizes) (sizes, error) {
+	for _, n := range []*int{&s.toServer, &s.toClient} {
+		switch {
+		case *n == 0:
+		case *n < MinBuffer || *n > MaxBuffer:
+			return s, &problem{syscall.EINVAL, fmt.Sprintf("a buffer of %d bytes is not between %d and %d", *n, MinBuffer, MaxBuffer)}
+		default:
+			*n = ring.RoundSize(*n)
+		}
+	}
+	return s, nil
+}
+
+// decide returns what a listener that prefers s grants to a dialer that asks.
+func (s sizes) decide(ask sizes) (toServer, toClient int) {
+	choose := func(a, b int) int {
+		if a != 0 {
+			return a
+		}
+		if b != 0 {
+			return b
+		}
+		return DefaultBuffer
+	}
+	return choose(s.toServer, ask.toServer), choose(s.toClient, ask.toClient)
+}

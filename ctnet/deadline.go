@@ -1,0 +1,75 @@
+package ctnet
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A deadline is the time after which one kind of operation fails.
+//
+// Its timer is moved only when the new time is earlier than the timer's: one
+// that fires too early finds that out and is set again. So to extend a deadline
+// before each operation, as many programs do, costs no timer operation.
+type deadline struct {
+	passed atomic.Bool // what operations look at
+
+	mu    sync.Mutex
+	at    time.Time // zero: none
+	timer *time.Timer
+	fires time.Time // when the timer will fire; zero if it won't
+}
+
+// An expirer is told each time that its deadline passes.
+type expirer interface{ expired() }
+
+// set sets the deadline. It tells e, which is always the same, when it passes.
+func (d *deadline) set(t time.Time, e expirer) {
+	d.mu.Lock()
+	d.at = t
+	left := time.Until(t)
+	passed := !t.IsZero() && left <= 0
+	d.passed.Store(passed)
+	if !t.IsZero() && !passed && (d.fires.IsZero() || t.Before(d.fires)) {
+		d.fires = t
+		if d.timer == nil {
+			d.timer = time.AfterFunc(left, func() { d.fire(e) })
+		} else {
+			d.timer.Reset(left)
+		}
+	}
+	d.mu.Unlock()
+	if passed {
+		e.expired()
+	}
+}
+
+// fire is called by the timer, possibly one that was set again meanwhile: what
+// counts is the deadline as it is now.
+func (d *deadline) fire(e expirer) {
+	d.mu.Lock()
+	d.fires = time.Time{}
+	if d.at.IsZero() || d.passed.Load() {
+		d.mu.Unlock()
+		return
+	}
+	if left := time.Until(d.at); left > 0 {
+		d.fires = d.at
+		d.timer.Reset(left)
+		d.mu.Unlock()
+		return
+	}
+	d.passed.Store(true)
+	d.mu.Unlock()
+	e.expired()
+}
+
+// stop lets go of the timer. The deadline doesn't pass any more.
+func (d *deadline) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.at = time.Time{}
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+}

@@ -1,0 +1,48 @@
+package ctnet
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+// network is the name of the network whose addresses are names.
+const network = "ct"
+
+// A problem is an errno with a word on what to do about it.
+type problem struct {
+	errno  syscall.Errno
+	advice string
+}
+
+func (p *problem) Error() string   { return p.errno.Error() + ": " + p.advice }
+func (p *problem) Unwrap() error   { return p.errno }
+func (p *problem) Timeout() bool   { return p.errno.Timeout() }
+func (p *problem) Temporary() bool { return p.errno.Temporary() }
+
+// canceled is what package net returns when the context of a Dial is canceled.
+type canceled struct{}
+
+func (canceled) Error() string        { return "operation was canceled" }
+func (canceled) Is(target error) bool { return target == context.Canceled }
+
+// opError returns err as package net would: io.EOF as it is, and everything else
+// in a *net.OpError, an errno with the name of the call in between. Deadlines
+// stay directly inside, where Timeout looks for them.
+func opError(op string, source, addr net.Addr, err error) error {
+	switch e := err.(type) {
+	case nil:
+		return nil
+	case syscall.Errno:
+		err = os.NewSyscallError(op, e)
+	case *net.OpError:
+		return e
+	default:
+		if err == io.EOF {
+			return err
+		}
+	}
+	return &net.OpError{Op: op, Net: network, Source: source, Addr: addr, Err: err}
+}

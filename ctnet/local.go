@@ -1,0 +1,155 @@
+package ctnet
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"cutthrough.example/internal/segpool"
+)
+
+// A localPair is a connection inside one application: both ends, each of which
+// notifies the other directly, on the fifos of one slot.
+type localPair struct {
+	client, server Conn
+
+	app  *app
+	pool *segpool.Pool
+	slot segpool.Slot
+	ends atomic.Int32 // that have not been released
+
+	// The half-open.
+	once    sync.Once
+	dialer  waiter
+	decided atomic.Bool
+	errno   syscall.Errno // if refused
+}
+
+// A localPeer is one end's way to the other.
+type localPeer struct {
+	*localPair
+	other *Conn
+}
+
+func (p *localPeer) notify() { p.other.event() }
+
+func (p *localPeer) release() {
+	if p.ends.Add(-1) == 0 {
+		// Both ends are on the client's side of the pool.
+		p.slot.SayServer(segpool.Done)
+		p.pool.Free(p.slot, p.client.tx.Used(), p.server.tx.Used())
+		p.app.removeLocal(p.localPair)
+		p.app.account.RemoveConn()
+	}
+}
+
+func (p *localPair) answer() *Conn {
+	p.once.Do(func() { p.decide(0) })
+	return &p.server
+}
+
+func (p *localPair) refuse(errno syscall.Errno) {
+	p.decide(errno)
+	p.server.abort()
+}
+
+func (p *localPair) decide(errno syscall.Errno) {
+	p.errno = errno
+	p.decided.Store(true)
+	p.dialer.wake()
+}
+
+// dialLocal connects to a listener of the same application.
+func (a *app) dialLocal(ctx context.Context, l *Listener, ask sizes) (*Conn, error) {
+	if err := a.account.AddConn(); err != nil {
+		return nil, err
+	}
+	p, err := a.newLocalPair(l, ask)
+	if err != nil {
+		a.account.RemoveConn()
+		return nil, err
+	}
+	l.backlog.offer(p)
+	if !p.decided.Load() {
+		stop := context.AfterFunc(ctx, p.dialer.wake)
+		p.dialer.prepare()
+		if p.decided.Load() || ctx.Err() != nil {
+			p.dialer.cancel()
+		} else {
+			p.dialer.wait()
+		}
+		stop()
+	}
+	if !p.decided.Load() {
+		l.backlog.withdraw(p)
+		p.client.abort()
+		return nil, ctx.Err()
+	}
+	if p.errno != 0 {
+		p.client.abort()
+		return nil, p.errno
+	}
+	return &p.client, nil
+}
+
+func (a *app) newLocalPair(l *Listener, ask sizes) (*localPair, error) {
+	g, err := segpool.NewGeometry(l.sizes.decide(ask))
+	if err != nil {
+		return nil, err
+	}
+	pool, slot, err := a.allocLocal(g)
+	if err != nil {
+		return nil, err
+	}
+	slot.ToServer.Header.ResetProducer()
+	slot.ToServer.Header.ResetConsumer()
+	slot.ToClient.Header.ResetProducer()
+	slot.ToClient.Header.ResetConsumer()
+
+	p := &localPair{app: a, pool: pool, slot: slot}
+	p.ends.Store(2)
+	p.dialer.init()
+	key := a.number.Add(1)
+	dialer := Addr{app: a.id, number: key}
+	p.client.init(slot.ToClient, slot.ToServer, key)
+	p.client.local, p.client.remote, p.client.cred = dialer, l.addr, ownCred()
+	p.client.peer = &localPeer{p, &p.server}
+	p.server.init(slot.ToServer, slot.ToClient, key)
+	p.server.local, p.server.remote, p.server.cred = l.addr, dialer, ownCred()
+	p.server.peer = &localPeer{p, &p.client}
+	a.addLocal(p)
+	return p, nil
+}
+
+// allocLocal allocates a slot for a connection inside the application.
+func (a *app) allocLocal(g segpool.Geometry) (*segpool.Pool, segpool.Slot, error) {
+	a.poolMu.Lock()
+	defer a.poolMu.Unlock()
+	if a.pools == nil {
+		return nil, segpool.Slot{}, net.ErrClosed
+	}
+	pool := a.pools[g]
+	if pool == nil {
+		pool = segpool.NewPool(g, a.account, func(int) bool { return true })
+		a.pools[g] = pool
+	}
+	slot, err := pool.Alloc()
+	if err != segpool.ErrFull {
+		return pool, slot, err
+	}
+	k, err := pool.Next()
+	if err != nil {
+		return nil, segpool.Slot{}, err
+	}
+	m, err := segpool.CreatePrivate(g.Size())
+	if err != nil {
+		return nil, segpool.Slot{}, err
+	}
+	if err := pool.Add(k, m); err != nil {
+		return nil, segpool.Slot{}, err
+	}
+	slot, err = pool.Alloc()
+	return pool, slot, err
+}

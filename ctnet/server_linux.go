@@ -1,0 +1,308 @@
+package ctnet
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"cutthrough.example/internal/sched"
+	"cutthrough.example/internal/segpool"
+)
+
+// A door is the socket on which other applications attach to a listener.
+type door struct {
+	l  *Listener
+	ln *net.UnixListener
+	// hands bounds the handshakes under way: those of processes that connect
+	// and say nothing end by themselves.
+	hands chan struct{}
+}
+
+const maxHandshakes = 64
+
+// doorKey is what the socket of a listener on network "ct" is found by.
+func doorKey(name string) string { return network + ":" + name }
+
+func openDoor(ctx context.Context, l *Listener) (*door, error) {
+	ln, err := listenSocket(ctx, doorKey(l.addr.name))
+	if err != nil {
+		return nil, err
+	}
+	d := &door{l: l, ln: ln, hands: make(chan struct{}, maxHandshakes)}
+	go d.accept()
+	return d, nil
+}
+
+// accept lets applications in, until the socket is closed.
+func (d *door) accept() {
+	var wait time.Duration
+	for {
+		c, err := d.ln.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of descriptors, or of memory
+			wait = min(max(2*wait, 5*time.Millisecond), time.Second)
+			time.Sleep(wait)
+			continue
+		}
+		wait = 0
+		d.hands <- struct{}{}
+		go d.attach(channel{c})
+	}
+}
+
+// close stops letting applications in, and tells those inside.
+func (d *door) close() {
+	closeSocket(d.ln)
+	r := &d.l.app.remote
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.servers {
+		if s.l == d.l {
+			s.ch.send(message{Kind: kindRetire}) // if not, the next Dial finds out
+		}
+	}
+}
+
+// A server is this application's pair with one that has dialed its listener.
+type server struct {
+	pair
+	l     *Listener
+	table *segpool.Table
+}
+
+// attach does the handshake with an application, and then reads its messages.
+func (d *door) attach(ch channel) {
+	s, err := d.handshake(ch)
+	<-d.hands
+	if err != nil {
+		var errno syscall.Errno
+		if !errors.As(err, &errno) {
+			errno = syscall.EPROTO
+		}
+		ch.send(message{Kind: kindWelcome, Errno: uint32(errno)}) // if it still listens
+		ch.Close()
+		return
+	}
+	s.read()
+}
+
+func (d *door) handshake(ch channel) (_ *server, err error) {
+	var undo cleanup
+	defer func() {
+		if err != nil {
+			undo.run()
+		}
+	}()
+	cred, err := ch.peerCred()
+	if err != nil {
+		return nil, err
+	}
+	allow := d.l.allow
+	if allow == nil {
+		allow = trusted
+	}
+	if !allow(cred) {
+		return nil, syscall.EACCES
+	}
+	done := ch.limitHandshake(context.Background())
+	hello, fds, err := ch.expect(kindHello, 3)
+	done()
+	if err != nil {
+		return nil, err
+	}
+	blockFD, sleepFD, bellFD := fds[0], fds[1], fds[2]
+	block, err := segpool.OpenShared(blockFD, blockSize, true)
+	if err != nil {
+		closeAll([]int{sleepFD, bellFD})
+		return nil, err
+	}
+	undo.add(block.Free)
+	s := &server{pair: pair{app: d.l.app, ch: ch, cred: cred, block: block}, l: d.l}
+	if err := s.meet(hello, sleepFD, bellFD); err != nil {
+		return nil, err
+	}
+	undo.add(s.part)
+	if n := min(hello.NameLen, maxName); string(hello.Name[:n]) != d.l.addr.name {
+		return nil, syscall.ECONNREFUSED
+	}
+	ask, err := checkSizes(sizes{int(hello.ToServer), int(hello.ToClient)})
+	if err != nil {
+		return nil, err
+	}
+	g, err := segpool.NewGeometry(d.l.sizes.decide(ask))
+	if err != nil {
+		return nil, err
+	}
+	s.table = segpool.NewTable(g, s.app.account)
+	r := &s.app.remote
+	worker, number, ownSleepFD, err := r.worker()
+	if err != nil {
+		return nil, err
+	}
+	bell, err := sched.NewDoorbell()
+	if err != nil {
+		return nil, err
+	}
+	undo.add(bell.Close)
+	toServer, toClient := bitmaps(block)
+	s.remote.Events = toClient
+	s.source = sched.Source{Events: toServer, Handle: s.handle, Bell: bell}
+	s.worker = worker
+	s.refs.Store(1)
+	if err := worker.Add(&s.source); err != nil {
+		return nil, err
+	}
+	undo.add(func() { worker.Remove(&s.source) })
+	err = ch.send(message{Kind: kindWelcome, App: s.app.id, Worker: uint32(number),
+		ToServer: uint32(g.ToServer), ToClient: uint32(g.ToClient)}, ownSleepFD, bell.FD())
+	if err != nil {
+		return nil, err
+	}
+	return s, r.register(func() { r.servers[s] = struct{}{} })
+}
+
+// read reads the control channel, and ends the pair when that ends.
+func (s *server) read() {
+	for {
+		m, fds, err := s.ch.receive()
+		if err != nil {
+			break
+		}
+		if m.Kind == kindAdd && len(fds) == 1 {
+			var errno syscall.Errno
+			if err := s.add(int(m.Segment), fds[0]); err != nil && !errors.As(err, &errno) {
+				errno = syscall.EPROTO
+			}
+			if s.ch.send(message{Kind: kindAdded, Errno: uint32(errno)}) != nil {
+				break
+			}
+			continue
+		}
+		closeAll(fds)
+		if m.Kind == kindDrop {
+			s.table.Drop(int(m.Segment))
+		}
+	}
+	r := &s.app.remote
+	r.unregister(func() { delete(r.servers, s) })
+	s.die(s.detach)
+	s.table.Close()
+}
+
+// add maps a segment that the client has made.
+func (s *server) add(k, fd int) error {
+	m, err := segpool.OpenShared(fd, s.table.Geometry().Size(), true)
+	if err != nil {
+		return err
+	}
+	return s.table.Add(k, m)
+}
+
+// detach tells a connection that its peer is gone.
+func (s *server) detach(c *Conn) {
+	c.detach()
+	if a := c.peer.(*accepted); !a.answered.Load() {
+		s.l.backlog.withdraw(a)
+	}
+}
+
+// handle is called by the worker for each event. One at a slot that is not in
+// use is a Dial.
+func (s *server) handle(id uint32) {
+	if c := s.conns.get(id); c != nil {
+		c.event()
+		if a := c.peer.(*accepted); !a.answered.Load() && a.withdrawn() {
+			s.l.backlog.withdraw(a)
+		}
+		return
+	}
+	if slot, ok := s.table.Request(id); ok {
+		s.worker.Connect(func() { s.incoming(slot) })
+	}
+}
+
+// An accepted is the accepting end of a connection.
+type accepted struct {
+	Conn
+	s    *server
+	slot segpool.Slot
+
+	// The half-open.
+	once     sync.Once
+	answered atomic.Bool
+}
+
+// incoming is called by the worker for each Dial.
+func (s *server) incoming(slot segpool.Slot) {
+	a := &accepted{s: s, slot: slot}
+	if err := s.app.account.AddConn(); err != nil {
+		s.table.Refuse(slot, uint32(syscall.ENOBUFS))
+		a.tell()
+		return
+	}
+	s.ref() // can't fail: the worker serves the pair only while it is there
+	number := slot.Number.Load()
+	slot.ToServer.Header.ResetConsumer()
+	slot.ToClient.Header.ResetProducer()
+	a.init(slot.ToServer, slot.ToClient, raceKey(s.peerApp, number))
+	a.local = s.l.addr
+	a.remote = Addr{app: s.peerApp, number: number}
+	a.cred = s.cred
+	a.peer = a
+	s.conns.set(slot.ID, &a.Conn)
+	s.l.backlog.offer(a)
+	if a.withdrawn() || s.dead.Load() {
+		// Given up before it was to be found in the table.
+		s.l.backlog.withdraw(a)
+	}
+}
+
+// withdrawn reports whether the dialer has given up.
+func (a *accepted) withdrawn() bool {
+	st := segpool.State(a.slot.ClientState.Load())
+	return st.Use() != a.slot.Use || st.Code() == segpool.Done
+}
+
+func (a *accepted) answer() *Conn {
+	a.once.Do(func() {
+		a.slot.SayServer(segpool.Accepted)
+		a.answered.Store(true)
+		a.tell()
+	})
+	return &a.Conn
+}
+
+func (a *accepted) refuse(errno syscall.Errno) {
+	s := a.s
+	s.conns.set(a.slot.ID, nil)
+	s.table.Refuse(a.slot, uint32(errno))
+	a.tell()
+	s.app.account.RemoveConn()
+	s.unref()
+}
+
+// tell notifies the dialer if it waits for the answer. It says so before it
+// looks at the answer for the last time.
+func (a *accepted) tell() {
+	if segpool.State(a.slot.ClientState.Load()).Code() == segpool.ConnectNtf {
+		a.notify()
+	}
+}
+
+func (a *accepted) notify() { a.s.remote.Notify(a.slot.ID) }
+
+func (a *accepted) release() {
+	s := a.s
+	// Out of the table first: once the client may use the slot again, an event
+	// there is a Dial.
+	s.conns.set(a.slot.ID, nil)
+	s.table.Free(a.slot)
+	s.app.account.RemoveConn()
+	s.unref()
+}

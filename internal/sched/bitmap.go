@@ -1,0 +1,96 @@
+package sched
+
+import (
+	"math/bits"
+	"sync/atomic"
+	"unsafe"
+)
+
+// Slots is the number of bits in a Bitmap.
+const Slots = 64 << 10
+
+// BitmapSize is the shared memory that a Bitmap takes, in bytes: the leaves,
+// and above them two levels that say which of the words below are not zero.
+const BitmapSize = (leafWords + midWords + 64/8) * 8
+
+const (
+	leafWords = Slots / 64
+	midWords  = leafWords / 64
+)
+
+// A Bitmap holds the notifications of one direction between two applications,
+// a bit for each slot. To set a bit twice is to set it once, so notifications
+// coalesce; there is no queue that could overflow, no lock that a dying process
+// could leave held, and a peer that sets bits at random causes spurious
+// wake-ups only.
+//
+// Any number of goroutines in the other application set bits, from the leaf
+// upward. One worker takes them, from the top downward, and clears each word
+// before it looks at those below, so a bit is either found in that pass or has
+// all the words above it set again after they were cleared.
+type Bitmap struct {
+	top  *atomic.Uint64
+	mid  *[midWords]atomic.Uint64
+	leaf *[leafWords]atomic.Uint64
+}
+
+// NewBitmap returns the bitmap in the first BitmapSize bytes of mem, which must
+// be aligned to 8 bytes.
+func NewBitmap(mem []byte) Bitmap {
+	_ = mem[BitmapSize-1]
+	base := unsafe.Pointer(unsafe.SliceData(mem))
+	return Bitmap{
+		top:  (*atomic.Uint64)(base),
+		mid:  (*[midWords]atomic.Uint64)(unsafe.Add(base, 64)),
+		leaf: (*[leafWords]atomic.Uint64)(unsafe.Add(base, 64+midWords*8)),
+	}
+}
+
+// Set sets the bit of slot, which must be less than Slots.
+func (b Bitmap) Set(slot uint32) {
+	leaf, mid := slot/64, slot/64/64
+	setBit(&b.leaf[leaf], slot%64)
+	setBit(&b.mid[mid], leaf%64)
+	setBit(b.top, mid)
+}
+
+// setBit leaves a word alone whose bit is set: it need not take the line from
+// the worker. Setting and finding it set are equally good, because the worker
+// clears the word before it looks at what the bit stands for.
+func setBit(w *atomic.Uint64, bit uint32) {
+	if w.Load()&(1<<bit) == 0 {
+		w.Or(1 << bit)
+	}
+}
+
+// Pending reports whether any bit may be set.
+func (b Bitmap) Pending() bool { return b.top.Load() != 0 }
+
+// Take clears bits and calls f for each, until none is left or about max were
+// taken; the rest stay set. It returns how many it took.
+func (b Bitmap) Take(max int, f func(slot uint32)) int {
+	n := 0
+	if b.top.Load() == 0 {
+		return 0
+	}
+	for top := b.top.Swap(0) & (1<<midWords - 1); top != 0; top &= top - 1 {
+		m := uint32(bits.TrailingZeros64(top))
+		if n >= max {
+			b.top.Or(top)
+			return n
+		}
+		for mid := b.mid[m].Swap(0); mid != 0; mid &= mid - 1 {
+			if n >= max {
+				b.mid[m].Or(mid)
+				b.top.Or(top)
+				return n
+			}
+			l := m*64 + uint32(bits.TrailingZeros64(mid))
+			for leaf := b.leaf[l].Swap(0); leaf != 0; leaf &= leaf - 1 {
+				f(l*64 + uint32(bits.TrailingZeros64(leaf)))
+				n++
+			}
+		}
+	}
+	return n
+}

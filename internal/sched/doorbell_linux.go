@@ -1,0 +1,145 @@
+package sched
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Doorbell is the eventfd on which a worker is woken by one peer. It may be
+// rung until it is closed.
+type Doorbell struct {
+	fd int
+}
+
+// NewDoorbell makes a doorbell.
+func NewDoorbell() (*Doorbell, error) {
+	fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	return &Doorbell{fd}, nil
+}
+
+// OpenDoorbell takes over fd, a doorbell that a peer made. To write to anything
+// but an eventfd could block, so it is checked to be one.
+func OpenDoorbell(fd int) (*Doorbell, error) {
+	if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil {
+		return nil, err
+	} else if name != "anon_inode:[eventfd]" {
+		return nil, errors.New("doorbell is not an eventfd")
+	}
+	return &Doorbell{fd}, nil
+}
+
+// FD returns the file descriptor, for passing it to a peer.
+func (d *Doorbell) FD() int { return d.fd }
+
+// Close closes the doorbell. Nobody may ring it any more.
+func (d *Doorbell) Close() { unix.Close(d.fd) }
+
+var zero uint64
+
+func (d *Doorbell) ring() {
+	// A raw system call: it never blocks, so the scheduler need not know.
+	unix.RawSyscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&zero)), 8)
+}
+
+// A Remote is a worker of a peer, as those see it who notify it.
+type Remote struct {
+	Events Bitmap         // the worker's, for the slots of this pair
+	Sleep  *atomic.Uint32 // the worker's sleep word
+	Bell   *Doorbell
+
+	rung atomic.Uint32 // the sleep that was last rung
+}
+
+// Notify tells the worker of an event at slot.
+func (r *Remote) Notify(slot uint32) {
+	r.Events.Set(slot)
+	// After the bit: the worker that announces its sleep after this look
+	// finds the bit.
+	sleep := r.Sleep.Load()
+	if sleep&1 == 0 {
+		return
+	}
+	// One ring a sleep. Whoever loses the exchange leaves it to the winner.
+	if last := r.rung.Load(); last != sleep && r.rung.CompareAndSwap(last, sleep) {
+		r.Bell.ring()
+	}
+}
+
+// A poller is what a worker parks on: an epoll instance that holds its
+// doorbells, itself registered with the runtime's network poller.
+type poller struct {
+	epfd int
+	bell *Doorbell // for the worker's own application
+	file *os.File
+	conn syscall.RawConn
+}
+
+func newPoller() (*poller, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	// Non-blocking is what makes os.NewFile hand it to the network poller.
+	if err := unix.SetNonblock(epfd, true); err != nil {
+		unix.Close(epfd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	p := &poller{epfd: epfd, file: os.NewFile(uintptr(epfd), "ctnet worker")}
+	p.conn, err = p.file.SyscallConn()
+	if err == nil {
+		p.bell, err = NewDoorbell()
+	}
+	if err == nil {
+		err = p.add(p.bell.fd)
+	}
+	if err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *poller) add(fd int) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(fd)}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &ev))
+}
+
+func (p *poller) remove(fd int) {
+	unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
+}
+
+// kick wakes the worker from within its own application.
+func (p *poller) kick() { p.bell.ring() }
+
+// wait parks until a doorbell rings, or returns at once if pending.
+func (p *poller) wait(pending func() bool) {
+	parked := false
+	p.conn.Read(func(uintptr) bool {
+		if parked {
+			// Whatever woke it, this sleep is over: those who rang for it
+			// will not ring for it again.
+			return true
+		}
+		parked = true
+		// RawConn.Read forgets the readiness it knew of before it comes
+		// here, so a bell that rang since the sleep was announced may have
+		// been forgotten; but then what it was rung for is to be seen.
+		return pending()
+	})
+}
+
+func (p *poller) close() {
+	p.file.Close()
+	if p.bell != nil {
+		p.bell.Close()
+	}
+}

@@ -1,0 +1,112 @@
+package segpool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// sealed is what every memfd that crosses a process boundary must be sealed
+// against: a file that can shrink could fault whoever maps it.
+const sealed = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+
+// CreateShared makes memory that can be passed to another process: a mapping,
+// and the file descriptor to pass, which the caller closes. If owned is true
+// nobody but this mapping can write to it.
+func CreateShared(name string, size int, owned bool) (m *Memory, fd int, err error) {
+	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err = unix.MemfdCreate(name, flags|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL { // Linux before 6.3
+		fd, err = unix.MemfdCreate(name, flags)
+	}
+	if err != nil {
+		return nil, -1, os.NewSyscallError("memfd_create", err)
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	if err := unix.Ftruncate(fd, int64(size)); err != nil {
+		return nil, -1, os.NewSyscallError("ftruncate", err)
+	}
+	m, err = mapFile(fd, size, true)
+	if err != nil {
+		return nil, -1, err
+	}
+	seals := sealed
+	if owned {
+		seals |= unix.F_SEAL_FUTURE_WRITE
+	}
+	if _, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+		m.Free()
+		return nil, -1, os.NewSyscallError("fcntl(F_ADD_SEALS)", err)
+	}
+	return m, fd, nil
+}
+
+// OpenShared maps memory that a peer made, and closes fd. The file must be what
+// CreateShared makes, of exactly the given size, so that no access to it can
+// fault, now or later.
+func OpenShared(fd, size int, writable bool) (*Memory, error) {
+	defer unix.Close(fd)
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl(F_GET_SEALS)", err)
+	}
+	if seals&sealed != sealed || writable && seals&(unix.F_SEAL_WRITE|unix.F_SEAL_FUTURE_WRITE) != 0 {
+		return nil, fmt.Errorf("shared memory has seals %#x", seals)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return nil, os.NewSyscallError("fstatfs", err)
+	}
+	// Huge pages have seals too, but can run out, which is a fault.
+	if fs.Type != unix.TMPFS_MAGIC {
+		return nil, errors.New("shared memory is not a memfd of ordinary pages")
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	if st.Size != int64(size) {
+		return nil, fmt.Errorf("shared memory has %d bytes, not %d", st.Size, size)
+	}
+	return mapFile(fd, size, writable)
+}
+
+func mapFile(fd, size int, writable bool) (*Memory, error) {
+	prot := unix.PROT_READ
+	if writable {
+		prot |= unix.PROT_WRITE
+	}
+	return mmap(fd, size, prot, unix.MAP_SHARED, unix.MADV_REMOVE)
+}
+
+// CreatePrivate makes memory for use inside this process. It does not come from
+// the Go heap, where fifos would count towards the garbage collector's pace.
+func CreatePrivate(size int) (*Memory, error) {
+	return mmap(-1, size, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE, unix.MADV_DONTNEED)
+}
+
+// mmap maps memory whose pages go back to the system with the given advice.
+func mmap(fd, size, prot, flags, trim int) (*Memory, error) {
+	// MmapPtr and not Mmap, which keeps a table of mappings under a lock.
+	p, err := unix.MmapPtr(fd, 0, nil, uintptr(size), prot, flags)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return &Memory{
+		Bytes: unsafe.Slice((*byte)(p), size),
+		trim:  func(b []byte) { unix.Madvise(b, trim) },
+		free:  func(b []byte) { unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(b)), uintptr(len(b))) },
+	}, nil
+}
+
+// segmentBytes is how much address space a segment takes, roughly; pages exist
+// once they are touched. It is VPP's minimum where addresses are plenty.
+const segmentBytes = (128 << 20) >> (3 * (1 - ^uint(0)>>63))

@@ -1,0 +1,235 @@
+package segpool
+
+import (
+	"errors"
+	"math/bits"
+	"sync"
+)
+
+// warmSlots is how many slots of a pool keep their pages when they are freed, so
+// that one connection after the other finds its memory there. The first slots
+// are also the first to be used again.
+const warmSlots = 8
+
+// ErrFull means that all slots are in use and Grow is needed.
+var ErrFull = errors.New("all slots in use")
+
+// A Pool is the client's side of a pair's segments: it chooses slots and knows
+// when they are free. Connections inside one process use one too, with both
+// ends on the same side.
+type Pool struct {
+	geo     Geometry
+	account *Account
+	dropped func(k int) bool // asked before an empty segment goes
+
+	mu     sync.Mutex
+	segs   []*poolSegment // by number; nil where there is none
+	inUse  int            // slots that this side uses
+	limbo  []Slot         // let go here, but not yet by the server
+	closed bool
+}
+
+type poolSegment struct {
+	*Segment
+	free  [maxSegmentSlots / 64]uint64 // a bit for each free slot
+	nfree int
+	uses  []uint32 // by slot: the last use's number
+}
+
+// NewPool returns an empty pool. When a segment has become empty and there is
+// another empty one already, dropped is called with its number, with the pool
+// locked; the segment goes if it returns true.
+func NewPool(g Geometry, a *Account, dropped func(k int) bool) *Pool {
+	return &Pool{geo: g, account: a, dropped: dropped}
+}
+
+// Geometry returns the layout of the pool's segments.
+func (p *Pool) Geometry() Geometry { return p.geo }
+
+// HasFree reports whether Alloc would succeed.
+func (p *Pool) HasFree() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reap(len(p.limbo))
+	for _, ps := range p.segs {
+		if ps != nil && ps.nfree > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Next returns the number that the next segment would have, or an error if the
+// pool has as many as it can have.
+func (p *Pool) Next() (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, s := range p.segs {
+		if s == nil {
+			return k, nil
+		}
+	}
+	if n := p.geo.Segments(); len(p.segs) >= n {
+		return 0, &LimitError{"segments to one listener", int64(n)}
+	}
+	return len(p.segs), nil
+}
+
+// Add takes over m as segment k, which Next has returned.
+func (p *Pool) Add(k int, m *Memory) error {
+	s, err := newSegment(m, p.geo, p.account)
+	if err != nil {
+		return err
+	}
+	ps := &poolSegment{Segment: s, nfree: p.geo.Slots, uses: make([]uint32, p.geo.Slots)}
+	for i := range p.geo.Slots {
+		ps.free[i/64] |= 1 << (i % 64)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		s.release()
+		return ErrFull
+	}
+	for len(p.segs) <= k {
+		p.segs = append(p.segs, nil)
+	}
+	p.segs[k] = ps
+	return nil
+}
+
+// Alloc returns a free slot, or ErrFull. It is the lowest one, so that the
+// higher segments drain and can go.
+func (p *Pool) Alloc() (Slot, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reap(4)
+	s, ok := p.alloc()
+	if !ok {
+		p.reap(len(p.limbo))
+		if s, ok = p.alloc(); !ok {
+			return Slot{}, ErrFull
+		}
+	}
+	p.inUse++
+	return s, nil
+}
+
+func (p *Pool) alloc() (Slot, bool) {
+	for k, ps := range p.segs {
+		if ps == nil || ps.nfree == 0 {
+			continue
+		}
+		for w, free := range ps.free {
+			if free == 0 {
+				continue
+			}
+			i := w*64 + bits.TrailingZeros64(free)
+			ps.free[w] &= free - 1
+			ps.nfree--
+			ps.uses[i]++
+			ps.refs.Add(1)
+			s := ps.slot(k, i)
+			s.Use = ps.uses[i]
+			return s, true
+		}
+	}
+	return Slot{}, false
+}
+
+// reap frees up to n of the slots in limbo that the server has let go of.
+func (p *Pool) reap(n int) {
+	kept := p.limbo[:0]
+	for i, s := range p.limbo {
+		if n == 0 {
+			kept = append(kept, p.limbo[i:]...)
+			break
+		}
+		if s.serverDone() {
+			p.put(s)
+			n--
+		} else {
+			kept = append(kept, s)
+		}
+	}
+	clear(p.limbo[len(kept):])
+	p.limbo = kept
+}
+
+func (s *Slot) serverDone() bool {
+	st := State(s.ServerState.Load())
+	return st.Use() == s.Use && (st.Code() == Done || st.Code() == Refused)
+}
+
+// Free lets go of a slot whose fifos were used up to the given offsets. It is
+// used again once the server has let go of it too. Free reports whether the
+// pool is now idle, with no slot in use on this side.
+func (p *Pool) Free(s Slot, usedToServer, usedToClient int) (idle bool) {
+	if s.ID >= warmSlots {
+		s.trim(usedToServer, usedToClient)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// After the last use of the slot: the server does nothing more with it
+	// either once it has said the same.
+	s.SayClient(Done)
+	p.inUse--
+	if p.closed {
+		s.seg.release()
+	} else if s.serverDone() {
+		p.put(s)
+	} else {
+		p.limbo = append(p.limbo, s)
+	}
+	return p.inUse == 0
+}
+
+// put makes a slot free, and drops its segment if that is empty and not the
+// only empty one.
+func (p *Pool) put(s Slot) {
+	k, i := int(s.ID)/p.geo.Slots, int(s.ID)%p.geo.Slots
+	ps := p.segs[k]
+	ps.release()
+	ps.free[i/64] |= 1 << (i % 64)
+	ps.nfree++
+	if ps.nfree < p.geo.Slots {
+		return
+	}
+	// Of two empty segments the higher one goes. One stays, so that a
+	// connection after the other does not map and unmap.
+	spare := -1
+	for k, ps := range p.segs {
+		if ps == nil || ps.nfree < p.geo.Slots {
+			continue
+		}
+		if spare >= 0 && p.dropped(k) {
+			p.segs[k] = nil
+			ps.release()
+		}
+		spare = k
+	}
+}
+
+// Idle reports whether no slot is in use on this side.
+func (p *Pool) Idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inUse == 0
+}
+
+// Close lets go of all segments. Those with slots in use stay mapped until
+// these are freed. There is no peer any more, or nothing left to say to it.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for _, s := range p.limbo {
+		s.seg.release()
+	}
+	for _, ps := range p.segs {
+		if ps != nil {
+			ps.release()
+		}
+	}
+	p.limbo, p.segs = nil, nil
+}

@@ -1,0 +1,125 @@
+// Package segpool manages the memory that two applications share: segments, the
+// slots in them that connections use, and who still uses what.
+//
+// A segment is one mapping with many slots of the same size. A slot is a
+// connection's share: a word for each side in which it says how far it is, and
+// two fifos. Nothing in a segment describes the segment: both sides compute the
+// same Geometry from what they agreed on, and check the file's size against it.
+//
+// The client owns the pool of an application pair: it makes segments and chooses
+// slots, which needs no word with the server. The server has the same segments
+// in a Table. A slot is used again when both sides have let go of it; each side
+// says so in its own word, with the number of the use, so nothing that a side
+// left behind in an earlier use is mistaken for a word of this one.
+package segpool
+
+import (
+	"fmt"
+	"sync/atomic"
+	"syscall"
+)
+
+// Memory is a mapping.
+type Memory struct {
+	Bytes []byte
+
+	trim func([]byte)
+	free func([]byte)
+}
+
+// Free unmaps the memory. Nobody may use it any more.
+func (m *Memory) Free() { m.free(m.Bytes) }
+
+// Limits bound what one application may use. Each is a count of all its
+// connections, or of what they need.
+type Limits struct {
+	Conns    int64
+	Segments int64
+	Bytes    int64 // address space of segments
+}
+
+// An Account counts what an application uses against its limits.
+type Account struct {
+	limits                 Limits
+	conns, segments, bytes atomic.Int64
+}
+
+// NewAccount returns an account with the given limits.
+func NewAccount(l Limits) *Account { return &Account{limits: l} }
+
+// Usage returns what is in use.
+func (a *Account) Usage() Limits {
+	return Limits{Conns: a.conns.Load(), Segments: a.segments.Load(), Bytes: a.bytes.Load()}
+}
+
+// A LimitError says which limit was reached. It is syscall.ENOBUFS.
+type LimitError struct {
+	What  string
+	Limit int64
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("limit of %d %s reached: %v", e.Limit, e.What, syscall.ENOBUFS)
+}
+
+func (e *LimitError) Unwrap() error { return syscall.ENOBUFS }
+
+func charge(v *atomic.Int64, n, limit int64, what string) error {
+	if v.Add(n) > limit {
+		v.Add(-n)
+		return &LimitError{what, limit}
+	}
+	return nil
+}
+
+// AddConn counts a connection, to be taken back with RemoveConn.
+func (a *Account) AddConn() error {
+	return charge(&a.conns, 1, a.limits.Conns, "connections")
+}
+
+// RemoveConn takes back AddConn.
+func (a *Account) RemoveConn() { a.conns.Add(-1) }
+
+func (a *Account) addSegment(size int) error {
+	if err := charge(&a.segments, 1, a.limits.Segments, "segments"); err != nil {
+		return err
+	}
+	if err := charge(&a.bytes, int64(size), a.limits.Bytes, "bytes of segments"); err != nil {
+		a.segments.Add(-1)
+		return err
+	}
+	return nil
+}
+
+func (a *Account) removeSegment(size int) {
+	a.segments.Add(-1)
+	a.bytes.Add(-int64(size))
+}
+
+// A Segment is a mapping of slots that lives until its last user lets go.
+type Segment struct {
+	mem     *Memory
+	geo     Geometry
+	account *Account
+	refs    atomic.Int32 // the pool's or table's, and one for each slot in use
+}
+
+// newSegment takes over m, and counts it.
+func newSegment(m *Memory, g Geometry, a *Account) (*Segment, error) {
+	if err := a.addSegment(len(m.Bytes)); err != nil {
+		m.Free()
+		return nil, err
+	}
+	s := &Segment{mem: m, geo: g, account: a}
+	s.refs.Store(1)
+	return s, nil
+}
+
+// release gives up a reference. The mapping goes with the last one, so no Read
+// or Write, which hold one through their connection, meets memory that is gone.
+func (s *Segment) release() {
+	if s.refs.Add(-1) == 0 {
+		s.account.removeSegment(len(s.mem.Bytes))
+		s.mem.Free()
+	}
+}

@@ -1,0 +1,158 @@
+package segpool
+
+import (
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+
+	"cutthrough.example/internal/ring"
+)
+
+// MaxSlots is the most slots that the segments of one pair have together.
+const MaxSlots = 64 << 10
+
+const (
+	pageSize        = 4 << 10
+	maxSegmentSlots = 1 << 10
+)
+
+// A Geometry says how segments are laid out: first all slots' words and fifo
+// headers, then all data areas, each a whole number of pages.
+type Geometry struct {
+	ToServer int // size of the fifo from client to server, in bytes
+	ToClient int // size of the other one
+	Slots    int // in each segment: a power of two
+}
+
+// NewGeometry returns the geometry for fifos of the given sizes, which must be
+// powers of two from ring.MinSize to ring.MaxSize.
+func NewGeometry(toServer, toClient int) (Geometry, error) {
+	for _, n := range []int{toServer, toClient} {
+		if n < ring.MinSize || n > ring.MaxSize || n&(n-1) != 0 {
+			return Geometry{}, fmt.Errorf("no fifo has %d bytes", n)
+		}
+	}
+	slots := 1
+	for slots < maxSegmentSlots && 2*slots*(toServer+toClient) <= segmentBytes {
+		slots *= 2
+	}
+	return Geometry{toServer, toClient, slots}, nil
+}
+
+// Segments returns how many segments a pair can have.
+func (g Geometry) Segments() int { return MaxSlots / g.Slots }
+
+// headers returns the size of the part before the data areas.
+func (g Geometry) headers() int {
+	return (g.Slots*int(unsafe.Sizeof(slotHeader{})) + pageSize - 1) &^ (pageSize - 1)
+}
+
+// Size returns the size of a segment in bytes.
+func (g Geometry) Size() int { return g.headers() + g.Slots*(g.ToServer+g.ToClient) }
+
+// slotHeader is what a slot has besides the data of its fifos.
+type slotHeader struct {
+	client struct {
+		state  atomic.Uint64
+		number atomic.Uint64
+		_      [48]byte
+	}
+	server struct {
+		state atomic.Uint64
+		_     [56]byte
+	}
+	toServer, toClient ring.Header
+}
+
+// A State is what a side says of a slot: the number of the use in the upper
+// half, how far the side is in the lower.
+type State uint64
+
+// What the client says.
+const (
+	Idle       = iota // nothing yet
+	Connect           // asks for a connection
+	ConnectNtf        // the same, and waits to be notified of the answer
+	Cancel            // no longer wants the connection
+	Done              // has let go of the slot
+)
+
+// What the server says, besides Done.
+const (
+	Accepted = Done + 1 + iota // the fifos may be used
+	Refused                    // plus an errno, shifted by 8
+)
+
+// MakeState returns the state of a use.
+func MakeState(use uint32, code uint32) State { return State(use)<<32 | State(code) }
+
+// Use returns the number of the use.
+func (s State) Use() uint32 { return uint32(s >> 32) }
+
+// Code returns how far the side is.
+func (s State) Code() uint32 { return uint32(s) & 0xff }
+
+// Detail returns what was shifted into the code by 8.
+func (s State) Detail() uint32 { return uint32(s) >> 8 }
+
+// A Slot is a connection's share of a segment.
+type Slot struct {
+	ID  uint32 // among all slots of the pair
+	Use uint32 // which use of the slot this is
+
+	// Written by the one, read by the other. Number is the client's: it tells
+	// its connections apart.
+	ClientState, ServerState *atomic.Uint64
+	Number                   *atomic.Uint64
+
+	ToServer, ToClient Fifo
+
+	seg *Segment
+}
+
+// A Fifo is the memory of one.
+type Fifo struct {
+	Header *ring.Header
+	Data   []byte
+}
+
+// slot returns slot i of s, which is segment k of its pair.
+func (s *Segment) slot(k, i int) Slot {
+	g := s.geo
+	h := (*slotHeader)(unsafe.Pointer(&s.mem.Bytes[i*int(unsafe.Sizeof(slotHeader{}))]))
+	up := g.headers() + i*(g.ToServer+g.ToClient)
+	down := up + g.ToServer
+	end := down + g.ToClient
+	return Slot{
+		ID:          uint32(k*g.Slots + i),
+		ClientState: &h.client.state,
+		ServerState: &h.server.state,
+		Number:      &h.client.number,
+		ToServer:    Fifo{&h.toServer, s.mem.Bytes[up:down:down]},
+		ToClient:    Fifo{&h.toClient, s.mem.Bytes[down:end:end]},
+		seg:         s,
+	}
+}
+
+// say stores this side's word. It comes after whatever it speaks of, and the
+// other side loads it before.
+func say(w *atomic.Uint64, use, code uint32) { w.Store(uint64(MakeState(use, code))) }
+
+// SayClient and SayServer store a side's state for this use.
+func (s *Slot) SayClient(code uint32) { say(s.ClientState, s.Use, code) }
+
+// SayServer is SayClient for the server.
+func (s *Slot) SayServer(code uint32) { say(s.ServerState, s.Use, code) }
+
+// trimmed is the part of a data area that stays when its pages are given back.
+const trimmed = 64 << 10
+
+// trim gives back the pages of a slot whose fifos were used up to these offsets.
+func (s *Slot) trim(usedToServer, usedToClient int) {
+	if usedToServer > trimmed {
+		s.seg.mem.trim(s.ToServer.Data[pageSize:])
+	}
+	if usedToClient > trimmed {
+		s.seg.mem.trim(s.ToClient.Data[pageSize:])
+	}
+}
