@@ -1,0 +1,192 @@
+package conformance
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"cutthrough.example/ctnet"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/nettest"
+)
+
+// The tests start their own binary again as the other process, with the part it
+// plays in its environment.
+func TestMain(m *testing.M) {
+	if role := os.Getenv("CTNET_TEST_ROLE"); role != "" {
+		roles[role]()
+		os.Exit(0)
+	}
+	dir, err := os.MkdirTemp("", "ctnet-test-")
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("CTNET_DIR", dir)
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+var roles = map[string]func(){
+	"relay": relay,
+	"echo":  echo,
+}
+
+// startProcess starts the other process, which says "ready" when it is. It runs
+// until the test ends or its standard input is closed.
+func startProcess(t testing.TB, role, name string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "CTNET_TEST_ROLE="+role, "CTNET_TEST_NAME="+name)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		stdin.Close()
+		cmd.Wait()
+	})
+	ready := make([]byte, 5)
+	_, err = io.ReadFull(stdout, ready)
+	require.NoError(t, err)
+	return cmd
+}
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// untilStdinCloses says that the process is ready, and returns when it should end.
+func untilStdinCloses() {
+	os.Stdout.WriteString("ready")
+	io.Copy(io.Discard, os.Stdin)
+}
+
+// relay connects each connection to NAME with a new one to NAME-back, so that
+// bytes from one to the other cross processes twice.
+func relay() {
+	name := os.Getenv("CTNET_TEST_NAME")
+	ln, err := ctnet.Listen("ct", name)
+	check(err)
+	go func() {
+		for {
+			in, err := ln.Accept()
+			check(err)
+			out, err := ctnet.Dial("ct", name+"-back")
+			check(err)
+			go splice(in.(*ctnet.Conn), out.(*ctnet.Conn))
+			go splice(out.(*ctnet.Conn), in.(*ctnet.Conn))
+		}
+	}()
+	untilStdinCloses()
+}
+
+// splice copies until the end of the stream and passes the end on.
+func splice(dst, src *ctnet.Conn) {
+	if _, err := io.Copy(dst, src); err != nil {
+		dst.SetLinger(0)
+		dst.Close()
+		src.Close()
+		return
+	}
+	dst.CloseWrite()
+}
+
+// echo returns what it reads on connections to NAME.
+func echo() {
+	ln, err := ctnet.Listen("ct", os.Getenv("CTNET_TEST_NAME"))
+	check(err)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			check(err)
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	untilStdinCloses()
+}
+
+func TestConnTwoProcesses(t *testing.T) {
+	startProcess(t, "relay", t.Name())
+	back, err := ctnet.Listen("ct", t.Name()+"-back")
+	require.NoError(t, err)
+	t.Cleanup(func() { back.Close() })
+	name := t.Name()
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		if c1, err = ctnet.Dial("ct", name); err != nil {
+			return
+		}
+		if c2, err = back.Accept(); err != nil {
+			return
+		}
+		return c1, c2, func() { c1.Close(); c2.Close() }, nil
+	})
+}
+
+// TestEchoChecksum sends a stream in writes of all sizes and reads it back.
+func TestEchoChecksum(t *testing.T) {
+	startProcess(t, "echo", t.Name())
+	c, err := ctnet.Dial("ct", t.Name())
+	require.NoError(t, err)
+	defer c.Close()
+	data := make([]byte, 16<<20)
+	rnd := rand.NewChaCha8([32]byte{1})
+	rnd.Read(data)
+	want := sha256.Sum256(data)
+	go func() {
+		for r := bytes.NewReader(data); r.Len() > 0; {
+			io.CopyN(c, r, min(int64(r.Len()), int64(rnd.Uint64()%100_000)+1))
+		}
+		c.(*ctnet.Conn).CloseWrite()
+	}()
+	h := sha256.New()
+	n, err := io.Copy(h, c)
+	require.NoError(t, err)
+	require.EqualValues(t, len(data), n)
+	require.Equal(t, want[:], h.Sum(nil))
+}
+
+// TestPeerKilled kills the other process while a Read waits and the fifo to it
+// holds bytes.
+func TestPeerKilled(t *testing.T) {
+	cmd := startProcess(t, "echo", t.Name())
+	c, err := ctnet.Dial("ct", t.Name())
+	require.NoError(t, err)
+	defer c.Close()
+	b := make([]byte, 5)
+	_, err = c.Write([]byte("hello"))
+	require.NoError(t, err)
+	_, err = io.ReadFull(c, b)
+	require.NoError(t, err)
+
+	read := make(chan error)
+	go func() {
+		_, err := c.Read(b)
+		read <- err
+	}()
+	require.NoError(t, cmd.Process.Kill())
+	select {
+	case err := <-read:
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+	case <-time.After(time.Second):
+		t.Fatal("Read still waits a second after the peer was killed")
+	}
+	_, err = c.Write(b)
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	_, err = ctnet.Dial("ct", t.Name())
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+}
