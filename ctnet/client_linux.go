@@ -426,6 +426,9 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 	d.awaitAnswer(ctx)
 	switch st := d.answer(); {
 	case st.Code() == segpool.Accepted:
+		if p.dead.Load() {
+			d.detach() // it may have died before the connection was in the table
+		}
 		return &d.Conn, nil
 	case st.Code() == segpool.Refused:
 		d.abort()

@@ -223,6 +223,9 @@ func (s *server) handle(id uint32) {
 		return
 	}
 	if slot, ok := s.table.Request(id); ok {
+		// The call may come after the pair has died, hence the reference. The
+		// worker serves the pair now, so there is one to be had.
+		s.ref()
 		s.worker.Connect(func() { s.incoming(slot) })
 	}
 }
@@ -238,15 +241,16 @@ type accepted struct {
 	answered atomic.Bool
 }
 
-// incoming is called by the worker for each Dial.
+// incoming is called by the worker for each Dial, with a reference to the pair
+// that is the connection's.
 func (s *server) incoming(slot segpool.Slot) {
 	a := &accepted{s: s, slot: slot}
 	if err := s.app.account.AddConn(); err != nil {
 		s.table.Refuse(slot, uint32(syscall.ENOBUFS))
 		a.tell()
+		s.unref()
 		return
 	}
-	s.ref() // can't fail: the worker serves the pair only while it is there
 	number := slot.Number.Load()
 	slot.ToServer.Header.ResetConsumer()
 	slot.ToClient.Header.ResetProducer()
@@ -257,8 +261,11 @@ func (s *server) incoming(slot segpool.Slot) {
 	a.peer = a
 	s.conns.set(slot.ID, &a.Conn)
 	s.l.backlog.offer(a)
-	if a.withdrawn() || s.dead.Load() {
-		// Given up before it was to be found in the table.
+	// Whoever gave up, or died, before the connection was to be found in the
+	// table has told nobody.
+	if s.dead.Load() {
+		s.detach(&a.Conn)
+	} else if !a.answered.Load() && a.withdrawn() {
 		s.l.backlog.withdraw(a)
 	}
 }

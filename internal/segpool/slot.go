@@ -73,8 +73,7 @@ const (
 	Idle       = iota // nothing yet
 	Connect           // asks for a connection
 	ConnectNtf        // the same, and waits to be notified of the answer
-	Cancel            // no longer wants the connection
-	Done              // has let go of the slot
+	Done              // has let go of the slot, whether it was connected or not
 )
 
 // What the server says, besides Done.

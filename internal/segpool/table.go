@@ -73,10 +73,20 @@ func (t *Table) Request(id uint32) (s Slot, ok bool) {
 	}
 	s = ts.slot(k, i)
 	st := State(s.ClientState.Load())
-	if c := st.Code(); c != Connect && c != ConnectNtf || st.Use() == ts.uses[i] {
+	if st.Use() == ts.uses[i] {
 		return Slot{}, false
 	}
 	s.Use = st.Use()
+	switch st.Code() {
+	case Connect, ConnectNtf:
+	case Done:
+		// Given up before it was seen here: the client waits for the slot.
+		ts.uses[i] = s.Use
+		s.SayServer(Done)
+		return Slot{}, false
+	default:
+		return Slot{}, false
+	}
 	ts.uses[i] = s.Use
 	ts.refs.Add(1)
 	return s, true

@@ -1,0 +1,457 @@
+package sched
+
+import (
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+const patience = 20 * time.Second
+
+func testBitmap() Bitmap {
+	words := make([]uint64, BitmapSize/8)
+	return NewBitmap(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), BitmapSize))
+}
+
+func testGroup() *Group {
+	words := make([]atomic.Uint32, MaxWorkers)
+	return NewGroup(func(i int) *atomic.Uint32 { return &words[i] })
+}
+
+func testBell(t *testing.T) *Doorbell {
+	b, err := NewDoorbell()
+	require.NoError(t, err)
+	t.Cleanup(b.Close)
+	return b
+}
+
+// testSource returns a source and what its peer has of it.
+func testSource(t *testing.T, w *Worker, handle func(uint32)) (*Source, *Remote) {
+	s := &Source{Events: testBitmap(), Handle: handle, Bell: testBell(t)}
+	return s, &Remote{Events: s.Events, Sleep: w.sleep, Bell: s.Bell}
+}
+
+func receive[T any](t *testing.T, c <-chan T) (v T) {
+	t.Helper()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	select {
+	case v = <-c:
+	case <-timeout.C:
+		require.FailNow(t, "nothing was delivered")
+	}
+	return v
+}
+
+// end removes the sources of w, the only worker, and waits for its end.
+func end(t *testing.T, g *Group, w *Worker, sources ...*Source) {
+	t.Helper()
+	for _, s := range sources {
+		w.Remove(s)
+	}
+	ended := make(chan struct{})
+	go func() {
+		g.Wait()
+		close(ended)
+	}()
+	receive(t, ended)
+}
+
+// asleep waits until w has announced a sleep.
+func asleep(t *testing.T, w *Worker) {
+	t.Helper()
+	for start := time.Now(); w.sleep.Load()&1 == 0; runtime.Gosched() {
+		require.Less(t, time.Since(start), patience)
+	}
+}
+
+func taken(b Bitmap, most int) (slots []uint32) {
+	b.Take(most, func(s uint32) { slots = append(slots, s) })
+	return slots
+}
+
+func TestBitmapTakesWhatWasSet(t *testing.T) {
+	b := testBitmap()
+	require.False(t, b.Pending())
+	require.Empty(t, taken(b, Slots))
+	want := []uint32{0, 1, 63, 64, 65, 4095, 4096, 4097, 8191, 32768, 65471, 65472, Slots - 1}
+	for _, i := range rand.Perm(len(want)) {
+		b.Set(want[i])
+		b.Set(want[i])
+	}
+	require.True(t, b.Pending())
+	require.Equal(t, want, taken(b, Slots))
+	require.False(t, b.Pending())
+	require.Empty(t, taken(b, Slots))
+}
+
+func TestBitmapEverySlot(t *testing.T) {
+	b := testBitmap()
+	for s := range uint32(Slots) {
+		b.Set(s)
+	}
+	n := uint32(0)
+	require.Equal(t, Slots, b.Take(Slots, func(s uint32) {
+		if s != n {
+			t.Errorf("took %d, not %d", s, n)
+		}
+		n++
+	}))
+	require.False(t, b.Pending())
+}
+
+func TestBitmapTakeLeavesTheRest(t *testing.T) {
+	for _, step := range []uint32{1, 64, 100, 4096} {
+		b := testBitmap()
+		want := map[uint32]bool{}
+		for s := uint32(0); s < Slots; s += step {
+			b.Set(s)
+			want[s] = true
+		}
+		const most = 5
+		for len(want) > 0 {
+			require.True(t, b.Pending())
+			n := 0
+			require.Positive(t, b.Take(most, func(s uint32) {
+				if !want[s] {
+					t.Errorf("slot %d was not set", s)
+				}
+				delete(want, s)
+				n++
+			}))
+			require.Less(t, n, most+64) // a leaf is taken as a whole
+		}
+		require.False(t, b.Pending())
+	}
+}
+
+func TestBitmapBitsBeyondTheSlots(t *testing.T) {
+	b := testBitmap()
+	b.top.Store(^uint64(0)) // by a peer
+	require.Empty(t, taken(b, Slots))
+	require.False(t, b.Pending())
+}
+
+func TestBitmapConcurrentSettersLoseNothing(t *testing.T) {
+	const setters, rounds = 8, 5000
+	b := testBitmap()
+	var answered [setters]atomic.Bool
+	var slots [setters]atomic.Uint32
+	owner := map[uint32]int{}
+	var mu sync.Mutex
+	stop := make(chan struct{})
+	var wg, taker sync.WaitGroup
+	taker.Go(func() {
+		for {
+			b.Take(3, func(s uint32) {
+				mu.Lock()
+				o, ok := owner[s]
+				delete(owner, s)
+				mu.Unlock()
+				if ok && slots[o].Load() == s {
+					answered[o].Store(true)
+				}
+			})
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.Gosched()
+			}
+		}
+	})
+	for i := range setters {
+		wg.Go(func() {
+			for n := range rounds {
+				// Neighbours in a leaf, in a middle word and in the top.
+				s := uint32(n%3)*4096*5 + uint32(n%7)*64 + uint32(i)
+				slots[i].Store(s)
+				mu.Lock()
+				owner[s] = i
+				mu.Unlock()
+				b.Set(s)
+				for start := time.Now(); !answered[i].Load(); runtime.Gosched() {
+					if time.Since(start) > patience {
+						t.Errorf("slot %d was lost", s)
+						return
+					}
+				}
+				answered[i].Store(false)
+			}
+		})
+	}
+	wg.Wait()
+	close(stop)
+	taker.Wait()
+	require.False(t, b.Pending())
+}
+
+func TestOpenDoorbell(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	defer w.Close()
+	for _, f := range []*os.File{r, w} {
+		_, err = OpenDoorbell(int(f.Fd()))
+		require.Error(t, err)
+	}
+	_, err = OpenDoorbell(-1)
+	require.Error(t, err)
+
+	fd, err := unix.FcntlInt(uintptr(testBell(t).FD()), unix.F_DUPFD_CLOEXEC, 0)
+	require.NoError(t, err)
+	d, err := OpenDoorbell(fd)
+	require.NoError(t, err)
+	require.Equal(t, fd, d.FD())
+	d.ring()
+	d.Close()
+}
+
+func TestRingWakesWhateverTheCounter(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	got := make(chan uint32, 1)
+	handle := func(s uint32) { got <- s }
+	bad, badPeer := testSource(t, w, handle)
+	good, goodPeer := testSource(t, w, handle)
+	require.NoError(t, w.Add(bad))
+	require.NoError(t, w.Add(good))
+	buf := make([]byte, 8)
+	notify := func(r *Remote, n uint32) {
+		asleep(t, w)
+		r.Notify(n)
+		require.Equal(t, n, receive(t, got))
+	}
+	for n := range uint32(100) {
+		notify(badPeer, n)
+		notify(goodPeer, n)
+	}
+	// As high as a write can make it, and no longer non-blocking.
+	asleep(t, w)
+	unix.Read(bad.Bell.fd, buf)
+	most := ^uint64(0) - 1
+	_, err := unix.Write(bad.Bell.fd, unsafe.Slice((*byte)(unsafe.Pointer(&most)), 8))
+	require.NoError(t, err)
+	require.NoError(t, unix.SetNonblock(bad.Bell.fd, false))
+	for n := range uint32(100) {
+		notify(badPeer, n)
+		notify(goodPeer, n)
+	}
+	// A peer that reads its own counter away does no harm to the other.
+	require.NoError(t, unix.SetNonblock(bad.Bell.fd, true))
+	for n := range uint32(100) {
+		asleep(t, w)
+		unix.Read(bad.Bell.fd, buf)
+		bad.Bell.ring()
+		notify(goodPeer, n)
+	}
+	end(t, g, w, bad, good)
+}
+
+func TestNoLostWakeUp(t *testing.T) {
+	for _, notifiers := range []int{1, 2, 8} {
+		g := testGroup()
+		w, _ := g.Next()
+		got := make([]chan struct{}, notifiers)
+		var sources []*Source
+		var remotes []*Remote
+		for i := range got {
+			got[i] = make(chan struct{}, 1)
+		}
+		for range 2 {
+			s, r := testSource(t, w, func(slot uint32) { got[slot%uint32(notifiers)] <- struct{}{} })
+			require.NoError(t, w.Add(s))
+			sources, remotes = append(sources, s), append(remotes, r)
+		}
+		var wg sync.WaitGroup
+		for i := range notifiers {
+			wg.Go(func() {
+				timeout := time.NewTimer(2 * patience)
+				defer timeout.Stop()
+				for n := range 20000 / notifiers {
+					slot := uint32((n*notifiers*64 + i) % Slots)
+					slot -= slot%uint32(notifiers) - uint32(i)
+					remotes[n/100%2].Notify(slot)
+					select {
+					case <-got[i]:
+					case <-timeout.C:
+						t.Errorf("event %d of notifier %d was lost", n, i)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		end(t, g, w, sources...)
+	}
+}
+
+// logged has a worker serve a source while setup's calls, queued before, add to
+// the log and set an event each, which is logged as a | in the next pass.
+func logged(t *testing.T, last string, setup func(w *Worker, add func(string))) string {
+	g := testGroup()
+	w, _ := g.Next()
+	var log strings.Builder
+	n := 0
+	done := make(chan struct{})
+	var s *Source
+	add := func(what string) {
+		log.WriteString(what)
+		s.Events.Set(1)
+	}
+	s, _ = testSource(t, w, func(uint32) {
+		log.WriteString("|")
+		if n++; strings.HasSuffix(log.String(), last) {
+			close(done)
+		}
+	})
+	setup(w, add)
+	require.NoError(t, w.Add(s))
+	receive(t, done)
+	end(t, g, w, s)
+	return log.String()
+}
+
+func TestConnectsPerPass(t *testing.T) {
+	got := logged(t, "z|", func(w *Worker, add func(string)) {
+		for range 99 {
+			w.Connect(func() { add("c") })
+		}
+		w.Connect(func() { add("z") })
+	})
+	c := strings.Repeat("c", 32)
+	require.Equal(t, c+"|"+c+"|"+c+"|cccz|", got)
+}
+
+func TestCleanupsPerPass(t *testing.T) {
+	got := logged(t, "z|", func(w *Worker, add func(string)) {
+		left := 250
+		w.Cleanup(func() bool {
+			add("x")
+			left--
+			return left > 0
+		})
+		w.Cleanup(func() bool {
+			add("z")
+			return false
+		})
+	})
+	x := strings.Repeat("x", 100)
+	require.Equal(t, x+"|"+x+"|"+x[:50]+"z|", got)
+}
+
+func TestManyCleanupsPerPass(t *testing.T) {
+	got := logged(t, "z|", func(w *Worker, add func(string)) {
+		for range 149 {
+			w.Cleanup(func() bool { add("x"); return false })
+		}
+		w.Cleanup(func() bool { add("z"); return false })
+	})
+	x := strings.Repeat("x", 100)
+	require.Equal(t, x+"|"+x[:49]+"z|", got)
+}
+
+func TestCleanupComesAfterEvents(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	events := 0
+	s, peer := testSource(t, w, func(uint32) { events++ })
+	require.NoError(t, w.Add(s))
+	for range 100 {
+		entered, resume, result := make(chan struct{}), make(chan struct{}), make(chan int, 1)
+		w.Connect(func() {
+			events = 0
+			close(entered)
+			<-resume
+		})
+		receive(t, entered)
+		for i := range uint32(500) {
+			peer.Notify(i * 131)
+		}
+		w.Cleanup(func() bool { result <- events; return false })
+		close(resume)
+		require.Equal(t, 500, receive(t, result))
+	}
+	end(t, g, w, s)
+}
+
+func TestQueuedCallsWakeTheWorker(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	s, _ := testSource(t, w, func(uint32) {})
+	require.NoError(t, w.Add(s))
+	done := make(chan struct{}, 1)
+	for range 2000 {
+		w.Connect(func() { done <- struct{}{} })
+		receive(t, done)
+		w.Cleanup(func() bool { done <- struct{}{}; return false })
+		receive(t, done)
+	}
+	end(t, g, w, s)
+}
+
+func TestWorkerEndsAndRestarts(t *testing.T) {
+	g := testGroup()
+	w, i := g.Next()
+	require.Zero(t, i)
+	g.Wait() // none runs yet
+	got := make(chan uint32, 1)
+	a, peerA := testSource(t, w, func(s uint32) { got <- s })
+	b, peerB := testSource(t, w, func(s uint32) { got <- s })
+	for n := range uint32(200) {
+		require.NoError(t, w.Add(a))
+		require.NoError(t, w.Add(b))
+		peerA.Notify(n)
+		require.Equal(t, n, receive(t, got))
+		w.Remove(a)
+		peerB.Notify(n)
+		require.Equal(t, n, receive(t, got))
+		end(t, g, w, b)
+		require.Zero(t, w.sleep.Load()&1)
+	}
+}
+
+func TestNextGoesRound(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
+	g := testGroup()
+	for n := range 9 {
+		w, i := g.Next()
+		require.Equal(t, n%3, i)
+		require.Same(t, g.workers[i], w)
+	}
+}
+
+func TestSpin(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	var s Spin
+	looks := 0
+	require.True(t, s.Until(func() bool { looks++; return looks == 3 }))
+	require.Equal(t, 3, looks)
+	for range 3 {
+		looks = 0
+		require.False(t, s.Until(func() bool { looks++; return false }))
+		require.Positive(t, looks)
+		for range 32 {
+			require.False(t, s.Until(func() bool { t.Error("not skipped"); return true }))
+		}
+	}
+	require.True(t, s.Until(func() bool { return true }))
+	require.True(t, s.Until(func() bool { return true }))
+	require.Zero(t, spinners.Load())
+}
+
+func TestSpinNeedsAnIdleP(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var s Spin
+	require.False(t, s.Until(func() bool { t.Error("spins"); return true }))
+	require.Zero(t, spinners.Load())
+}
