@@ -196,7 +196,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey) (_ *client, err err
 		return nil, err
 	}
 	undo.add(func() { worker.Remove(&p.source) })
-	if err := r.register(func() { r.clients[key] = p }); err != nil {
+	if err := r.register(&p.pair, func() { r.clients[key] = p }); err != nil {
 		return nil, err
 	}
 	go p.read()

@@ -120,6 +120,3 @@ func (g *gate) close() bool {
 		}
 	}
 }
-
-// closed reports whether the gate is closed.
-func (g *gate) closed() bool { return g.word.Load()&gateClosed != 0 }

@@ -55,6 +55,7 @@ func versionProblem(v uint16) error {
 // unref gives up a reference.
 func (p *pair) unref() {
 	if p.refs.Add(-1) == 0 {
+		p.app.remote.remove(p)
 		p.block.Free()
 		p.part()
 	}

@@ -20,7 +20,8 @@ type remotes struct {
 	sleep   *segpool.Memory // the workers' sleep words; others can only read them
 	sleepFD int
 	group   *sched.Group
-	clients map[clientKey]*client
+	clients map[clientKey]*client // that take Dials
+	all     map[*pair]struct{}    // with a control channel or connections
 	// attaching has a channel for each handshake under way, closed at its end.
 	attaching map[clientKey]chan struct{}
 	servers   map[*server]struct{}
@@ -30,6 +31,7 @@ type remotes struct {
 func (r *remotes) init(a *app) {
 	r.app = a
 	r.clients = make(map[clientKey]*client)
+	r.all = make(map[*pair]struct{})
 	r.attaching = make(map[clientKey]chan struct{})
 	r.servers = make(map[*server]struct{})
 }
@@ -56,15 +58,23 @@ func (r *remotes) worker() (w *sched.Worker, number, sleepFD int, err error) {
 
 // register counts a pair, which calls unregister when the goroutine that reads
 // its control channel ends. It fails if the application is closed.
-func (r *remotes) register(add func()) error {
+func (r *remotes) register(p *pair, add func()) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return net.ErrClosed
 	}
 	add()
+	r.all[p] = struct{}{}
 	r.readers.Add(1)
 	return nil
+}
+
+// remove forgets a pair that has no reference left.
+func (r *remotes) remove(p *pair) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.all, p)
 }
 
 func (r *remotes) unregister(remove func()) {
@@ -80,11 +90,8 @@ func (r *remotes) close() {
 	r.mu.Lock()
 	r.closed = true
 	var all []*pair
-	for _, c := range r.clients {
-		all = append(all, &c.pair)
-	}
-	for s := range r.servers {
-		all = append(all, &s.pair)
+	for p := range r.all {
+		all = append(all, p)
 	}
 	r.mu.Unlock()
 	for _, p := range all {

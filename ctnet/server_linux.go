@@ -107,14 +107,17 @@ func (d *door) handshake(ch channel) (_ *server, err error) {
 	if allow == nil {
 		allow = trusted
 	}
-	if !allow(cred) {
-		return nil, syscall.EACCES
-	}
 	done := ch.limitHandshake(context.Background())
 	hello, fds, err := ch.expect(kindHello, 3)
 	done()
 	if err != nil {
 		return nil, err
+	}
+	// Not before the message was read: closing a socket with unread bytes is a
+	// reset, and would hide the answer.
+	if !allow(cred) {
+		closeAll(fds)
+		return nil, syscall.EACCES
 	}
 	blockFD, sleepFD, bellFD := fds[0], fds[1], fds[2]
 	block, err := segpool.OpenShared(blockFD, blockSize, true)
@@ -164,7 +167,7 @@ func (d *door) handshake(ch channel) (_ *server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, r.register(func() { r.servers[s] = struct{}{} })
+	return s, r.register(&s.pair, func() { r.servers[s] = struct{}{} })
 }
 
 // read reads the control channel, and ends the pair when that ends.

@@ -26,8 +26,8 @@ func NewDoorbell() (*Doorbell, error) {
 	return &Doorbell{fd}, nil
 }
 
-// OpenDoorbell takes over fd, a doorbell that a peer made. To write to anything
-// but an eventfd could block, so it is checked to be one.
+// OpenDoorbell takes over fd, a doorbell that a peer made, unless it fails. To
+// write to anything but an eventfd could block, so it is checked to be one.
 func OpenDoorbell(fd int) (*Doorbell, error) {
 	if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil {
 		return nil, err
@@ -46,8 +46,10 @@ func (d *Doorbell) Close() { unix.Close(d.fd) }
 var zero uint64
 
 func (d *Doorbell) ring() {
-	// A raw system call: it never blocks, so the scheduler need not know.
-	unix.RawSyscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&zero)), 8)
+	// Not a raw system call: a peer that drives the counter to its very maximum,
+	// which takes more than writes, could make it block. That costs a thread,
+	// and must not cost a P.
+	unix.Syscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&zero)), 8)
 }
 
 // A Remote is a worker of a peer, as those see it who notify it.

@@ -20,9 +20,9 @@
 // # Doorbells
 //
 // A doorbell is an eventfd whose counter is 1 from the start and is never read:
-// to ring is to write 0. The write adds nothing, so it can't block and can't
-// overflow, whatever the peer that holds the same eventfd does to its counter or
-// its flags, and it still makes an edge for edge-triggered epoll, which is all
+// to ring is to write 0. The write adds nothing, so it can't overflow and doesn't
+// block, whatever the peer that holds the same eventfd writes to it or does to its
+// flags, and it still makes an edge for edge-triggered epoll, which is all
 // the worker waits for. There is one for each pair of applications and
 // direction: a peer that reads the counter away loses its own wake-ups only.
 //

@@ -97,11 +97,14 @@ func (w *Worker) Add(s *Source) error {
 	}
 	list := append(w.list(), s)
 	w.sources.Store(&list)
-	if !w.running {
-		w.running = true
-		w.group.running.Add(1)
-		go w.run(w.poller)
+	if w.running {
+		// It may have announced a sleep without having looked at s.
+		w.poller.kick()
+		return nil
 	}
+	w.running = true
+	w.group.running.Add(1)
+	go w.run(w.poller)
 	return nil
 }
 
@@ -207,47 +210,46 @@ func (w *Worker) pending() bool {
 	return len(list) == 0
 }
 
-// pass delivers events, then does a bounded number of the queued calls. It
-// reports whether it did anything.
+// pass delivers events and does a bounded number of the queued calls. It reports
+// whether it did anything.
 func (w *Worker) pass() bool {
-	busy := false
+	var connects []func()
+	var cleanups []func() bool
+	if w.queued.Load() > 0 {
+		// Taken before the events are looked at: what was set before a
+		// cleanup was queued is delivered before it is called.
+		w.mu.Lock()
+		connects = take(&w.connects, connectsPerPass)
+		cleanups = take(&w.cleanups, cleanupsPerPass)
+		w.mu.Unlock()
+	}
+	busy := len(connects)+len(cleanups) > 0
+	budget := cleanupsPerPass
 	for _, s := range *w.sources.Load() {
-		if s.Events.Take(eventsPerPass, s.Handle) > 0 {
+		n := s.Events.Take(eventsPerPass, s.Handle)
+		if n > 0 {
 			busy = true
 		}
+		if n >= eventsPerPass {
+			budget = 0 // there may be more
+		}
 	}
-	if w.queued.Load() > 0 {
-		w.runQueued()
-		busy = true
-	}
-	return busy
-}
-
-func (w *Worker) runQueued() {
-	w.mu.Lock()
-	connects := take(&w.connects, connectsPerPass)
-	cleanups := take(&w.cleanups, cleanupsPerPass)
-	w.mu.Unlock()
 	for _, f := range connects {
 		f()
 	}
-	var rest []func() bool
-	for calls := 0; len(cleanups) > 0; {
-		switch {
-		case calls == cleanupsPerPass:
-			rest = append(rest, cleanups...)
-			cleanups = nil
-		case cleanups[0]():
-			calls++
-		default:
-			calls++
+	for len(cleanups) > 0 && budget > 0 {
+		budget--
+		if !cleanups[0]() {
 			cleanups = cleanups[1:]
 		}
 	}
-	w.mu.Lock()
-	w.cleanups = append(rest, w.cleanups...)
-	w.queued.Store(int32(len(w.connects) + len(w.cleanups)))
-	w.mu.Unlock()
+	if busy {
+		w.mu.Lock()
+		w.cleanups = append(cleanups, w.cleanups...)
+		w.queued.Store(int32(len(w.connects) + len(w.cleanups)))
+		w.mu.Unlock()
+	}
+	return busy
 }
 
 // take removes up to n elements from the front of q.

@@ -25,27 +25,32 @@ func CreateShared(name string, size int, owned bool) (m *Memory, fd int, err err
 	if err != nil {
 		return nil, -1, os.NewSyscallError("memfd_create", err)
 	}
-	defer func() {
-		if err != nil {
-			unix.Close(fd)
-		}
-	}()
-	if err := unix.Ftruncate(fd, int64(size)); err != nil {
-		return nil, -1, os.NewSyscallError("ftruncate", err)
-	}
-	m, err = mapFile(fd, size, true)
-	if err != nil {
+	if m, err = fill(fd, size, owned); err != nil {
+		unix.Close(fd)
 		return nil, -1, err
+	}
+	return m, fd, nil
+}
+
+// fill gives a new memfd its size, maps it, and seals it. The seals come last, as
+// one of them forbids to map it like this.
+func fill(fd, size int, owned bool) (*Memory, error) {
+	if err := unix.Ftruncate(fd, int64(size)); err != nil {
+		return nil, os.NewSyscallError("ftruncate", err)
+	}
+	m, err := mapFile(fd, size, true)
+	if err != nil {
+		return nil, err
 	}
 	seals := sealed
 	if owned {
 		seals |= unix.F_SEAL_FUTURE_WRITE
 	}
-	if _, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
 		m.Free()
-		return nil, -1, os.NewSyscallError("fcntl(F_ADD_SEALS)", err)
+		return nil, os.NewSyscallError("fcntl(F_ADD_SEALS)", err)
 	}
-	return m, fd, nil
+	return m, nil
 }
 
 // OpenShared maps memory that a peer made, and closes fd. The file must be what

@@ -1,0 +1,173 @@
+package ctnet
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestHostileClient has a client overwrite all the memory that it shares with a
+// server, again and again, while another one minds its business.
+func TestHostileClient(t *testing.T) {
+	dir, err := os.MkdirTemp("", "ctnet-test-")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv("CTNET_DIR", dir)
+	usage := func() (u [3]int) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		maps, err := os.ReadFile("/proc/self/maps")
+		require.NoError(t, err)
+		return [3]int{len(fds), runtime.NumGoroutine(), strings.Count(string(maps), "memfd:ctnet")}
+	}
+	within := func(what string, f func()) {
+		t.Helper()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			f()
+		}()
+		select {
+		case <-done:
+		case <-time.After(20 * time.Second):
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("%s hangs\n%s", what, stacks[:runtime.Stack(stacks, true)])
+		}
+	}
+	// The runtime keeps what it needs to wait for a socket.
+	ln, err := net.Listen("unix", dir+"/warm-up")
+	require.NoError(t, err)
+	ln.Close()
+	before := usage()
+
+	var apps [3]*App
+	for i := range apps {
+		apps[i], err = NewApp(AppConfig{})
+		require.NoError(t, err)
+	}
+	server, good, bad := apps[0], apps[1], apps[2]
+	var stop atomic.Bool
+	var serving sync.WaitGroup
+	serve := func(name string, handle func(c *Conn)) {
+		// Small fifos, so that there is less to overwrite.
+		lc := ListenConfig{App: server, ReadBuffer: MinBuffer, WriteBuffer: MinBuffer}
+		ln, err := lc.Listen(t.Context(), network, name)
+		require.NoError(t, err)
+		serving.Go(func() {
+			for {
+				c, err := ln.(*Listener).AcceptConn()
+				if err != nil {
+					return
+				}
+				serving.Go(func() {
+					defer c.Close()
+					handle(c)
+				})
+			}
+		})
+	}
+	serve("good", func(c *Conn) { io.Copy(c, c) })
+	var slowest, ended atomic.Int64
+	serve("bad", func(c *Conn) {
+		const wait = 10 * time.Millisecond
+		defer ended.Add(1)
+		for b := make([]byte, 1000); !stop.Load(); {
+			for _, call := range []func([]byte) (int, error){c.Read, c.Write} {
+				c.SetDeadline(time.Now().Add(wait))
+				start := time.Now()
+				_, err := call(b)
+				if took := int64(time.Since(start)); took > slowest.Load() {
+					slowest.Store(took)
+				}
+				if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+					return
+				}
+			}
+		}
+	})
+
+	var memory [][]byte
+	for range 20 {
+		d := Dialer{App: bad}
+		c, err := d.Dial(network, "bad")
+		require.NoError(t, err)
+		end := c.(*Conn).peer.(*dialed)
+		if end.slot.ID == 0 {
+			// The segment begins with the first slot's word.
+			segment := unsafe.Slice((*byte)(unsafe.Pointer(end.slot.ClientState)), end.p.pool.Geometry().Size())
+			memory = [][]byte{segment, end.p.block.Bytes}
+		}
+	}
+	require.NotEmpty(t, memory)
+	rounds := 0
+	var scribbling sync.WaitGroup
+	scribbling.Go(func() {
+		rnd := rand.NewChaCha8([32]byte{1})
+		for b := make([]byte, 64<<10); !stop.Load(); rounds++ {
+			for _, m := range memory {
+				for len(m) > 0 {
+					rnd.Read(b)
+					m = m[copy(m, b):]
+				}
+			}
+		}
+	})
+
+	d := Dialer{App: good}
+	data := make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{2}).Read(data)
+	want := sha256.Sum256(data)
+	within("the good client", func() {
+		for start := time.Now(); time.Since(start) < 2*time.Second; {
+			c, err := d.Dial(network, "good")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			var writing sync.WaitGroup
+			writing.Go(func() {
+				io.Copy(c, bytes.NewReader(data))
+				c.(*Conn).CloseWrite()
+			})
+			h := sha256.New()
+			_, err = io.Copy(h, c)
+			c.Close()
+			writing.Wait()
+			if err != nil || !bytes.Equal(h.Sum(nil), want[:]) {
+				t.Errorf("the good client's stream is spoiled: %v", err)
+				return
+			}
+		}
+	})
+	stop.Store(true)
+	within("the bad client", scribbling.Wait)
+	within("App.Close", func() {
+		for _, a := range []*App{bad, good, server} {
+			a.Close()
+		}
+	})
+	within("the server", serving.Wait)
+	t.Logf("%d rounds, %d connections ended, the slowest call took %v", rounds, ended.Load(), time.Duration(slowest.Load()))
+	require.Greater(t, rounds, 10)
+	require.Less(t, time.Duration(slowest.Load()), 5*time.Second)
+	var now [3]int
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if now = usage(); now[0] <= before[0] && now[1] <= before[1] && now[2] <= before[2] {
+			return
+		}
+	}
+	t.Fatalf("descriptors, goroutines, mappings: before %v, now %v", before, now)
+}
