@@ -273,14 +273,23 @@ func (c *Conn) beforeWrite() error {
 	if c.wr.passed.Load() {
 		return os.ErrDeadlineExceeded
 	}
-	return c.afterWrite()
+	return c.lost()
 }
 
-// afterWrite returns an error if what was just published may never be read.
-// Close and CloseWrite set their bit before they end the stream, and a closing
+// afterWrite returns an error if what was just published may never be read. A
+// peer that has read it and closed is no reason for one.
+func (c *Conn) afterWrite() error {
+	err := c.lost()
+	if (err == syscall.EPIPE || err == syscall.ECONNRESET) && c.tx.Taken() {
+		return nil
+	}
+	return err
+}
+
+// lost returns an error if what is published may never be read. Close and CloseWrite set their bit before they end the stream, and a closing
 // reader sets its mark before it looks for unread bytes; so if none of these is
 // to be seen after the publish, the bytes came before the end of the stream.
-func (c *Conn) afterWrite() error {
+func (c *Conn) lost() error {
 	switch state := c.state.Load(); {
 	case state&isClosed != 0:
 		return net.ErrClosed

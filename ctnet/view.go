@@ -195,7 +195,7 @@ func (c *Conn) Commit(n int) error {
 func (c *Conn) commit(n int) error {
 	scratch := c.scratch
 	c.scratch = nil
-	if err := c.afterWrite(); err != nil {
+	if err := c.lost(); err != nil {
 		return err
 	}
 	ring.RaceRelease(c.raceKey)

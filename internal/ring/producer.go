@@ -112,6 +112,9 @@ func (p *Producer) Commit(n int) {
 	}
 }
 
+// Taken reports whether the consumer has taken all that was published.
+func (p *Producer) Taken() bool { return p.h.head.Load() == p.tail }
+
 // Size returns the fifo's size in bytes.
 func (p *Producer) Size() int { return len(p.data) }
 
