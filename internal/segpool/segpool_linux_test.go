@@ -92,7 +92,7 @@ func TestSlotsDoNotOverlap(t *testing.T) {
 
 func TestState(t *testing.T) {
 	s := MakeState(1<<32-1, Refused|111<<8)
-	require.EqualValues(t, 1<<32-1, s.Use())
+	require.EqualValues(t, uint32(1<<32-1), s.Use())
 	require.EqualValues(t, Refused, s.Code())
 	require.EqualValues(t, 111, s.Detail())
 }
