@@ -441,7 +441,7 @@ func TestTableRequest(t *testing.T) {
 func TestTableAddAndDrop(t *testing.T) {
 	p, tab := pair(t)
 	require.Equal(t, two, tab.Geometry())
-	for _, k := range []int{-1, 0, two.Segments(), 1<<30} {
+	for _, k := range []int{-1, 0, two.Segments(), 1 << 30} {
 		require.Error(t, tab.Add(k, private(t, two)))
 		require.EqualValues(t, 1, tab.account.Usage().Segments)
 	}
