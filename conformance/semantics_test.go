@@ -268,6 +268,8 @@ func TestSemanticsCloseUnblocksWrite(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, c.Close())
 		require.ErrorIs(t, <-got, net.ErrClosed)
+		_, err = s.Discard(0) // ends the Peek
+		require.NoError(t, err)
 	})
 }
 

@@ -228,7 +228,8 @@ func (c *Conn) awaitData(have int) {
 
 // Write writes all of b, unless the deadline passes, the connection is closed,
 // or the peer has: then it returns how much it wrote and the reason, EPIPE if the
-// peer closed in order and ECONNRESET otherwise. It waits while the fifo is full.
+// peer had read everything and closed in order, ECONNRESET otherwise. It waits
+// while the fifo is full.
 //
 // If Write returns nil then the bytes have been read, or can be, or this end
 // will get ECONNRESET.
@@ -286,9 +287,10 @@ func (c *Conn) afterWrite() error {
 	return err
 }
 
-// lost returns an error if what is published may never be read. Close and CloseWrite set their bit before they end the stream, and a closing
-// reader sets its mark before it looks for unread bytes; so if none of these is
-// to be seen after the publish, the bytes came before the end of the stream.
+// lost returns an error if what is published may never be read. Close and
+// CloseWrite set their bit before they end the stream, and a closing reader sets
+// its mark before it looks for unread bytes; so if none of these is to be seen
+// after the publish, the bytes came before the end of the stream.
 func (c *Conn) lost() error {
 	switch state := c.state.Load(); {
 	case state&isClosed != 0:
@@ -301,7 +303,9 @@ func (c *Conn) lost() error {
 		return syscall.ECONNRESET
 	}
 	if c.tx.ConsumerClosed() {
-		if _, reset := c.rx.Ended(); reset {
+		// The mark comes before the reset. But a reader that closes with bytes
+		// unread is going to reset.
+		if _, reset := c.rx.Ended(); reset || !c.tx.Taken() {
 			return syscall.ECONNRESET
 		}
 		return syscall.EPIPE

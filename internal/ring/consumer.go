@@ -99,7 +99,9 @@ func (c *Consumer) Copy(b []byte) {
 
 // Discard releases n bytes, which must not exceed what Buffered last returned.
 func (c *Consumer) Discard(n int) {
-	c.release((c.head-c.base)&c.mask, min(n, int(c.tail-c.head)))
+	if n = min(n, int(c.tail-c.head)); n > 0 {
+		c.release((c.head-c.base)&c.mask, n)
+	}
 }
 
 // Size returns the fifo's size in bytes.
@@ -122,7 +124,7 @@ func (c *Consumer) DropRequest() { c.wait.drop(&c.h.wantData) }
 // the fifo holds must not leave the producer asleep. The caller must tell the
 // producer; the next call returns false until it waits again.
 func (c *Consumer) SpaceWanted(now bool) bool {
-	if !now && c.tail != c.head && int(c.tail-c.head) > len(c.data)-len(c.data)/4 {
+	if !now && int(c.tail-c.head) > len(c.data)-len(c.data)/4 {
 		return false
 	}
 	return c.want.due(&c.h.wantSpace)
