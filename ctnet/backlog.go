@@ -115,6 +115,12 @@ func (b *backlog) accept() (*Conn, error) {
 // expired is called when the deadline for accepting passes.
 func (b *backlog) expired() { b.bell.ring() }
 
+func (b *backlog) waiting() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.queue)
+}
+
 func (b *backlog) isClosed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -131,7 +131,11 @@ func (r *remotes) attach(ctx context.Context, key clientKey) (_ *client, err err
 			undo.run()
 		}
 	}()
-	ch, cred, err := knock(ctx, key.name)
+	path, err := findDoor(key.name)
+	if err != nil {
+		return nil, err
+	}
+	ch, cred, err := knock(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -203,20 +207,22 @@ func (r *remotes) attach(ctx context.Context, key clientKey) (_ *client, err err
 	return p, nil
 }
 
+// findDoor returns the path of the socket of the listener on a name.
+func findDoor(name string) (string, error) {
+	dir := runDir()
+	err := checkDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errNobody
+	}
+	if err != nil {
+		return "", err
+	}
+	return socketPath(dir, doorKey(name))
+}
+
 // knock connects to a listener's socket, if it belongs to somebody who can be
 // trusted.
-func knock(ctx context.Context, name string) (ch channel, cred Cred, err error) {
-	dir := runDir()
-	if err := checkDir(dir); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = errNobody
-		}
-		return ch, cred, err
-	}
-	path, err := socketPath(dir, doorKey(name))
-	if err != nil {
-		return ch, cred, err
-	}
+func knock(ctx context.Context, path string) (ch channel, cred Cred, err error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unixpacket", path)
 	if err != nil {
@@ -484,7 +490,10 @@ func (d *dialed) awaitAnswer(ctx context.Context) {
 	}
 }
 
-func (d *dialed) notify() { d.p.remote.Notify(d.slot.ID) }
+func (d *dialed) notify()      { d.p.remote.Notify(d.slot.ID) }
+func (d *dialed) notifyApart() { d.p.notifyApart(d.slot.ID) }
+
+func (d *dialed) halfOpen() bool { return d.answer() == 0 }
 
 func (d *dialed) release() {
 	p := d.p

@@ -71,7 +71,11 @@ const (
 // A peer is a connection's way to its other end.
 type peer interface {
 	// notify tells the other end that something it waits for may have come.
+	// notifyApart does so for calls that never wait.
 	notify()
+	notifyApart()
+	// halfOpen reports whether the dialer has not been answered.
+	halfOpen() bool
 	// release lets go of the fifos. It is called once, when the connection
 	// is closed and nobody is inside any more.
 	release()
@@ -378,7 +382,7 @@ func (c *Conn) shutdown() {
 		c.tx.Fin()
 	}
 	if c.tx.ConsumerWaits() || c.rx.ProducerWaits() {
-		c.peer.notify()
+		c.peer.notifyApart()
 	}
 }
 
@@ -405,7 +409,7 @@ func (c *Conn) CloseWrite() error {
 		c.state.Or(writeClosed)
 		c.tx.Fin()
 		if c.tx.ConsumerWaits() {
-			c.peer.notify()
+			c.peer.notifyApart()
 		}
 		c.wr.wake()
 	})

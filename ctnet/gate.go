@@ -120,3 +120,6 @@ func (g *gate) close() bool {
 		}
 	}
 }
+
+// held reports whether anybody is inside.
+func (g *gate) held() bool { return g.word.Load() >= gateRef }

@@ -33,7 +33,10 @@ type localPeer struct {
 	other *Conn
 }
 
-func (p *localPeer) notify() { p.other.event() }
+func (p *localPeer) notify()      { p.other.event() }
+func (p *localPeer) notifyApart() { p.other.event() }
+
+func (p *localPair) halfOpen() bool { return !p.decided.Load() }
 
 func (p *localPeer) release() {
 	if p.ends.Add(-1) == 0 {

@@ -74,6 +74,18 @@ func (p *pair) ref() bool {
 	}
 }
 
+// notifyApart is remote.Notify for those who must not hang whatever the peer has
+// done to its doorbell. The caller has a reference.
+func (p *pair) notifyApart(slot uint32) {
+	if p.remote.Post(slot) {
+		p.refs.Add(1)
+		go func() {
+			p.remote.Ring()
+			p.unref()
+		}()
+	}
+}
+
 // die ends a pair whose control channel has ended. The worker tells the
 // connections, after the events that came before, and then forgets the pair.
 func (p *pair) die(each func(*Conn)) {
@@ -131,6 +143,17 @@ func (t *connTable) next(id *uint32) *Conn {
 		}
 	}
 	return nil
+}
+
+// appendTo appends all connections to conns.
+func (t *connTable) appendTo(conns []*Conn) []*Conn {
+	for id := uint32(0); ; {
+		c := t.next(&id)
+		if c == nil {
+			return conns
+		}
+		conns = append(conns, c)
+	}
 }
 
 // A cleanup undoes, in reverse order, what a handshake has done when it fails.

@@ -84,6 +84,16 @@ func (r *remotes) unregister(remove func()) {
 	r.readers.Done()
 }
 
+// conns returns the connections with other applications.
+func (r *remotes) conns() (conns []*Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for p := range r.all {
+		conns = p.conns.appendTo(conns)
+	}
+	return conns
+}
+
 // close ends all pairs, resets their connections, and waits until what belongs
 // to them is gone.
 func (r *remotes) close() {
@@ -95,11 +105,7 @@ func (r *remotes) close() {
 	}
 	r.mu.Unlock()
 	for _, p := range all {
-		for id := uint32(0); ; {
-			c := p.conns.next(&id)
-			if c == nil {
-				break
-			}
+		for _, c := range p.conns.appendTo(nil) {
 			c.abort()
 		}
 		p.ch.Close()

@@ -55,11 +55,13 @@ func makeDir() (string, error) {
 	return dir, checkDir(dir)
 }
 
+const socketSuffix = ".sock"
+
 // socketPath returns where in dir the listener for a key is found. The key may
 // hold any bytes, so its hash makes the file's name.
 func socketPath(dir, key string) (string, error) {
 	sum := sha256.Sum256([]byte(key))
-	path := filepath.Join(dir, hex.EncodeToString(sum[:12])+".sock")
+	path := filepath.Join(dir, hex.EncodeToString(sum[:12])+socketSuffix)
 	if len(path) >= len(unix.RawSockaddrUnix{}.Path) {
 		return "", &problem{syscall.ENAMETOOLONG, dir + " is too long a name; set CTNET_DIR to a shorter one"}
 	}

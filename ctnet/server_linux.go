@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,11 +18,14 @@ import (
 type door struct {
 	l  *Listener
 	ln *net.UnixListener
-	// hands bounds the handshakes under way: those of processes that connect
-	// and say nothing end by themselves.
-	hands chan struct{}
+
+	mu    sync.Mutex
+	hands []channel // on which a handshake is under way, the oldest first
 }
 
+// maxHandshakes is how many handshakes a door does at a time. One more cuts the
+// oldest off: those that get on with it take a millisecond, so that is one who
+// connected and says nothing.
 const maxHandshakes = 64
 
 // doorKey is what the socket of a listener on network "ct" is found by.
@@ -32,7 +36,7 @@ func openDoor(ctx context.Context, l *Listener) (*door, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &door{l: l, ln: ln, hands: make(chan struct{}, maxHandshakes)}
+	d := &door{l: l, ln: ln}
 	go d.accept()
 	return d, nil
 }
@@ -51,14 +55,42 @@ func (d *door) accept() {
 			continue
 		}
 		wait = 0
-		d.hands <- struct{}{}
-		go d.attach(channel{c})
+		ch := channel{c}
+		d.begin(ch)
+		go d.attach(ch)
 	}
+}
+
+// begin counts a handshake, and gives it its time.
+func (d *door) begin(ch channel) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.hands) == maxHandshakes {
+		d.hands[0].SetDeadline(aLongTimeAgo)
+		d.hands = d.hands[1:]
+	}
+	ch.SetDeadline(time.Now().Add(handshakeTimeout))
+	d.hands = append(d.hands, ch)
+}
+
+// end ends a handshake.
+func (d *door) end(ch channel) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if i := slices.Index(d.hands, ch); i >= 0 {
+		d.hands = slices.Delete(d.hands, i, i+1)
+	}
+	ch.SetDeadline(time.Time{})
 }
 
 // close stops letting applications in, and tells those inside.
 func (d *door) close() {
 	closeSocket(d.ln)
+	d.mu.Lock()
+	for _, ch := range d.hands {
+		ch.SetDeadline(aLongTimeAgo)
+	}
+	d.mu.Unlock()
 	r := &d.l.app.remote
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -79,19 +111,23 @@ type server struct {
 // attach does the handshake with an application, and then reads its messages.
 func (d *door) attach(ch channel) {
 	s, err := d.handshake(ch)
-	<-d.hands
+	d.end(ch)
 	if err != nil {
 		var errno syscall.Errno
 		if !errors.As(err, &errno) {
 			errno = syscall.EPROTO
 		}
 		ch.send(message{Kind: kindWelcome, Errno: uint32(errno)}) // if it still listens
+	}
+	if err != nil || s == nil {
 		ch.Close()
 		return
 	}
 	s.read()
 }
 
+// handshake returns the pair, or nil without an error if that was not what was
+// asked for.
 func (d *door) handshake(ch channel) (_ *server, err error) {
 	var undo cleanup
 	defer func() {
@@ -107,10 +143,14 @@ func (d *door) handshake(ch channel) (_ *server, err error) {
 	if allow == nil {
 		allow = trusted
 	}
-	done := ch.limitHandshake(context.Background())
-	hello, fds, err := ch.expect(kindHello, 3)
-	done()
+	hello, fds, err := ch.receive()
 	if err != nil {
+		return nil, err
+	}
+	if hello.Kind == kindInspect && len(fds) == 0 && trusted(cred) {
+		return nil, d.l.app.answerInspect(ch)
+	}
+	if err := hello.check(kindHello, 3, fds); err != nil {
 		return nil, err
 	}
 	// Not before the message was read: closing a socket with unread bytes is a
@@ -298,14 +338,18 @@ func (a *accepted) refuse(errno syscall.Errno) {
 }
 
 // tell notifies the dialer if it waits for the answer. It says so before it
-// looks at the answer for the last time.
+// looks at the answer for the last time. It is called by those who serve more than
+// this connection: the worker, Accept, and Close.
 func (a *accepted) tell() {
 	if segpool.State(a.slot.ClientState.Load()).Code() == segpool.ConnectNtf {
-		a.notify()
+		a.notifyApart()
 	}
 }
 
-func (a *accepted) notify() { a.s.remote.Notify(a.slot.ID) }
+func (a *accepted) notify()      { a.s.remote.Notify(a.slot.ID) }
+func (a *accepted) notifyApart() { a.s.notifyApart(a.slot.ID) }
+
+func (a *accepted) halfOpen() bool { return !a.answered.Load() }
 
 func (a *accepted) release() {
 	s := a.s

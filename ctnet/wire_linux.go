@@ -24,12 +24,14 @@ const (
 
 // The kinds of messages.
 const (
-	kindHello   = 1 + iota // client: asks to be attached; 3 descriptors
-	kindWelcome            // server: yes, 2 descriptors; or no, with an errno
-	kindAdd                // client: a new segment; 1 descriptor
-	kindAdded              // server: the segment is mapped, or an errno
-	kindDrop               // client: a segment is not used any more
-	kindRetire             // server: the listener is closed
+	kindHello    = 1 + iota // client: asks to be attached; 3 descriptors
+	kindWelcome             // server: yes, 2 descriptors; or no, with an errno
+	kindAdd                 // client: a new segment; 1 descriptor
+	kindAdded               // server: the segment is mapped, or an errno
+	kindDrop                // client: a segment is not used any more
+	kindRetire              // server: the listener is closed
+	kindInspect             // in place of hello: asks for a snapshot
+	kindSnapshot            // server: the snapshot; 1 descriptor
 )
 
 // A message is the same for all kinds; what a kind has no use for is 0.
@@ -43,6 +45,7 @@ type message struct {
 	ToServer uint32 // fifo sizes: asked for, or decided
 	ToClient uint32
 	Errno    uint32
+	Size     uint32 // of the snapshot
 	NameLen  uint32
 	Name     [maxName]byte // the listener's
 }
@@ -112,22 +115,27 @@ func (ch channel) receive() (m message, fds []int, err error) {
 // expect receives a message of one kind with a number of descriptors.
 func (ch channel) expect(kind uint16, nfds int) (message, []int, error) {
 	m, fds, err := ch.receive()
-	if err != nil {
-		return m, nil, err
+	if err == nil {
+		err = m.check(kind, nfds, fds)
 	}
-	if m.Version != wireVersion {
-		closeAll(fds)
-		return m, nil, versionProblem(m.Version)
+	return m, fds, err
+}
+
+// check checks that m is of one kind and came with a number of descriptors, and
+// closes these otherwise.
+func (m *message) check(kind uint16, nfds int, fds []int) (err error) {
+	switch {
+	case m.Version != wireVersion:
+		err = versionProblem(m.Version)
+	case m.Kind == kind && m.Errno != 0:
+		err = syscall.Errno(m.Errno)
+	case m.Kind != kind || len(fds) != nfds:
+		err = errProtocol
+	default:
+		return nil
 	}
-	if m.Kind == kind && m.Errno != 0 {
-		closeAll(fds)
-		return m, nil, syscall.Errno(m.Errno)
-	}
-	if m.Kind != kind || len(fds) != nfds {
-		closeAll(fds)
-		return m, nil, errProtocol
-	}
-	return m, fds, nil
+	closeAll(fds)
+	return err
 }
 
 func parseRights(oob []byte) (fds []int, err error) {
@@ -172,11 +180,14 @@ func (ch channel) peerCred() (Cred, error) {
 // trusted is the rule for who may be at the other end if there is no other.
 func trusted(c Cred) bool { return c.UID == os.Geteuid() || c.UID == 0 }
 
+// aLongTimeAgo is a deadline that ends what is under way.
+var aLongTimeAgo = time.Unix(1, 0)
+
 // limitHandshake makes what is done on ch fail when the handshake takes too
 // long or ctx ends, until the returned function is called.
 func (ch channel) limitHandshake(ctx context.Context) (done func()) {
 	ch.SetDeadline(time.Now().Add(handshakeTimeout))
-	stop := context.AfterFunc(ctx, func() { ch.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { ch.SetDeadline(aLongTimeAgo) })
 	return func() {
 		if stop() {
 			ch.SetDeadline(time.Time{})

@@ -1,8 +1,8 @@
 package ring
 
 // A Consumer is the reading end of a fifo. Its methods may be called by one
-// goroutine at a time, but for Close, Unread, Ended and ProducerWaits, which
-// touch only shared words.
+// goroutine at a time, but for Close, Unread, Ended, ProducerWaits, Queued and
+// Size, which touch only shared words.
 type Consumer struct {
 	h    *Header
 	data []byte
@@ -103,6 +103,10 @@ func (c *Consumer) Discard(n int) {
 		c.release((c.head-c.base)&c.mask, n)
 	}
 }
+
+// Queued returns about how many bytes can be read, for those who only want to
+// show it.
+func (c *Consumer) Queued() int { return c.h.queued(len(c.data)) }
 
 // Size returns the fifo's size in bytes.
 func (c *Consumer) Size() int { return len(c.data) }

@@ -1,8 +1,8 @@
 package ring
 
 // A Producer is the writing end of a fifo. Its methods may be called by one
-// goroutine at a time, but for Fin, Reset, ConsumerClosed and ConsumerWaits,
-// which touch only shared words.
+// goroutine at a time, but for Fin, Reset, ConsumerClosed, ConsumerWaits, Queued
+// and Size, which touch only shared words.
 type Producer struct {
 	h    *Header
 	data []byte
@@ -118,9 +118,9 @@ func (p *Producer) Taken() bool { return p.h.head.Load() == p.tail }
 // Size returns the fifo's size in bytes.
 func (p *Producer) Size() int { return len(p.data) }
 
-// Queued returns how many bytes the consumer had not taken when the producer
-// last looked.
-func (p *Producer) Queued() int { return int(p.tail - p.head) }
+// Queued returns about how many bytes the consumer has not taken, for those who
+// only want to show it.
+func (p *Producer) Queued() int { return p.h.queued(len(p.data)) }
 
 // HasSpace reports whether at least n bytes are free now. A position that can't
 // be counts as space: the call that uses it reports the error.

@@ -123,6 +123,13 @@ func At(mem []byte) *Header {
 	return (*Header)(unsafe.Pointer(unsafe.SliceData(mem)))
 }
 
+// queued returns how many bytes a fifo of this size holds, as far as the words
+// can be believed.
+func (h *Header) queued(size int) int {
+	head := h.head.Load() // first: the tail is never behind an earlier head
+	return int(min(h.tail.Load()-head, uint64(size)))
+}
+
 // ResetProducer and ResetConsumer bring one side's words to their first state.
 // Each is called by its own side, before the other side looks at the fifo.
 func (h *Header) ResetProducer() {

@@ -130,7 +130,7 @@ func (r *pair) step(t testing.TB, op, n int) {
 	// One check for what holds after any operation: there are many of them, and
 	// require's calls are slow under the race detector.
 	room = size - len(r.q)
-	if r.p.Queued() < len(r.q) || r.c.Unread() != (len(r.q) > 0) ||
+	if r.p.Queued() != len(r.q) || r.c.Queued() != len(r.q) || r.c.Unread() != (len(r.q) > 0) ||
 		r.c.HasData(n) != (len(r.q) > n) || r.p.HasSpace(n) != (room >= n) ||
 		r.c.Used() > r.p.Used() || r.p.Used() > size {
 		t.Fatalf("after operation %d of %d bytes, with %d of %d in the fifo: Queued %d, Unread %v, HasData %v, HasSpace %v, Used %d and %d",

@@ -67,30 +67,59 @@ func setBit(w *atomic.Uint64, bit uint32) {
 func (b Bitmap) Pending() bool { return b.top.Load() != 0 }
 
 // Take clears bits and calls f for each, until none is left or about max were
-// taken; the rest stay set. It returns how many it took.
-func (b Bitmap) Take(max int, f func(slot uint32)) int {
-	n := 0
-	if b.top.Load() == 0 {
-		return 0
+// taken; the rest stay set. It takes those from slot from on first, and returns
+// how many it took and where the next call should begin, so that no slot waits
+// for ever behind busy ones.
+func (b Bitmap) Take(from uint32, max int, f func(slot uint32)) (n int, next uint32) {
+	n, next = b.take(from, Slots, max, f)
+	if from > 0 && n < max {
+		var m int
+		m, next = b.take(0, from, max-n, f)
+		n += m
 	}
-	for top := b.top.Swap(0) & (1<<midWords - 1); top != 0; top &= top - 1 {
+	return n, next
+}
+
+// take is Take for the slots from lo to hi, both multiples of 64. The next call
+// should begin at 0 if all were taken.
+func (b Bitmap) take(lo, hi uint32, max int, f func(slot uint32)) (n int, next uint32) {
+	if b.top.Load() == 0 {
+		return 0, 0
+	}
+	all := b.top.Swap(0) & (1<<midWords - 1)
+	top := all & between(int(lo/64/64), int((hi+64*64-1)/64/64))
+	if rest := all &^ top; rest != 0 {
+		b.top.Or(rest)
+	}
+	for ; top != 0; top &= top - 1 {
 		m := uint32(bits.TrailingZeros64(top))
 		if n >= max {
 			b.top.Or(top)
-			return n
+			return n, m * 64 * 64
 		}
-		for mid := b.mid[m].Swap(0); mid != 0; mid &= mid - 1 {
+		all := b.mid[m].Swap(0)
+		mid := all & between(int(lo/64)-int(m*64), int(hi/64)-int(m*64))
+		if rest := all &^ mid; rest != 0 {
+			b.mid[m].Or(rest)
+			b.top.Or(1 << m)
+		}
+		for ; mid != 0; mid &= mid - 1 {
+			l := m*64 + uint32(bits.TrailingZeros64(mid))
 			if n >= max {
 				b.mid[m].Or(mid)
 				b.top.Or(top)
-				return n
+				return n, l * 64
 			}
-			l := m*64 + uint32(bits.TrailingZeros64(mid))
 			for leaf := b.leaf[l].Swap(0); leaf != 0; leaf &= leaf - 1 {
 				f(l*64 + uint32(bits.TrailingZeros64(leaf)))
 				n++
 			}
 		}
 	}
-	return n
+	return n, 0
+}
+
+// between returns a word with the bits from lo up to but not including hi set.
+func between(lo, hi int) uint64 {
+	return ^uint64(0) << max(lo, 0) &^ (^uint64(0) << max(hi, 0))
 }

@@ -46,33 +46,61 @@ func (d *Doorbell) Close() { unix.Close(d.fd) }
 var zero uint64
 
 func (d *Doorbell) ring() {
-	// Not a raw system call: a peer that drives the counter to its very maximum,
-	// which takes more than writes, could make it block. That costs a thread,
-	// and must not cost a P.
+	// Not a raw system call, as it can block: see Remote.
 	unix.Syscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&zero)), 8)
 }
 
 // A Remote is a worker of a peer, as those see it who notify it.
+//
+// To ring its doorbell can block only if the peer has gone out of its way: there
+// are means other than writing to drive an eventfd's counter to its very maximum,
+// where not even 0 can be added, and the peer that holds the same eventfd can take
+// its non-blocking mode away. So at most one goroutine rings at a time, and those
+// who serve other peers too leave it to a goroutine of its own: a peer that does
+// such things makes one call on its own connections hang, and no more.
 type Remote struct {
 	Events Bitmap         // the worker's, for the slots of this pair
 	Sleep  *atomic.Uint32 // the worker's sleep word
 	Bell   *Doorbell
 
-	rung atomic.Uint32 // the sleep that was last rung
+	rung  atomic.Uint32 // the sleep that was last rung
+	rings atomic.Uint32 // how many times it was to be rung since somebody began to
 }
 
 // Notify tells the worker of an event at slot.
 func (r *Remote) Notify(slot uint32) {
+	if r.Post(slot) {
+		r.Ring()
+	}
+}
+
+// Post is the part of Notify that can't block. It reports whether the caller has
+// to Ring.
+func (r *Remote) Post(slot uint32) (asleep bool) {
 	r.Events.Set(slot)
 	// After the bit: the worker that announces its sleep after this look
 	// finds the bit.
 	sleep := r.Sleep.Load()
 	if sleep&1 == 0 {
-		return
+		return false
 	}
 	// One ring a sleep. Whoever loses the exchange leaves it to the winner.
-	if last := r.rung.Load(); last != sleep && r.rung.CompareAndSwap(last, sleep) {
+	last := r.rung.Load()
+	return last != sleep && r.rung.CompareAndSwap(last, sleep)
+}
+
+// Ring wakes the worker. While somebody else is at it, that one does it once more.
+func (r *Remote) Ring() {
+	n := r.rings.Add(1)
+	if n > 1 {
+		return
+	}
+	for {
 		r.Bell.ring()
+		if r.rings.CompareAndSwap(n, 0) {
+			return
+		}
+		n = r.rings.Load()
 	}
 }
 

@@ -75,7 +75,7 @@ func asleep(t *testing.T, w *Worker) {
 }
 
 func taken(b Bitmap, most int) (slots []uint32) {
-	b.Take(most, func(s uint32) { slots = append(slots, s) })
+	b.Take(0, most, func(s uint32) { slots = append(slots, s) })
 	return slots
 }
 
@@ -100,12 +100,14 @@ func TestBitmapEverySlot(t *testing.T) {
 		b.Set(s)
 	}
 	n := uint32(0)
-	require.Equal(t, Slots, b.Take(Slots, func(s uint32) {
+	took, next := b.Take(0, Slots, func(s uint32) {
 		if s != n {
 			t.Errorf("took %d, not %d", s, n)
 		}
 		n++
-	}))
+	})
+	require.Equal(t, Slots, took)
+	require.Zero(t, next)
 	require.False(t, b.Pending())
 }
 
@@ -118,19 +120,47 @@ func TestBitmapTakeLeavesTheRest(t *testing.T) {
 			want[s] = true
 		}
 		const most = 5
-		for len(want) > 0 {
+		for from := uint32(0); len(want) > 0; {
 			require.True(t, b.Pending())
 			n := 0
-			require.Positive(t, b.Take(most, func(s uint32) {
+			var took int
+			took, from = b.Take(from, most, func(s uint32) {
 				if !want[s] {
 					t.Errorf("slot %d was not set", s)
 				}
 				delete(want, s)
 				n++
-			}))
+			})
+			require.Equal(t, n, took)
+			require.Positive(t, n)
 			require.Less(t, n, most+64) // a leaf is taken as a whole
 		}
 		require.False(t, b.Pending())
+	}
+}
+
+// TestBitmapTakeGoesRound has slots that are set again as soon as they are
+// taken: the others get their turn nevertheless.
+func TestBitmapTakeGoesRound(t *testing.T) {
+	for _, quiet := range []uint32{0, 100, 4095, 4096, 40000, Slots - 1} {
+		for _, busy := range []uint32{0, 4096, 30000, Slots - 1024} {
+			b := testBitmap()
+			for i := range uint32(1024) {
+				b.Set(busy + i)
+			}
+			b.Set(quiet)
+			found := false
+			from := busy
+			for range 2 * 1024 / 64 {
+				_, from = b.Take(from, 1, func(s uint32) {
+					found = found || s == quiet
+					if busy <= s && s < busy+1024 {
+						b.Set(s)
+					}
+				})
+			}
+			require.True(t, found, "slot %d was not taken beside %d and following", quiet, busy)
+		}
 	}
 }
 
@@ -151,8 +181,8 @@ func TestBitmapConcurrentSettersLoseNothing(t *testing.T) {
 	stop := make(chan struct{})
 	var wg, taker sync.WaitGroup
 	taker.Go(func() {
-		for {
-			b.Take(3, func(s uint32) {
+		for from := uint32(0); ; {
+			_, from = b.Take(from, 3, func(s uint32) {
 				mu.Lock()
 				o, ok := owner[s]
 				delete(owner, s)
@@ -255,6 +285,47 @@ func TestRingWakesWhateverTheCounter(t *testing.T) {
 		notify(goodPeer, n)
 	}
 	end(t, g, w, bad, good)
+}
+
+// TestRingThatBlocks has a doorbell on which a ring blocks, for which a full pipe
+// stands. One goroutine hangs, nobody else, and no ring is lost.
+func TestRingThatBlocks(t *testing.T) {
+	var p [2]int
+	require.NoError(t, unix.Pipe(p[:]))
+	defer unix.Close(p[0])
+	defer unix.Close(p[1])
+	size, err := unix.FcntlInt(uintptr(p[1]), unix.F_GETPIPE_SZ, 0)
+	require.NoError(t, err)
+	_, err = unix.Write(p[1], make([]byte, size))
+	require.NoError(t, err)
+
+	var sleep atomic.Uint32
+	r := &Remote{Events: testBitmap(), Sleep: &sleep, Bell: &Doorbell{p[1]}}
+	sleep.Store(1)
+	go r.Notify(1)
+	for start := time.Now(); r.rings.Load() != 1; runtime.Gosched() {
+		require.Less(t, time.Since(start), patience)
+	}
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		for n := range uint32(100) {
+			sleep.Store(3 + 2*n)
+			r.Notify(2 + n)
+		}
+	}()
+	receive(t, returned)
+	require.Len(t, taken(r.Events, Slots), 101)
+
+	buf := make([]byte, size)
+	for left := size + 2*8; left > 0; { // the ring that hung, and one for all the others
+		n, err := unix.Read(p[0], buf)
+		require.NoError(t, err)
+		left -= n
+	}
+	for start := time.Now(); r.rings.Load() != 0; runtime.Gosched() {
+		require.Less(t, time.Since(start), patience)
+	}
 }
 
 func TestNoLostWakeUp(t *testing.T) {

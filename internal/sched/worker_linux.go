@@ -24,6 +24,8 @@ type Source struct {
 	Events Bitmap            // set by the peer
 	Handle func(slot uint32) // called by the worker for each; must not block
 	Bell   *Doorbell         // rung by the peer
+
+	from uint32 // where the worker goes on; its own
 }
 
 // A Group is the workers of an application: one for each P, as many as there
@@ -226,7 +228,8 @@ func (w *Worker) pass() bool {
 	busy := len(connects)+len(cleanups) > 0
 	budget := cleanupsPerPass
 	for _, s := range *w.sources.Load() {
-		n := s.Events.Take(eventsPerPass, s.Handle)
+		n, next := s.Events.Take(s.from, eventsPerPass, s.Handle)
+		s.from = next
 		if n > 0 {
 			busy = true
 		}

@@ -1,0 +1,120 @@
+package conformance
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"cutthrough.example/ctnet"
+	"github.com/stretchr/testify/require"
+)
+
+// stateOf returns what a snapshot says of the connection with these addresses.
+func stateOf(s ctnet.Snapshot, c *ctnet.Conn) (info ctnet.ConnInfo, ok bool) {
+	for _, info := range s.Connections {
+		if info.Local == c.LocalAddr().String() && info.Remote == c.RemoteAddr().String() {
+			return info, true
+		}
+	}
+	return info, false
+}
+
+func TestSnapshotStates(t *testing.T) {
+	inBoth(t, func(t *testing.T, server, client *ctnet.App) {
+		ln := listenOn(t, ctnet.ListenConfig{App: server, Backlog: 1})
+		c, s := connectTo(t, ln, client)
+		require.Equal(t, []ctnet.ListenerInfo{{Name: t.Name(), Backlog: 1}}, server.Snapshot().Listeners)
+		is := func(a *ctnet.App, end *ctnet.Conn, state string) ctnet.ConnInfo {
+			t.Helper()
+			info, ok := stateOf(a.Snapshot(), end)
+			require.True(t, ok)
+			require.Equal(t, state, info.State)
+			return info
+		}
+
+		is(client, c, ctnet.StateEstablished)
+		writeString(t, c, "hello")
+		info := is(client, c, ctnet.StateEstablished)
+		require.Equal(t, 5, info.SendQueue)
+		require.Equal(t, ctnet.DefaultBuffer, info.SendBuffer)
+		require.Equal(t, os.Getpid(), info.Peer.PID)
+		require.Equal(t, 5, is(server, s, ctnet.StateEstablished).RecvQueue)
+		readString(t, s, "hello")
+		require.Zero(t, is(client, c, ctnet.StateEstablished).SendQueue)
+
+		require.NoError(t, c.CloseWrite())
+		is(client, c, ctnet.StateFinWait)
+		is(server, s, ctnet.StateCloseWait)
+		writeString(t, s, "view")
+		_, err := c.Peek(4)
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		is(client, c, ctnet.StateClosed)
+		c.Discard(0)
+		_, ok := stateOf(client.Snapshot(), c)
+		require.False(t, ok)
+		require.NoError(t, s.Close())
+		require.Zero(t, client.Snapshot().Conns)
+
+		first := dialConn(t, client)
+		ctx, cancel := context.WithCancel(t.Context())
+		p := startDial(t, ctx, client)
+		defer func() {
+			cancel()
+			<-p.done
+		}()
+		is(client, first, ctnet.StateEstablished)
+		halfOpens := func(a *ctnet.App) (n int) {
+			for _, info := range a.Snapshot().Connections {
+				if info.State == ctnet.StateHalfOpen {
+					n++
+				}
+			}
+			return n
+		}
+		eventually(t, func() bool { return halfOpens(client) > 0 && halfOpens(server) > 0 })
+		require.Equal(t, []ctnet.ListenerInfo{{Name: t.Name(), Backlog: 1, Waiting: 2}}, server.Snapshot().Listeners)
+	})
+}
+
+// TestInspect asks another process.
+func TestInspect(t *testing.T) {
+	a := newApp(t)
+	cmd := startProcess(t, "echo", t.Name())
+	c := dial(t, a, t.Name())
+	defer c.Close()
+	requireEcho(t, c)
+	before := measure(t)
+	find := func() (found *ctnet.Snapshot) {
+		all, err := ctnet.Inspect(t.Context())
+		require.NoError(t, err)
+		for _, s := range all {
+			if s.PID == cmd.Process.Pid {
+				require.Nil(t, found, "twice the same application")
+				found = &s
+			}
+		}
+		return found
+	}
+	s := find()
+	require.NotNil(t, s)
+	require.Equal(t, []ctnet.ListenerInfo{{Name: t.Name(), Backlog: ctnet.DefaultBacklog}}, s.Listeners)
+	require.Len(t, s.Connections, 1)
+	require.Equal(t, c.LocalAddr().String(), s.Connections[0].Remote)
+	require.EqualValues(t, 1, s.Conns)
+	requireBack(t, before)
+
+	require.NoError(t, cmd.Process.Kill())
+	cmd.Wait()
+	require.Nil(t, find()) // its socket file is still there
+}
+
+// TestInspectContext asks when there is no time left.
+func TestInspectContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	listenOn(t, ctnet.ListenConfig{App: newApp(t)})
+	all, err := ctnet.Inspect(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Empty(t, all)
+}

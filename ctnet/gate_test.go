@@ -1,0 +1,365 @@
+package ctnet
+
+import (
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A testGate is a gate with the halves that a Conn has besides.
+type testGate struct {
+	gate
+	halves [2]half
+}
+
+func newTestGate() *testGate {
+	g := new(testGate)
+	g.init()
+	for kind := range g.halves {
+		g.halves[kind].init()
+		g.halves[kind].waiters = g.waiters[kind]
+	}
+	return g
+}
+
+func (g *testGate) lockKind(kind int) error { return g.lock(kind, &g.halves[kind].deadline) }
+
+func (g *testGate) setDeadline(kind int, t time.Time) {
+	g.halves[kind].set(t, &g.halves[kind])
+}
+
+// shut closes the gate as Conn.Close does.
+func (g *testGate) shut() (last bool) {
+	if !g.close() {
+		return false
+	}
+	for kind := range g.halves {
+		g.halves[kind].expired()
+		g.halves[kind].stop()
+	}
+	return g.leave()
+}
+
+func TestGateStates(t *testing.T) {
+	g := newTestGate()
+	require.True(t, g.enter())
+	require.False(t, g.leave())
+	for _, kind := range []int{reading, writing} {
+		require.NoError(t, g.lockKind(kind)) // they don't exclude each other
+	}
+	require.True(t, g.enter())
+	require.False(t, g.unlock(reading))
+	require.NoError(t, g.lockKind(reading))
+
+	require.True(t, g.close())
+	require.False(t, g.close())
+	require.False(t, g.enter())
+	for _, kind := range []int{reading, writing} {
+		require.Equal(t, net.ErrClosed, g.lockKind(kind))
+	}
+	// Four are inside, with whoever closes. Only the last one is the last.
+	require.False(t, g.leave())
+	require.False(t, g.unlock(writing))
+	require.False(t, g.leave())
+	require.True(t, g.unlock(reading))
+	require.False(t, g.close())
+	require.False(t, g.enter())
+	require.Equal(t, net.ErrClosed, g.lockKind(reading))
+}
+
+func TestGateCloseEmpty(t *testing.T) {
+	g := newTestGate()
+	require.True(t, g.close())
+	require.True(t, g.leave())
+}
+
+// TestGateOneLast has two goroutines and the one that closes use a gate at the
+// same time: exactly one of them is the last, and nobody is inside after it.
+func TestGateOneLast(t *testing.T) {
+	for range 5000 {
+		g := newTestGate()
+		var lasts, inside atomic.Int32
+		var gone atomic.Bool // the memory, so to speak
+		var guarded [2]int   // by the locks: the race detector looks at it
+		left := func(last bool) {
+			if !last {
+				return
+			}
+			lasts.Add(1)
+			gone.Store(true)
+			if n := inside.Load(); n != 0 {
+				t.Errorf("%d are inside after the last", n)
+			}
+		}
+		use := func() {
+			inside.Add(1)
+			runtime.Gosched()
+			if gone.Load() {
+				t.Error("inside after the last")
+			}
+			inside.Add(-1)
+		}
+		var wg sync.WaitGroup
+		for i := range uint64(2) {
+			rnd := rand.New(rand.NewPCG(i, rand.Uint64()))
+			wg.Go(func() {
+				for {
+					if kind := rnd.IntN(3); kind < 2 {
+						if err := g.lockKind(kind); err != nil {
+							if err != net.ErrClosed {
+								t.Errorf("lock: %v", err)
+							}
+							return
+						}
+						guarded[kind]++
+						use()
+						left(g.unlock(kind))
+					} else {
+						if !g.enter() {
+							return
+						}
+						use()
+						left(g.leave())
+					}
+				}
+			})
+		}
+		var closes atomic.Int32
+		for range 2 {
+			wg.Go(func() {
+				runtime.Gosched()
+				if !g.close() {
+					return
+				}
+				closes.Add(1)
+				use()
+				for kind := range g.halves {
+					g.halves[kind].expired()
+				}
+				left(g.leave())
+			})
+		}
+		wg.Wait()
+		require.EqualValues(t, 1, closes.Load())
+		require.EqualValues(t, 1, lasts.Load())
+	}
+}
+
+// TestGateEverybodyGetsTheLock is in a bubble because that notices when
+// everybody waits.
+func TestGateEverybodyGetsTheLock(t *testing.T) {
+	for _, kind := range []int{reading, writing} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newTestGate()
+			const n, turns = 20, 200
+			var guarded int
+			var busy atomic.Bool
+			for i := range n {
+				rnd := rand.New(rand.NewPCG(uint64(i), rand.Uint64()))
+				go func() {
+					for range turns {
+						if err := g.lockKind(kind); err != nil {
+							t.Errorf("lock: %v", err)
+							return
+						}
+						if busy.Swap(true) {
+							t.Error("two have the lock")
+						}
+						guarded++
+						if rnd.IntN(2) == 0 {
+							runtime.Gosched()
+						}
+						busy.Store(false)
+						if g.unlock(kind) {
+							t.Error("last, and not closed")
+						}
+					}
+				}()
+			}
+			synctest.Wait()
+			require.Equal(t, n*turns, guarded)
+			require.False(t, g.close() && !g.leave())
+		})
+	}
+}
+
+// TestGateTurns has many wait while each that gets the lock keeps it for a second.
+func TestGateTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newTestGate()
+		start := time.Now()
+		const n = 100
+		var wg sync.WaitGroup
+		for range n {
+			wg.Go(func() {
+				if err := g.lockKind(reading); err != nil {
+					t.Errorf("lock: %v", err)
+					return
+				}
+				time.Sleep(time.Second)
+				g.unlock(reading)
+			})
+		}
+		wg.Wait()
+		require.Equal(t, n*time.Second, time.Since(start))
+	})
+}
+
+// waitForLock has n goroutines ask for a lock that is held, and returns when
+// they wait. Each sends what it got and when.
+func waitForLock(g *testGate, kind, n int) <-chan lockResult {
+	results := make(chan lockResult, n)
+	for range n {
+		go func() {
+			err := g.lockKind(kind)
+			results <- lockResult{err, time.Now()}
+		}()
+	}
+	synctest.Wait()
+	return results
+}
+
+type lockResult struct {
+	err error
+	at  time.Time
+}
+
+func TestGateDeadlineWhileWaiting(t *testing.T) {
+	for _, kind := range []int{reading, writing} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newTestGate()
+			start := time.Now()
+			require.NoError(t, g.lockKind(kind))
+			const n = 5
+			results := waitForLock(g, kind, n)
+			require.Empty(t, results)
+			g.setDeadline(kind, start.Add(2*time.Hour))
+			g.setDeadline(kind, start.Add(time.Hour))
+			for range n {
+				r := <-results
+				require.Equal(t, os.ErrDeadlineExceeded, r.err)
+				require.Equal(t, start.Add(time.Hour), r.at)
+			}
+			// One that comes now waits no longer than the others did.
+			r := <-waitForLock(g, kind, 1)
+			require.Equal(t, os.ErrDeadlineExceeded, r.err)
+			require.Equal(t, time.Hour, time.Since(start))
+
+			// They have left nothing behind: the lock works as before.
+			g.setDeadline(kind, time.Time{})
+			results = waitForLock(g, kind, n)
+			require.Empty(t, results)
+			require.False(t, g.unlock(kind))
+			for range n {
+				require.NoError(t, (<-results).err)
+				require.False(t, g.unlock(kind))
+			}
+			require.True(t, g.shut())
+		})
+	}
+}
+
+// TestGateDeadlineFreeLock: it is for the operation to say that its deadline has
+// passed, the lock does so only to those who wait.
+func TestGateDeadlineFreeLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newTestGate()
+		g.setDeadline(reading, time.Now().Add(-time.Second))
+		require.NoError(t, g.lockKind(reading))
+		for range 3 {
+			r := <-waitForLock(g, reading, 1)
+			require.Equal(t, os.ErrDeadlineExceeded, r.err)
+		}
+		require.False(t, g.unlock(reading))
+		require.NoError(t, g.lockKind(reading))
+		g.unlock(reading)
+	})
+}
+
+// TestGateDeadlineOfOneKind: the deadline for reading is none for writing.
+func TestGateDeadlineOfOneKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newTestGate()
+		require.NoError(t, g.lockKind(reading))
+		require.NoError(t, g.lockKind(writing))
+		readers, writers := waitForLock(g, reading, 3), waitForLock(g, writing, 3)
+		g.setDeadline(reading, time.Now().Add(-time.Second))
+		for range 3 {
+			require.Equal(t, os.ErrDeadlineExceeded, (<-readers).err)
+		}
+		synctest.Wait()
+		require.Empty(t, writers)
+		g.unlock(writing)
+		for range 3 {
+			require.NoError(t, (<-writers).err)
+			g.unlock(writing)
+		}
+	})
+}
+
+func TestGateCloseWakesAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newTestGate()
+		require.NoError(t, g.lockKind(reading))
+		require.NoError(t, g.lockKind(writing))
+		const n = 8
+		readers, writers := waitForLock(g, reading, n), waitForLock(g, writing, n)
+		require.Empty(t, readers)
+		require.Empty(t, writers)
+		require.False(t, g.shut())
+		for range n {
+			require.Equal(t, net.ErrClosed, (<-readers).err)
+			require.Equal(t, net.ErrClosed, (<-writers).err)
+		}
+		require.False(t, g.unlock(reading))
+		require.True(t, g.unlock(writing))
+		require.Equal(t, net.ErrClosed, (<-waitForLock(g, reading, 1)).err)
+	})
+}
+
+// TestGateCloseAndDeadline closes a gate in the very moment at which the deadline
+// passes, and the holder leaves: whoever waits returns, with any of the reasons.
+func TestGateCloseAndDeadline(t *testing.T) {
+	for range 200 {
+		synctest.Test(t, func(t *testing.T) {
+			g := newTestGate()
+			at := time.Now().Add(time.Hour)
+			require.NoError(t, g.lockKind(reading))
+			var lasts atomic.Int32
+			left := func(last bool) {
+				if last {
+					lasts.Add(1)
+				}
+			}
+			for range 4 {
+				go func() {
+					switch err := g.lockKind(reading); err {
+					case nil:
+						left(g.unlock(reading))
+					case net.ErrClosed, os.ErrDeadlineExceeded:
+					default:
+						t.Errorf("lock: %v", err)
+					}
+				}()
+			}
+			synctest.Wait()
+			g.setDeadline(reading, at)
+			go func() {
+				time.Sleep(time.Until(at))
+				left(g.shut())
+			}()
+			time.Sleep(time.Until(at))
+			left(g.unlock(reading))
+			synctest.Wait()
+			require.EqualValues(t, 1, lasts.Load())
+		})
+	}
+}

@@ -1,0 +1,681 @@
+package ctnet
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// patience is for what is to happen at once. It is less than the timeouts of the
+// package, so that what happens by one of these is not mistaken for it.
+const patience = 4 * time.Second
+
+// A footprint is what this process has of what could leak.
+type footprint struct {
+	fds, goroutines, mappings int
+}
+
+func measure(t *testing.T) footprint {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	maps, err := os.ReadFile("/proc/self/maps")
+	require.NoError(t, err)
+	return footprint{len(fds), runtime.NumGoroutine(), strings.Count(string(maps), "memfd:ctnet")}
+}
+
+// requireBack waits until there is no more of anything than there was.
+func requireBack(t *testing.T, before footprint) {
+	t.Helper()
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		now := measure(t)
+		if now.fds <= before.fds && now.goroutines <= before.goroutines && now.mappings <= before.mappings {
+			return
+		}
+		if time.Since(start) > patience {
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("leak: before %+v, now %+v\n%s", before, now, stacks[:runtime.Stack(stacks, true)])
+		}
+	}
+}
+
+// requireNoLeaks has the test fail if there is more of anything after it, and
+// after all that was said to be cleaned up later, than there is now.
+func requireNoLeaks(t *testing.T) {
+	t.Helper()
+	// The runtime keeps what it needs to wait for a socket.
+	dir := shortDir(t)
+	ln, err := net.Listen("unix", dir+"/warm-up")
+	require.NoError(t, err)
+	ln.Close()
+	before := measure(t)
+	t.Cleanup(func() { requireBack(t, before) })
+}
+
+// shortDir is t.TempDir with a name that leaves room for a socket's.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ctnet-test-")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// useRunDir makes a directory in which applications find each other in this test.
+func useRunDir(t *testing.T) string {
+	t.Helper()
+	dir := shortDir(t)
+	t.Setenv("CTNET_DIR", dir)
+	return dir
+}
+
+func newTestApp(t *testing.T, c AppConfig) *App {
+	t.Helper()
+	a, err := NewApp(c)
+	require.NoError(t, err)
+	t.Cleanup(func() { a.Close() })
+	return a
+}
+
+func listenAs(a *App, name string) (net.Listener, error) {
+	lc := ListenConfig{App: a}
+	return lc.Listen(context.Background(), network, name)
+}
+
+func dialAs(a *App, name string) (net.Conn, error) {
+	d := Dialer{App: a}
+	return d.Dial(network, name)
+}
+
+// requireOpError checks that err is what package net would return for op.
+func requireOpError(t *testing.T, err error, op, name string, want error) {
+	t.Helper()
+	var e *net.OpError
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, op, e.Op)
+	require.Equal(t, network, e.Net)
+	require.Equal(t, name, e.Addr.String())
+	require.ErrorIs(t, err, want)
+}
+
+// requireDials checks that a dial, and with it a handshake, works.
+func requireDials(t *testing.T, a *App, ln net.Listener) {
+	t.Helper()
+	c, err := dialAs(a, ln.Addr().String())
+	require.NoError(t, err)
+	s, err := ln.Accept()
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	require.NoError(t, s.Close())
+}
+
+// asUser calls f on a thread whose effective user is uid. What f does to files
+// it does as before, except that it has no privileges.
+func asUser(t *testing.T, uid int, f func()) {
+	t.Helper()
+	const same = ^uintptr(0)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	own := os.Geteuid()
+	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same)
+	require.Zero(t, errno)
+	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(own), 0, 0)
+	defer func() {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(own), same); errno != 0 {
+			panic(errno) // the thread is not to be used any more
+		}
+	}()
+	f()
+}
+
+// nobody is a user that this one does not trust, and distrusted the error that
+// this brings. Only root can be somebody else: others check that they trust
+// themselves.
+func nobody() (uid int, distrusted error) {
+	if os.Geteuid() == 0 {
+		return 65534, syscall.EACCES
+	}
+	return os.Geteuid(), nil
+}
+
+func TestRunDirChoice(t *testing.T) {
+	tmp := shortDir(t)
+	t.Setenv("TMPDIR", tmp)
+	fallback := fmt.Sprintf("%s/ctnet-%d", tmp, os.Geteuid())
+	for _, c := range []struct{ own, xdg, want string }{
+		{"/run/mine", "/run/user/1", "/run/mine"},
+		{"/run/mine", "", "/run/mine"},
+		{"", "/run/user/1", "/run/user/1/ctnet"},
+		{"", "", fallback},
+	} {
+		t.Setenv("CTNET_DIR", c.own)
+		t.Setenv("XDG_RUNTIME_DIR", c.xdg)
+		require.Equal(t, c.want, runDir(), "%+v", c)
+	}
+}
+
+// TestRunDirCreated has Listen make the directory, wherever it is, and Dial
+// find the listener there.
+func TestRunDirCreated(t *testing.T) {
+	requireNoLeaks(t)
+	// The mode is not to depend on it.
+	defer syscall.Umask(syscall.Umask(0))
+	for _, variable := range []string{"CTNET_DIR", "XDG_RUNTIME_DIR", "TMPDIR"} {
+		t.Run(variable, func(t *testing.T) {
+			requireNoLeaks(t)
+			for _, v := range []string{"CTNET_DIR", "XDG_RUNTIME_DIR", "TMPDIR"} {
+				t.Setenv(v, "")
+			}
+			parent := shortDir(t)
+			dir := map[string]string{
+				"CTNET_DIR":       parent + "/own",
+				"XDG_RUNTIME_DIR": parent + "/ctnet",
+				"TMPDIR":          fmt.Sprintf("%s/ctnet-%d", parent, os.Geteuid()),
+			}[variable]
+			if variable == "CTNET_DIR" {
+				t.Setenv(variable, dir)
+			} else {
+				t.Setenv(variable, parent)
+			}
+			server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+
+			_, err := dialAs(client, "created")
+			requireOpError(t, err, "dial", "created", syscall.ECONNREFUSED)
+			require.NoDirExists(t, dir, "made by Dial")
+
+			ln, err := listenAs(server, "created")
+			require.NoError(t, err)
+			fi, err := os.Lstat(dir)
+			require.NoError(t, err)
+			require.Equal(t, fs.ModeDir|0o700, fi.Mode())
+			requireDials(t, client, ln)
+
+			// The second time it is there.
+			require.NoError(t, ln.Close())
+			ln, err = listenAs(server, "created")
+			require.NoError(t, err)
+			require.NoError(t, ln.Close())
+		})
+	}
+}
+
+func TestRunDirMissingParent(t *testing.T) {
+	requireNoLeaks(t)
+	t.Setenv("CTNET_DIR", shortDir(t)+"/no/such")
+	a := newTestApp(t, AppConfig{})
+	_, err := listenAs(a, "x")
+	requireOpError(t, err, "listen", "x", syscall.ENOENT)
+	_, err = dialAs(a, "x")
+	requireOpError(t, err, "dial", "x", syscall.ECONNREFUSED)
+}
+
+// TestRunDirUnfit makes a directory with a live listener unfit. Nobody listens
+// or dials there then, and once it is mended all is well.
+func TestRunDirUnfit(t *testing.T) {
+	chmod := func(mode fs.FileMode) func(*testing.T, string) string {
+		return func(t *testing.T, dir string) string {
+			require.NoError(t, os.Chmod(dir, mode))
+			return dir
+		}
+	}
+	type testCase struct {
+		name  string
+		spoil func(t *testing.T, dir string) string // returns what CTNET_DIR is then
+		want  error
+	}
+	cases := []testCase{
+		{"writable by the group", chmod(0o720), syscall.EPERM},
+		{"writable by others", chmod(0o702), syscall.EPERM},
+		{"writable by all", chmod(0o777), syscall.EPERM},
+		{"sticky", chmod(0o777 | fs.ModeSticky), syscall.EPERM},
+		{"readable by others", chmod(0o755), nil},
+		{"symbolic link", func(t *testing.T, dir string) string {
+			link := shortDir(t) + "/link"
+			require.NoError(t, os.Symlink(dir, link))
+			return link
+		}, syscall.ENOTDIR},
+		{"dangling link", func(t *testing.T, dir string) string {
+			link := shortDir(t) + "/link"
+			require.NoError(t, os.Symlink(dir+"/nowhere", link))
+			return link
+		}, syscall.ENOTDIR},
+		{"file", func(t *testing.T, dir string) string {
+			file := shortDir(t) + "/file"
+			require.NoError(t, os.WriteFile(file, nil, 0o600))
+			return file
+		}, syscall.ENOTDIR},
+		{"below a file", func(t *testing.T, dir string) string {
+			file := shortDir(t) + "/file"
+			require.NoError(t, os.WriteFile(file, nil, 0o600))
+			return file + "/dir"
+		}, syscall.ENOTDIR},
+		{"too long a name", func(t *testing.T, dir string) string {
+			return padded(t, maxRunDir+1)
+		}, syscall.ENAMETOOLONG},
+		{"a name that no file can have", func(t *testing.T, dir string) string {
+			return dir + "/" + strings.Repeat("x", 5000)
+		}, syscall.ENAMETOOLONG},
+	}
+	if os.Geteuid() == 0 {
+		cases = append(cases, testCase{"of another user", func(t *testing.T, dir string) string {
+			require.NoError(t, os.Chown(dir, 65534, -1))
+			return dir
+		}, syscall.EPERM})
+	}
+	requireNoLeaks(t)
+	server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			dir := useRunDir(t)
+			ln, err := listenAs(server, "there")
+			require.NoError(t, err)
+			defer ln.Close()
+			before := measure(t)
+
+			t.Setenv("CTNET_DIR", c.spoil(t, dir))
+			if c.want == nil {
+				requireDials(t, client, ln)
+				return
+			}
+			_, err = dialAs(client, "there")
+			requireOpError(t, err, "dial", "there", c.want)
+			_, err = listenAs(client, "new")
+			requireOpError(t, err, "listen", "new", c.want)
+			requireBack(t, before)
+
+			t.Setenv("CTNET_DIR", dir)
+			require.NoError(t, os.Chmod(dir, 0o700))
+			require.NoError(t, os.Chown(dir, os.Geteuid(), -1))
+			requireDials(t, client, ln)
+			again, err := listenAs(client, "new")
+			require.NoError(t, err)
+			require.NoError(t, again.Close())
+		})
+	}
+}
+
+// maxRunDir is the longest name of a directory that leaves room for a slash, a
+// socket's name and a NUL.
+const maxRunDir = len(unix.RawSockaddrUnix{}.Path) - len("/0123456789abcdef01234567.sock") - 1
+
+// padded makes a directory whose path has n bytes.
+func padded(t *testing.T, n int) string {
+	t.Helper()
+	dir := shortDir(t) + "/"
+	require.Less(t, len(dir), n)
+	dir += strings.Repeat("x", n-len(dir))
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	return dir
+}
+
+func TestRunDirLongestName(t *testing.T) {
+	requireNoLeaks(t)
+	t.Setenv("CTNET_DIR", padded(t, maxRunDir))
+	server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+	// The listener's name does not make it longer.
+	ln, err := listenAs(server, strings.Repeat("n", maxName))
+	require.NoError(t, err)
+	requireDials(t, client, ln)
+}
+
+// TestRunDirOwner has users look at each other's directories.
+func TestRunDirOwner(t *testing.T) {
+	dir := shortDir(t)
+	if os.Geteuid() != 0 {
+		require.NoError(t, checkDir(dir), "of this user")
+		require.NoError(t, checkDir("/proc"), "of root")
+		return
+	}
+	for _, c := range []struct {
+		owner, user int
+		want        error
+	}{
+		{0, 0, nil},
+		{65534, 0, syscall.EPERM},
+		{0, 65534, nil},
+		{65534, 65534, nil},
+		{65533, 65534, syscall.EPERM},
+	} {
+		require.NoError(t, os.Chown(dir, c.owner, -1))
+		var err error
+		asUser(t, c.user, func() { err = checkDir(dir) })
+		require.ErrorIs(t, err, c.want, "user %d, directory of user %d", c.user, c.owner)
+	}
+}
+
+// socketFile returns where the listener with a name is found.
+func socketFile(t *testing.T, name string) string {
+	t.Helper()
+	path, err := socketPath(runDir(), doorKey(name))
+	require.NoError(t, err)
+	return path
+}
+
+// rawListen listens on the socket of a name as the package does, and says nothing.
+func rawListen(t *testing.T, name string) *net.UnixListener {
+	t.Helper()
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: socketFile(t, name), Net: "unixpacket"})
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+// leaveStale leaves the socket of a listener that is no more.
+func leaveStale(t *testing.T, name string) {
+	t.Helper()
+	ln := rawListen(t, name)
+	ln.SetUnlinkOnClose(false)
+	require.NoError(t, ln.Close())
+	require.FileExists(t, socketFile(t, name))
+}
+
+func TestRunDirSocketFile(t *testing.T) {
+	requireNoLeaks(t)
+	dir := useRunDir(t)
+	server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+	ln, err := listenAs(server, "svc/name")
+	require.NoError(t, err)
+	fi, err := os.Lstat(socketFile(t, "svc/name"))
+	require.NoError(t, err)
+	require.Equal(t, fs.ModeSocket|0o666, fi.Mode(), "credentials decide")
+	fi, err = os.Lstat(dir + "/lock")
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o600), fi.Mode(), "nobody else may hold it")
+	requireDials(t, client, ln)
+
+	require.NoError(t, ln.Close())
+	require.NoFileExists(t, socketFile(t, "svc/name"))
+	_, err = dialAs(client, "svc/name")
+	requireOpError(t, err, "dial", "svc/name", syscall.ECONNREFUSED)
+	require.ErrorIs(t, ln.Close(), net.ErrClosed)
+
+	// App.Close closes its listeners.
+	_, err = listenAs(server, "svc/name")
+	require.NoError(t, err)
+	require.NoError(t, server.Close())
+	require.NoFileExists(t, socketFile(t, "svc/name"))
+}
+
+// TestRunDirGone closes a listener whose directory is gone.
+func TestRunDirGone(t *testing.T) {
+	requireNoLeaks(t)
+	dir := useRunDir(t)
+	a := newTestApp(t, AppConfig{})
+	ln, err := listenAs(a, "gone")
+	require.NoError(t, err)
+	require.NoError(t, os.RemoveAll(dir))
+	start := time.Now()
+	require.NoError(t, ln.Close())
+	require.Less(t, time.Since(start), patience)
+}
+
+func TestRunDirStale(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		leave func(t *testing.T)
+	}{
+		{"socket", func(t *testing.T) { leaveStale(t, "stale") }},
+		{"socket of another type", func(t *testing.T) {
+			ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: socketFile(t, "stale"), Net: "unix"})
+			require.NoError(t, err)
+			ln.SetUnlinkOnClose(false)
+			require.NoError(t, ln.Close())
+		}},
+		{"file", func(t *testing.T) {
+			require.NoError(t, os.WriteFile(socketFile(t, "stale"), nil, 0o600))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			requireNoLeaks(t)
+			useRunDir(t)
+			server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+			c.leave(t)
+			before := measure(t)
+			_, err := dialAs(client, "stale")
+			requireOpError(t, err, "dial", "stale", syscall.ECONNREFUSED)
+			requireBack(t, before)
+			require.FileExists(t, socketFile(t, "stale"), "Dial does not tidy up")
+
+			ln, err := listenAs(server, "stale")
+			require.NoError(t, err)
+			requireDials(t, client, ln)
+		})
+	}
+}
+
+func TestRunDirInUse(t *testing.T) {
+	requireNoLeaks(t)
+	dir := useRunDir(t)
+	a, b := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+	silent := rawListen(t, "silent")
+	ln, err := listenAs(a, "live")
+	require.NoError(t, err)
+	before := measure(t)
+	for _, c := range []struct {
+		app  *App
+		name string
+	}{
+		{a, "live"},
+		{b, "live"},
+		{a, "silent"}, // nobody accepts there, but somebody listens
+		{b, "silent"},
+	} {
+		_, err := listenAs(c.app, c.name)
+		requireOpError(t, err, "listen", c.name, syscall.EADDRINUSE)
+		require.FileExists(t, socketFile(t, c.name))
+		// It is not held for longer than the call.
+		unlock, err := lockDir(canceledContext(), dir)
+		require.NoError(t, err)
+		unlock()
+	}
+	requireBack(t, before)
+	requireDials(t, b, ln)
+
+	// The names are free when their listeners are gone.
+	require.NoError(t, ln.Close())
+	require.NoError(t, silent.Close())
+	for _, name := range []string{"live", "silent"} {
+		ln, err := listenAs(b, name)
+		require.NoError(t, err)
+		requireDials(t, a, ln)
+		require.NoError(t, ln.Close())
+	}
+}
+
+// canceledContext is for those who must not wait.
+func canceledContext() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+// TestRunDirOtherProcess has a process listen and be killed. The test's binary is
+// that process when it is told to in its environment.
+func TestRunDirOtherProcess(t *testing.T) {
+	const role = "CTNET_TEST_LISTEN"
+	if name := os.Getenv(role); name != "" {
+		_, err := Listen(network, name)
+		require.NoError(t, err)
+		fmt.Println("ready")
+		io.Copy(io.Discard, os.Stdin)
+		return
+	}
+	requireNoLeaks(t)
+	useRunDir(t)
+	a := newTestApp(t, AppConfig{})
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1")
+	cmd.Env = append(os.Environ(), role+"=other")
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	defer stdin.Close()
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	defer cmd.Wait()
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "ready\n", line)
+
+	_, err = listenAs(a, "other")
+	requireOpError(t, err, "listen", "other", syscall.EADDRINUSE)
+	c, err := dialAs(a, "other")
+	require.NoError(t, err)
+	require.Equal(t, cmd.Process.Pid, c.(*Conn).cred.PID)
+	require.NoError(t, c.Close())
+
+	require.NoError(t, cmd.Process.Kill())
+	cmd.Wait()
+	require.FileExists(t, socketFile(t, "other"))
+	_, err = dialAs(a, "other")
+	requireOpError(t, err, "dial", "other", syscall.ECONNREFUSED)
+	b := newTestApp(t, AppConfig{})
+	ln, err := listenAs(b, "other")
+	require.NoError(t, err)
+	requireDials(t, a, ln)
+}
+
+// TestRunDirRace has many listen on one name at once. A stale socket there is
+// replaced by one of them.
+func TestRunDirRace(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	var apps [8]*App
+	for i := range apps {
+		apps[i] = newTestApp(t, AppConfig{})
+	}
+	dialer := newTestApp(t, AppConfig{})
+	for round := range 6 {
+		if round%2 == 1 {
+			leaveStale(t, "race")
+		}
+		var lns [len(apps)]net.Listener
+		var errs [len(apps)]error
+		start := make(chan struct{})
+		var wg sync.WaitGroup
+		for i, a := range apps {
+			wg.Go(func() {
+				<-start
+				lns[i], errs[i] = listenAs(a, "race")
+			})
+		}
+		close(start)
+		wg.Wait()
+		var winner net.Listener
+		for i, ln := range lns {
+			if errs[i] == nil {
+				require.Nil(t, winner, "two listeners have the name")
+				winner = ln
+				continue
+			}
+			requireOpError(t, errs[i], "listen", "race", syscall.EADDRINUSE)
+		}
+		require.NotNil(t, winner)
+		requireDials(t, dialer, winner)
+		require.NoError(t, winner.Close())
+	}
+}
+
+// holdLock holds the lock on dir's contents, as another process would.
+func holdLock(t *testing.T, dir string) (unlock func()) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	require.NoError(t, err)
+	t.Cleanup(func() { f.Close() })
+	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
+	return func() { f.Close() }
+}
+
+func TestRunDirLock(t *testing.T) {
+	requireNoLeaks(t)
+	dir := useRunDir(t)
+	server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+	unlock := holdLock(t, dir)
+	before := measure(t)
+
+	var lc ListenConfig
+	lc.App = server
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	start := time.Now()
+	_, err := lc.Listen(ctx, network, "locked")
+	took := time.Since(start)
+	cancel()
+	requireOpError(t, err, "listen", "locked", os.ErrDeadlineExceeded)
+	require.GreaterOrEqual(t, took, 20*time.Millisecond)
+	require.Less(t, took, patience)
+
+	// It looks at the lock again and again, so this finds it waiting.
+	ctx, cancel = context.WithCancel(t.Context())
+	listened := make(chan error, 1)
+	go func() {
+		_, err := lc.Listen(ctx, network, "locked")
+		listened <- err
+	}()
+	for start := time.Now(); server.a.listener("locked", 0) == nil; runtime.Gosched() {
+		require.Less(t, time.Since(start), patience)
+	}
+	select {
+	case err := <-listened:
+		t.Fatalf("Listen did not wait for the lock: %v", err)
+	default:
+	}
+	cancel()
+	requireOpError(t, receive(t, listened), "listen", "locked", context.Canceled)
+	requireBack(t, before)
+	require.NoFileExists(t, socketFile(t, "locked"))
+
+	// The one that waits gets it.
+	var ln net.Listener
+	go func() {
+		var err error
+		ln, err = lc.Listen(t.Context(), network, "locked")
+		listened <- err
+	}()
+	for start := time.Now(); server.a.listener("locked", 0) == nil; runtime.Gosched() {
+		require.Less(t, time.Since(start), patience)
+	}
+	unlock()
+	require.NoError(t, receive(t, listened))
+	requireDials(t, client, ln)
+}
+
+// receive returns what comes from ch, which should be soon.
+func receive[T any](t *testing.T, ch <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(patience):
+		stacks := make([]byte, 1<<20)
+		t.Fatalf("nothing comes\n%s", stacks[:runtime.Stack(stacks, true)])
+		panic("unreachable")
+	}
+}
+
+// TestRunDirLockLink has something else in the place of the lock.
+func TestRunDirLockLink(t *testing.T) {
+	requireNoLeaks(t)
+	dir := useRunDir(t)
+	outside := shortDir(t) + "/outside"
+	require.NoError(t, os.Symlink(outside, dir+"/lock"))
+	a := newTestApp(t, AppConfig{})
+	_, err := listenAs(a, "x")
+	requireOpError(t, err, "listen", "x", syscall.ELOOP)
+	require.NoFileExists(t, outside)
+	require.True(t, errors.Is(os.Remove(socketFile(t, "x")), fs.ErrNotExist))
+}

@@ -1,0 +1,124 @@
+package ctnet
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A Snapshot is what an application has at one moment. Its parts are read one
+// after the other while the application goes on.
+type Snapshot struct {
+	App     string // the application's identity, see Addr
+	PID     int
+	Program string
+
+	// What counts against the limits of the AppConfig. A connection counts
+	// until its memory is let go, at both ends if both are here.
+	Conns    int64
+	Segments int64
+	Bytes    int64
+
+	Listeners   []ListenerInfo
+	Connections []ConnInfo
+}
+
+// A ListenerInfo describes a listener.
+type ListenerInfo struct {
+	Name    string
+	Backlog int // connections that can wait to be accepted
+	Waiting int // those that do, and the Dials behind them
+}
+
+// A ConnInfo describes an end of a connection.
+type ConnInfo struct {
+	State         string // one of the States
+	Local, Remote string
+	Peer          Cred
+
+	// Bytes that wait to be read here and by the peer, and what there is
+	// room for.
+	RecvQueue, RecvBuffer int
+	SendQueue, SendBuffer int
+}
+
+// States of a connection, as TCP calls them where it has them.
+const (
+	StateHalfOpen    = "HALF-OPEN"   // Dial has not been answered
+	StateEstablished = "ESTABLISHED" // open both ways
+	StateFinWait     = "FIN-WAIT"    // CloseWrite was called here
+	StateCloseWait   = "CLOSE-WAIT"  // the peer has closed or is gone, this end has not
+	StateClosed      = "CLOSED"      // closed here, but a view from Peek or Reserve is out
+)
+
+// Snapshot returns what the application has. A nil App is the process's own.
+func (a *App) Snapshot() Snapshot { return a.app().snapshot() }
+
+func (a *app) snapshot() Snapshot {
+	used := a.account.Usage()
+	s := Snapshot{
+		App:      fmt.Sprintf("%016x", a.id),
+		PID:      os.Getpid(),
+		Program:  filepath.Base(os.Args[0]),
+		Conns:    used.Conns,
+		Segments: used.Segments,
+		Bytes:    used.Bytes,
+	}
+	a.mu.Lock()
+	var listeners []*Listener
+	for _, l := range a.listeners {
+		listeners = append(listeners, l)
+	}
+	var conns []*Conn
+	for p := range a.local {
+		conns = append(conns, &p.client, &p.server)
+	}
+	a.mu.Unlock()
+	conns = append(conns, a.remote.conns()...)
+
+	for _, l := range listeners {
+		s.Listeners = append(s.Listeners, ListenerInfo{l.addr.name, l.backlog.size, l.backlog.waiting()})
+	}
+	for _, c := range conns {
+		if info, ok := c.info(); ok {
+			s.Connections = append(s.Connections, info)
+		}
+	}
+	slices.SortFunc(s.Listeners, func(a, b ListenerInfo) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(s.Connections, func(a, b ConnInfo) int {
+		return strings.Compare(a.Local+" "+a.Remote, b.Local+" "+b.Remote)
+	})
+	return s
+}
+
+// info describes c. It returns false if c is closed and lets go of its memory.
+func (c *Conn) info() (info ConnInfo, ok bool) {
+	info = ConnInfo{
+		Local:  c.local.String(),
+		Remote: c.remote.String(),
+		Peer:   c.cred,
+	}
+	if !c.gate.enter() {
+		info.State = StateClosed
+		return info, c.gate.held()
+	}
+	info.RecvQueue, info.RecvBuffer = c.rx.Queued(), c.rx.Size()
+	info.SendQueue, info.SendBuffer = c.tx.Queued(), c.tx.Size()
+	fin, reset := c.rx.Ended()
+	switch state := c.state.Load(); {
+	case c.peer.halfOpen():
+		info.State = StateHalfOpen
+	case fin || reset || state&(peerGone|corrupted) != 0:
+		info.State = StateCloseWait
+	case state&writeClosed != 0:
+		info.State = StateFinWait
+	default:
+		info.State = StateEstablished
+	}
+	if c.gate.leave() {
+		c.peer.release()
+	}
+	return info, true
+}
