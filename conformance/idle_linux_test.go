@@ -1,0 +1,59 @@
+package conformance
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// switches returns how often the threads of a process have been given a CPU.
+func switches(t *testing.T, pid int) (n int) {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for line := range strings.Lines(string(b)) {
+			name, value, _ := strings.Cut(line, ":")
+			if strings.HasSuffix(name, "ctxt_switches") {
+				var v int
+				_, err := fmt.Sscan(value, &v)
+				require.NoError(t, err)
+				n += v
+			}
+		}
+	}
+	return n
+}
+
+// TestIdle has a process with a thousand open connections on which nothing
+// happens. None of its threads may run, whatever for: there are quarters of a second
+// in a row in which none does. Polling of any kind would leave none. The runtime's
+// own work after the connections were made ends within a few seconds.
+func TestIdle(t *testing.T) {
+	a := newApp(t)
+	cmd := startProcess(t, "echo", t.Name())
+	for range 1000 {
+		c := dial(t, a, t.Name())
+		defer c.Close()
+		requireEcho(t, c)
+	}
+	quiet := 0
+	for end := time.Now().Add(20 * time.Second); quiet < 4; {
+		require.True(t, time.Now().Before(end), "the process does not come to rest")
+		before := switches(t, cmd.Process.Pid)
+		time.Sleep(250 * time.Millisecond)
+		if switches(t, cmd.Process.Pid) == before {
+			quiet++
+		} else {
+			quiet = 0
+		}
+	}
+}
