@@ -10,14 +10,23 @@ import (
 // a round trip if the peer answers within that moment. A moment shorter than a
 // wake-up and the peer's usual thinking time never pays, because with both sides
 // asleep each takes longer than that.
+//
+// Between two looks it lets other goroutines run, on the same P if they are ready
+// there: what the peer answers to is often still to be done by one of these, and
+// to wait until another thread is awake and takes it over costs more than all the
+// rest. Only where the last answer came at once does it look without a break.
 const (
 	spinTime  = 60 * time.Microsecond
-	spinRetry = 32 // after a vain spin, the waits until the next attempt
-	spinLooks = 16 // looks between two at the clock
+	spinRetry = 32 // the most waits to go without after vain spins
+
+	// glances is how often it looks without a break, about a microsecond.
+	// Where that was vain, it tries again after so many waits.
+	glances    = 64
+	glanceSkip = 16
 
 	// spinLimit bounds the looks where the clock stands still, as in a
 	// testing/synctest bubble.
-	spinLimit = 1 << 16
+	spinLimit = 1 << 10
 )
 
 // spinners counts the goroutines of this process that spin. They are never more
@@ -28,8 +37,10 @@ func init() { maxSpinners.Store(-1) }
 
 // A Spin is one waiter's experience with spinning.
 type Spin struct {
-	skip  uint8 // waits to go without
-	waits uint8
+	skip   uint8 // waits to go without
+	vain   uint8 // what skip was last set to, while all has been in vain
+	glance uint8 // waits to go without a glance
+	waits  uint8
 }
 
 // Until looks at ready for a while, if that has been paying and the process has
@@ -48,16 +59,30 @@ func (s *Spin) Until(ready func() bool) bool {
 		return false
 	}
 	defer spinners.Add(-1)
+	if s.glance > 0 {
+		s.glance--
+	} else {
+		for range glances {
+			if ready() {
+				s.vain = 0
+				return true
+			}
+			pause()
+		}
+		s.glance = glanceSkip
+	}
 	start := time.Now()
-	for i := 1; i < spinLimit; i++ {
+	for range spinLimit {
 		if ready() {
+			s.vain = 0
 			return true
 		}
-		pause()
-		if i%spinLooks == 0 && time.Since(start) > spinTime {
+		runtime.Gosched()
+		if time.Since(start) > spinTime {
 			break
 		}
 	}
-	s.skip = spinRetry
+	s.vain = min(max(2*s.vain, 1), spinRetry)
+	s.skip = s.vain
 	return false
 }
