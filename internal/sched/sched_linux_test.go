@@ -507,17 +507,52 @@ func TestSpin(t *testing.T) {
 	looks := 0
 	require.True(t, s.Until(func() bool { looks++; return looks == 3 }))
 	require.Equal(t, 3, looks)
-	for range 3 {
+	vain := func(skipped int) {
+		t.Helper()
 		looks = 0
 		require.False(t, s.Until(func() bool { looks++; return false }))
 		require.Positive(t, looks)
-		for range 32 {
+		for range skipped {
 			require.False(t, s.Until(func() bool { t.Error("not skipped"); return true }))
 		}
 	}
+	for _, skipped := range []int{1, 2, 4, 8, 16, 32, 32} {
+		vain(skipped)
+	}
+	require.True(t, s.Until(func() bool { return true }))
+	vain(1)
 	require.True(t, s.Until(func() bool { return true }))
 	require.True(t, s.Until(func() bool { return true }))
 	require.Zero(t, spinners.Load())
+}
+
+// TestSpinYields has the only other goroutine that could make the answer wait for
+// the P on which the waiter spins.
+func TestSpinYields(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	stop, busy := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { // keeps the other P
+		close(busy)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	<-busy
+	answered := false
+	for range 100 { // it takes no more than one, unless the spin is cut short by the system
+		var s Spin
+		var answer atomic.Bool
+		wg.Go(func() { answer.Store(true) })
+		answered = answered || s.Until(answer.Load)
+	}
+	close(stop)
+	wg.Wait()
+	require.True(t, answered)
 }
 
 func TestSpinNeedsAnIdleP(t *testing.T) {
