@@ -543,16 +543,18 @@ func TestSpinYields(t *testing.T) {
 		}
 	})
 	<-busy
-	answered := false
-	for range 100 { // it takes no more than one, unless the spin is cut short by the system
+	answered := 0
+	for range 100 {
 		var s Spin
 		var answer atomic.Bool
 		wg.Go(func() { answer.Store(true) })
-		answered = answered || s.Until(answer.Load)
+		if s.Until(answer.Load) {
+			answered++
+		}
 	}
 	close(stop)
 	wg.Wait()
-	require.True(t, answered)
+	require.Greater(t, answered, 50) // the system may cut a spin short
 }
 
 func TestSpinNeedsAnIdleP(t *testing.T) {
