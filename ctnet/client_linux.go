@@ -3,9 +3,11 @@ package ctnet
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -21,9 +23,10 @@ type client struct {
 	key  clientKey
 	pool *segpool.Pool
 
-	// growing is held by the Dial that makes a segment; added is the server's
-	// answer to it.
-	growing chan struct{}
+	// growing is the segment that is being made, if one is; added is the
+	// server's answer to it.
+	growMu  sync.Mutex
+	growing *growth
 	added   chan syscall.Errno
 
 	// An idle pair is ended after a while. uses counts Dials; dialing is the
@@ -62,6 +65,7 @@ func (a *app) dialRemote(ctx context.Context, name string, ask sizes) (*Conn, er
 		p.done()
 		if err == errRetired {
 			// Known from earlier, so there may be another listener now.
+			p.retire()
 			if retry {
 				continue
 			}
@@ -143,10 +147,13 @@ func (r *remotes) attach(ctx context.Context, key clientKey) (_ *client, err err
 	done := ch.limitHandshake(ctx)
 	defer func() {
 		done()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
 			if err = ctx.Err(); err == nil {
 				err = &problem{syscall.ETIMEDOUT, "the listener's process did not answer; is it stopped?"}
 			}
+		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+			err = &problem{syscall.ECONNREFUSED, "the listener's process hung up; has it ended?"}
 		}
 	}()
 
@@ -179,7 +186,6 @@ func (r *remotes) attach(ctx context.Context, key clientKey) (_ *client, err err
 	p := &client{
 		pair:    pair{app: r.app, ch: ch, cred: cred, worker: worker, block: block},
 		key:     key,
-		growing: make(chan struct{}, 1),
 		added:   make(chan syscall.Errno, 1),
 		dialing: 1,
 	}
@@ -230,6 +236,8 @@ func knock(ctx context.Context, path string) (ch channel, cred Cred, err error) 
 		switch {
 		case ctx.Err() != nil:
 			err = ctx.Err()
+		case errors.Is(err, context.DeadlineExceeded):
+			err = context.DeadlineExceeded // the context is about to say so too
 		case errors.Is(err, fs.ErrNotExist):
 			err = errNobody // as when a dead process has left its file there
 		case errors.As(err, &errno):
@@ -334,17 +342,44 @@ func (p *client) drop(k int) bool {
 	return p.ch.send(message{Kind: kindDrop, Segment: uint32(k)}) == nil
 }
 
-// grow adds a segment to the pool.
+// A growth is the making of a segment. Any number of Dials wait for it.
+type growth struct {
+	done chan struct{}
+	err  error // once it is done
+}
+
+// grow waits until a segment has been added to the pool. The Dial that waits may
+// give up, but the work goes on: a segment that the server has and the pool has
+// not would be in the way of the next one.
 func (p *client) grow(ctx context.Context) error {
+	p.growMu.Lock()
+	g := p.growing
+	switch {
+	case g == nil && p.pool.HasFree():
+		p.growMu.Unlock()
+		return nil // one was added meanwhile
+	case g == nil:
+		g = &growth{done: make(chan struct{})}
+		p.growing = g
+		go func() {
+			g.err = p.addSegment()
+			p.growMu.Lock()
+			p.growing = nil
+			p.growMu.Unlock()
+			close(g.done)
+		}()
+	}
+	p.growMu.Unlock()
 	select {
-	case p.growing <- struct{}{}:
+	case <-g.done:
+		return g.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer func() { <-p.growing }()
-	if p.pool.HasFree() {
-		return nil // another Dial has done it
-	}
+}
+
+// addSegment makes a segment and hands it to the server.
+func (p *client) addSegment() error {
 	k, err := p.pool.Next()
 	if err != nil {
 		return err
@@ -358,8 +393,6 @@ func (p *client) grow(ctx context.Context) error {
 		m.Free()
 		return errRetired
 	}
-	// The answer is waited for, whatever the context: a segment that the
-	// server has and the pool has not would be in the way of the next one.
 	timeout := time.NewTimer(handshakeTimeout)
 	defer timeout.Stop()
 	select {
@@ -377,7 +410,11 @@ func (p *client) grow(ctx context.Context) error {
 		p.ch.Close()
 		return &problem{syscall.ETIMEDOUT, "the listener's process does not answer; is it stopped?"}
 	}
-	return p.pool.Add(k, m)
+	if err := p.pool.Add(k, m); err != nil {
+		p.drop(k) // the server has it
+		return err
+	}
+	return nil
 }
 
 // A dialed is the dialing end of a connection.
@@ -438,12 +475,10 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 		return &d.Conn, nil
 	case st.Code() == segpool.Refused:
 		d.abort()
-		errno := syscall.Errno(st.Detail())
-		if errno == syscall.ECONNREFUSED {
-			p.retire()
-			return nil, errRetired
+		if errno := syscall.Errno(st.Detail()); errno != syscall.ECONNREFUSED {
+			return nil, errno
 		}
-		return nil, errno
+		return nil, errRetired
 	default:
 		// Nobody has answered. If somebody does now, the other end finds the
 		// connection reset.

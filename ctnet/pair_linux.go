@@ -178,12 +178,12 @@ func (p *pair) meet(m message, sleepFD, bellFD int) (err error) {
 	p.remote.Bell, err = sched.OpenDoorbell(bellFD)
 	if err != nil {
 		closeAll([]int{sleepFD, bellFD})
-		return err
+		return broken(err)
 	}
 	p.sleep, err = segpool.OpenShared(sleepFD, sleepPageSize, false)
 	if err != nil {
 		p.remote.Bell.Close()
-		return err
+		return broken(err)
 	}
 	p.remote.Sleep = sleepWord(p.sleep, int(m.Worker))
 	return nil

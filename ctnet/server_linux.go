@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,14 +18,19 @@ type door struct {
 	l  *Listener
 	ln *net.UnixListener
 
-	mu    sync.Mutex
-	hands []channel // on which a handshake is under way, the oldest first
+	// Handshakes under way, with those who may connect and with those who
+	// are being told that they may not.
+	hands, refusals chan struct{}
 }
 
-// maxHandshakes is how many handshakes a door does at a time. One more cuts the
-// oldest off: those that get on with it take a millisecond, so that is one who
-// connected and says nothing.
+// maxHandshakes bounds the handshakes of a kind at a time. Those who may connect
+// wait for their turn; who says nothing is in their way no longer than helloTimeout.
+// The others can't be in their way at all: one too many is cut off unanswered.
 const maxHandshakes = 64
+
+// helloTimeout is how long a listener waits for the first words of one who has
+// connected. They are sent with the connection.
+const helloTimeout = time.Second
 
 // doorKey is what the socket of a listener on network "ct" is found by.
 func doorKey(name string) string { return network + ":" + name }
@@ -36,7 +40,12 @@ func openDoor(ctx context.Context, l *Listener) (*door, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &door{l: l, ln: ln}
+	d := &door{
+		l:        l,
+		ln:       ln,
+		hands:    make(chan struct{}, maxHandshakes),
+		refusals: make(chan struct{}, maxHandshakes),
+	}
 	go d.accept()
 	return d, nil
 }
@@ -55,42 +64,55 @@ func (d *door) accept() {
 			continue
 		}
 		wait = 0
-		ch := channel{c}
-		d.begin(ch)
-		go d.attach(ch)
+		d.admit(channel{c})
 	}
 }
 
-// begin counts a handshake, and gives it its time.
-func (d *door) begin(ch channel) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.hands) == maxHandshakes {
-		d.hands[0].SetDeadline(aLongTimeAgo)
-		d.hands = d.hands[1:]
+// admit has a handshake done with whoever has connected, in its turn.
+func (d *door) admit(ch channel) {
+	cred, err := ch.peerCred()
+	if err != nil {
+		ch.Close()
+		return
 	}
-	ch.SetDeadline(time.Now().Add(handshakeTimeout))
-	d.hands = append(d.hands, ch)
+	allow := d.l.allow
+	if allow == nil {
+		allow = trusted
+	}
+	if allow(cred) {
+		d.hands <- struct{}{}
+		go d.attach(ch, cred)
+		return
+	}
+	select {
+	case d.refusals <- struct{}{}:
+		go d.turnAway(ch, cred)
+	default:
+		ch.Close()
+	}
 }
 
-// end ends a handshake.
-func (d *door) end(ch channel) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if i := slices.Index(d.hands, ch); i >= 0 {
-		d.hands = slices.Delete(d.hands, i, i+1)
+// turnAway tells one who may not connect so. It reads what that one says first:
+// to close a socket with unread bytes is a reset, which would hide the answer.
+func (d *door) turnAway(ch channel, cred Cred) {
+	ch.SetDeadline(time.Now().Add(helloTimeout))
+	m, fds, err := ch.receive()
+	closeAll(fds)
+	if err != nil || !d.inspected(ch, cred, m) {
+		ch.send(message{Kind: kindWelcome, Errno: uint32(syscall.EACCES)})
 	}
-	ch.SetDeadline(time.Time{})
+	ch.Close()
+	<-d.refusals
+}
+
+// inspected answers m if it asks for a snapshot, which this user and root may.
+func (d *door) inspected(ch channel, cred Cred, m message) bool {
+	return m.Kind == kindInspect && m.Version == wireVersion && trusted(cred) && d.l.app.answerInspect(ch) == nil
 }
 
 // close stops letting applications in, and tells those inside.
 func (d *door) close() {
 	closeSocket(d.ln)
-	d.mu.Lock()
-	for _, ch := range d.hands {
-		ch.SetDeadline(aLongTimeAgo)
-	}
-	d.mu.Unlock()
 	r := &d.l.app.remote
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -109,9 +131,11 @@ type server struct {
 }
 
 // attach does the handshake with an application, and then reads its messages.
-func (d *door) attach(ch channel) {
-	s, err := d.handshake(ch)
-	d.end(ch)
+func (d *door) attach(ch channel, cred Cred) {
+	ch.SetDeadline(time.Now().Add(helloTimeout))
+	s, err := d.handshake(ch, cred)
+	ch.SetDeadline(time.Time{})
+	<-d.hands
 	if err != nil {
 		var errno syscall.Errno
 		if !errors.As(err, &errno) {
@@ -128,42 +152,29 @@ func (d *door) attach(ch channel) {
 
 // handshake returns the pair, or nil without an error if that was not what was
 // asked for.
-func (d *door) handshake(ch channel) (_ *server, err error) {
+func (d *door) handshake(ch channel, cred Cred) (_ *server, err error) {
 	var undo cleanup
 	defer func() {
 		if err != nil {
 			undo.run()
 		}
 	}()
-	cred, err := ch.peerCred()
-	if err != nil {
-		return nil, err
-	}
-	allow := d.l.allow
-	if allow == nil {
-		allow = trusted
-	}
 	hello, fds, err := ch.receive()
 	if err != nil {
 		return nil, err
 	}
-	if hello.Kind == kindInspect && len(fds) == 0 && trusted(cred) {
-		return nil, d.l.app.answerInspect(ch)
+	if d.inspected(ch, cred, hello) {
+		closeAll(fds)
+		return nil, nil
 	}
 	if err := hello.check(kindHello, 3, fds); err != nil {
 		return nil, err
-	}
-	// Not before the message was read: closing a socket with unread bytes is a
-	// reset, and would hide the answer.
-	if !allow(cred) {
-		closeAll(fds)
-		return nil, syscall.EACCES
 	}
 	blockFD, sleepFD, bellFD := fds[0], fds[1], fds[2]
 	block, err := segpool.OpenShared(blockFD, blockSize, true)
 	if err != nil {
 		closeAll([]int{sleepFD, bellFD})
-		return nil, err
+		return nil, broken(err)
 	}
 	undo.add(block.Free)
 	s := &server{pair: pair{app: d.l.app, ch: ch, cred: cred, block: block}, l: d.l}

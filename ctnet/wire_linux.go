@@ -89,17 +89,30 @@ func (ch channel) send(m message, fds ...int) error {
 // errProtocol is a peer that says what it must not.
 var errProtocol = &problem{syscall.EPROTO, "the peer broke the protocol"}
 
+// broken is errProtocol with err for what the peer did, unless err is one of
+// this system's.
+func broken(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return err
+	}
+	return &problem{syscall.EPROTO, "the peer broke the protocol: " + err.Error()}
+}
+
 // receive returns the next message, and its descriptors, which the caller owns.
 // Messages of a size that no version has are an error; what version it is, and
 // which kind, is for the caller to see.
 func (ch channel) receive() (m message, fds []int, err error) {
 	b := make([]byte, messageSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
-	n, oobn, flags, _, err := ch.ReadMsgUnix(b, oob)
-	if err != nil {
-		return m, nil, err
-	}
+	n, oobn, flags, _, readErr := ch.ReadMsgUnix(b, oob)
+	// Also after an error: an empty packet looks like the end, but may have
+	// brought descriptors.
 	fds, err = parseRights(oob[:oobn])
+	if readErr != nil {
+		closeAll(fds)
+		return m, nil, readErr
+	}
 	if err != nil || flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 || n != messageSize {
 		closeAll(fds)
 		return m, nil, errProtocol

@@ -59,6 +59,9 @@ func fill(fd, size int, owned bool) (*Memory, error) {
 func OpenShared(fd, size int, writable bool) (*Memory, error) {
 	defer unix.Close(fd)
 	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err == unix.EINVAL {
+		return nil, errors.New("shared memory is not a memfd")
+	}
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl(F_GET_SEALS)", err)
 	}
