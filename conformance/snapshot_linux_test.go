@@ -23,7 +23,7 @@ func TestSnapshotStates(t *testing.T) {
 	inBoth(t, func(t *testing.T, server, client *ctnet.App) {
 		ln := listenOn(t, ctnet.ListenConfig{App: server, Backlog: 1})
 		c, s := connectTo(t, ln, client)
-		require.Equal(t, []ctnet.ListenerInfo{{Name: t.Name(), Backlog: 1}}, server.Snapshot().Listeners)
+		require.Equal(t, []ctnet.ListenerInfo{{Network: "ct", Address: t.Name(), Backlog: 1}}, server.Snapshot().Listeners)
 		is := func(a *ctnet.App, end *ctnet.Conn, state string) ctnet.ConnInfo {
 			t.Helper()
 			info, ok := stateOf(a.Snapshot(), end)
@@ -73,7 +73,7 @@ func TestSnapshotStates(t *testing.T) {
 			return n
 		}
 		eventually(t, func() bool { return halfOpens(client) > 0 && halfOpens(server) > 0 })
-		require.Equal(t, []ctnet.ListenerInfo{{Name: t.Name(), Backlog: 1, Waiting: 2}}, server.Snapshot().Listeners)
+		require.Equal(t, []ctnet.ListenerInfo{{Network: "ct", Address: t.Name(), Backlog: 1, Waiting: 2}}, server.Snapshot().Listeners)
 	})
 }
 
@@ -98,7 +98,7 @@ func TestInspect(t *testing.T) {
 	}
 	s := find()
 	require.NotNil(t, s)
-	require.Equal(t, []ctnet.ListenerInfo{{Name: t.Name(), Backlog: ctnet.DefaultBacklog}}, s.Listeners)
+	require.Equal(t, []ctnet.ListenerInfo{{Network: "ct", Address: t.Name(), Backlog: ctnet.DefaultBacklog}}, s.Listeners)
 	require.Len(t, s.Connections, 1)
 	require.Equal(t, c.LocalAddr().String(), s.Connections[0].Remote)
 	require.EqualValues(t, 1, s.Conns)

@@ -13,7 +13,7 @@ type Addr struct {
 }
 
 // Network returns "ct".
-func (a *Addr) Network() string { return network }
+func (a *Addr) Network() string { return networkCT }
 
 func (a *Addr) String() string {
 	if a.name != "" {

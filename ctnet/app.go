@@ -92,7 +92,7 @@ type app struct {
 
 // A place is where a listener is found inside its application.
 type place struct {
-	name   string
+	key    string
 	bubble int
 }
 
@@ -108,7 +108,7 @@ func newApp(l segpool.Limits) *app {
 	return a
 }
 
-var errInUse = &problem{syscall.EADDRINUSE, "another listener has this name; close it, or choose another name or CTNET_DIR"}
+var errInUse = &problem{syscall.EADDRINUSE, "another listener is there; close it, or choose another name or CTNET_DIR"}
 
 func (a *app) addListener(l *Listener) error {
 	a.mu.Lock()
@@ -116,7 +116,7 @@ func (a *app) addListener(l *Listener) error {
 	if a.closed {
 		return net.ErrClosed
 	}
-	at := place{l.addr.name, l.bubble}
+	at := place{l.key, l.bubble}
 	if a.listeners[at] != nil {
 		return errInUse
 	}
@@ -128,7 +128,7 @@ func (a *app) addListener(l *Listener) error {
 func (a *app) removeListener(l *Listener) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	at := place{l.addr.name, l.bubble}
+	at := place{l.key, l.bubble}
 	if a.listeners[at] != l {
 		return false
 	}
@@ -136,10 +136,10 @@ func (a *app) removeListener(l *Listener) bool {
 	return true
 }
 
-func (a *app) listener(name string, bubble int) *Listener {
+func (a *app) listener(key string, bubble int) *Listener {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.listeners[place{name, bubble}]
+	return a.listeners[place{key, bubble}]
 }
 
 func (a *app) addLocal(p *localPair) {

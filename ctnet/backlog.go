@@ -20,6 +20,9 @@ type halfOpen interface {
 // A backlog is a listener's queue of half-opens, in the order in which they
 // came. The first so many are answered: their dialers are connected, as with
 // TCP before Accept is called. The others wait for those to be accepted.
+//
+// Beside them there may be a connection of the kernel's, whose own queue is the
+// kernel's.
 type backlog struct {
 	deadline
 	size int
@@ -27,12 +30,38 @@ type backlog struct {
 
 	mu     sync.Mutex
 	queue  []halfOpen
+	kernel *kernelConn // waits to be accepted
+	turn   bool        // the next one is to be the kernel's, if there is one
 	closed bool
+}
+
+// A kernelConn is a connection that the kernel's listener has accepted, or the
+// reason why it has not.
+type kernelConn struct {
+	conn  net.Conn
+	err   error
+	taken chan struct{} // closed when it was, or never will be
 }
 
 func (b *backlog) init(size int) {
 	b.size = size
 	b.bell = makeBell()
+}
+
+// offerKernel hands over a connection of the kernel's, or an error, and waits until
+// it is taken. It returns false if the backlog is closed.
+func (b *backlog) offerKernel(c net.Conn, err error) bool {
+	k := &kernelConn{c, err, make(chan struct{})}
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return false
+	}
+	b.kernel = k
+	b.mu.Unlock()
+	b.bell.ring()
+	<-k.taken
+	return true
 }
 
 // offer queues h. It never blocks.
@@ -81,8 +110,9 @@ func (b *backlog) withdraw(h halfOpen) {
 	h.answer().abort()
 }
 
-// accept returns the first of the queue, waiting for it.
-func (b *backlog) accept() (*Conn, error) {
+// accept returns the first of the queue or the kernel's connection, in turns if
+// there are both, waiting for one.
+func (b *backlog) accept() (net.Conn, error) {
 	for {
 		b.mu.Lock()
 		if b.closed {
@@ -95,9 +125,20 @@ func (b *backlog) accept() (*Conn, error) {
 			b.bell.ring()
 			return nil, os.ErrDeadlineExceeded
 		}
+		if k := b.kernel; k != nil && (b.turn || len(b.queue) == 0) {
+			b.kernel, b.turn = nil, false
+			more := len(b.queue) > 0
+			b.mu.Unlock()
+			close(k.taken)
+			if more {
+				b.bell.ring()
+			}
+			return k.conn, k.err
+		}
 		if len(b.queue) > 0 {
 			h, next := b.take(0)
-			more := len(b.queue) > 0
+			b.turn = true
+			more := len(b.queue) > 0 || b.kernel != nil
 			b.mu.Unlock()
 			if next != nil {
 				next.answer()
@@ -127,15 +168,26 @@ func (b *backlog) isClosed() bool {
 	return b.closed
 }
 
-// close refuses those who were not answered and resets those who were.
-func (b *backlog) close() {
+// close refuses those who were not answered and resets those who were. It returns
+// false if that was done before.
+func (b *backlog) close() bool {
 	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return false
+	}
 	b.closed = true
-	queue := b.queue
-	b.queue = nil
+	queue, k := b.queue, b.kernel
+	b.queue, b.kernel = nil, nil
 	b.mu.Unlock()
 	b.stop()
 	b.bell.ring()
+	if k != nil {
+		if k.conn != nil {
+			k.conn.Close()
+		}
+		close(k.taken)
+	}
 	for i, h := range queue {
 		if i < b.size {
 			h.answer().abort()
@@ -143,4 +195,5 @@ func (b *backlog) close() {
 			h.refuse(syscall.ECONNREFUSED)
 		}
 	}
+	return true
 }

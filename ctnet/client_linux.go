@@ -21,6 +21,7 @@ import (
 type client struct {
 	pair
 	key  clientKey
+	addr net.Addr // of the other end
 	pool *segpool.Pool
 
 	// growing is the segment that is being made, if one is; added is the
@@ -40,7 +41,8 @@ type client struct {
 // A clientKey is what a client is for. Fifo sizes are those of a pair, so Dials
 // that ask for different ones use different pairs.
 type clientKey struct {
-	name string
+	key  string // of the listener
+	name string // the target's: its network and address as they were dialed
 	ask  sizes
 }
 
@@ -51,13 +53,16 @@ const idleLinger = 2 * time.Second
 // errRetired means that the pair takes no more connections.
 var errRetired = errors.New("pair retired")
 
-var errNobody = syscall.ECONNREFUSED
+// An attachment is a handshake under way, for which others may wait.
+type attachment struct {
+	done chan struct{}
+	err  error // once it is done
+}
 
 // dialRemote connects to a listener of another application.
-func (a *app) dialRemote(ctx context.Context, name string, ask sizes) (*Conn, error) {
-	key := clientKey{name, ask}
+func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (*Conn, error) {
 	for retry := true; ; retry = false {
-		p, err := a.remote.client(ctx, key)
+		p, err := a.remote.client(ctx, clientKey{key, t.name, ask}, t.addr)
 		if err != nil {
 			return nil, err
 		}
@@ -77,7 +82,7 @@ func (a *app) dialRemote(ctx context.Context, name string, ask sizes) (*Conn, er
 
 // client returns the pair for a key, attaching to the listener if there is none.
 // The caller calls done.
-func (r *remotes) client(ctx context.Context, key clientKey) (*client, error) {
+func (r *remotes) client(ctx context.Context, key clientKey, remote net.Addr) (*client, error) {
 	r.mu.Lock()
 	for {
 		if r.closed {
@@ -93,26 +98,30 @@ func (r *remotes) client(ctx context.Context, key clientKey) (*client, error) {
 		if other == nil {
 			break
 		}
-		// Another Dial is at it. If it fails, which may be for reasons of its
-		// own, this one tries.
+		// Another Dial is at it. If it fails for reasons of its own, this one
+		// tries.
 		r.mu.Unlock()
 		select {
-		case <-other:
+		case <-other.done:
+			if other.err != nil && other.err != context.Canceled && other.err != context.DeadlineExceeded {
+				return nil, other.err
+			}
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 		r.mu.Lock()
 	}
-	finished := make(chan struct{})
-	r.attaching[key] = finished
+	own := &attachment{done: make(chan struct{})}
+	r.attaching[key] = own
 	r.mu.Unlock()
 
-	p, err := r.attach(ctx, key)
+	p, err := r.attach(ctx, key, remote)
 
+	own.err = err
 	r.mu.Lock()
 	delete(r.attaching, key)
-	close(finished)
 	r.mu.Unlock()
+	close(own.done)
 	return p, err
 }
 
@@ -128,14 +137,14 @@ func (p *client) done() {
 }
 
 // attach does the handshake with the listener that key names.
-func (r *remotes) attach(ctx context.Context, key clientKey) (_ *client, err error) {
+func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_ *client, err error) {
 	var undo cleanup
 	defer func() {
 		if err != nil {
 			undo.run()
 		}
 	}()
-	path, err := findDoor(key.name)
+	path, err := findDoor(key.key)
 	if err != nil {
 		return nil, err
 	}
@@ -143,14 +152,20 @@ func (r *remotes) attach(ctx context.Context, key clientKey) (_ *client, err err
 	if err != nil {
 		return nil, err
 	}
-	undo.add(func() { ch.Close() })
+	if err := r.begin(ch); err != nil {
+		ch.Close()
+		return nil, err
+	}
+	undo.add(func() { r.end(ch) })
 	done := ch.limitHandshake(ctx)
 	defer func() {
 		done()
 		switch {
+		case errors.Is(err, net.ErrClosed):
+			err = net.ErrClosed // by App.Close
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if err = ctx.Err(); err == nil {
-				err = &problem{syscall.ETIMEDOUT, "the listener's process did not answer; is it stopped?"}
+				err = errSilent
 			}
 		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 			err = &problem{syscall.ECONNREFUSED, "the listener's process hung up; has it ended?"}
@@ -186,6 +201,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey) (_ *client, err err
 	p := &client{
 		pair:    pair{app: r.app, ch: ch, cred: cred, worker: worker, block: block},
 		key:     key,
+		addr:    remote,
 		added:   make(chan syscall.Errno, 1),
 		dialing: 1,
 	}
@@ -202,19 +218,26 @@ func (r *remotes) attach(ctx context.Context, key clientKey) (_ *client, err err
 	p.remote.Events = toServer
 	p.source = sched.Source{Events: toClient, Handle: p.handle, Bell: bell}
 	p.refs.Store(1)
+	if !done() {
+		return nil, ctx.Err()
+	}
 	if err := worker.Add(&p.source); err != nil {
 		return nil, err
 	}
-	undo.add(func() { worker.Remove(&p.source) })
+	// From here on the worker may be using the memory.
+	undo = nil
 	if err := r.register(&p.pair, func() { r.clients[key] = p }); err != nil {
+		p.die((*Conn).detach)
+		p.pool.Close()
+		r.end(ch)
 		return nil, err
 	}
 	go p.read()
 	return p, nil
 }
 
-// findDoor returns the path of the socket of the listener on a name.
-func findDoor(name string) (string, error) {
+// findDoor returns the path of the socket of the listener with a key.
+func findDoor(key string) (string, error) {
 	dir := runDir()
 	err := checkDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -223,29 +246,46 @@ func findDoor(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return socketPath(dir, doorKey(name))
+	return socketPath(dir, key)
 }
 
 // knock connects to a listener's socket, if it belongs to somebody who can be
-// trusted.
-func knock(ctx context.Context, path string) (ch channel, cred Cred, err error) {
+// trusted. It waits for room in the socket's queue.
+func knock(parent context.Context, path string) (ch channel, cred Cred, err error) {
+	ctx, cancel := context.WithTimeout(parent, handshakeTimeout)
+	defer cancel()
+	ended := func() error {
+		<-ctx.Done() // in case that it is just about to end
+		if err := parent.Err(); err != nil {
+			return err
+		}
+		return errSilent
+	}
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "unixpacket", path)
-	if err != nil {
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		c, err := d.DialContext(ctx, "unixpacket", path)
+		if err == nil {
+			ch = channel{c.(*net.UnixConn)}
+			break
+		}
 		var errno syscall.Errno
 		switch {
-		case ctx.Err() != nil:
-			err = ctx.Err()
-		case errors.Is(err, context.DeadlineExceeded):
-			err = context.DeadlineExceeded // the context is about to say so too
+		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+			return ch, cred, ended()
 		case errors.Is(err, fs.ErrNotExist):
-			err = errNobody // as when a dead process has left its file there
+			return ch, cred, errNobody // as when a dead process has left its file there
+		case errors.Is(err, syscall.EAGAIN):
+			select {
+			case <-ctx.Done():
+				return ch, cred, ended()
+			case <-time.After(wait):
+				continue
+			}
 		case errors.As(err, &errno):
 			err = errno
 		}
 		return ch, cred, err
 	}
-	ch = channel{c.(*net.UnixConn)}
 	if cred, err = ch.peerCred(); err == nil && !trusted(cred) {
 		err = &problem{syscall.EACCES, "the listener belongs to another user"}
 	}
@@ -254,6 +294,8 @@ func knock(ctx context.Context, path string) (ch channel, cred Cred, err error) 
 	}
 	return ch, cred, err
 }
+
+var errSilent = &problem{syscall.ETIMEDOUT, "the listener's process did not answer; is it stopped?"}
 
 // read reads the control channel, and ends the pair when that ends.
 func (p *client) read() {
@@ -281,10 +323,11 @@ func (p *client) read() {
 		}
 	}
 	p.dead.Store(true)
-	close(p.added)
 	r.unregister(p.forget)
+	close(p.added)
 	p.die((*Conn).detach)
 	p.pool.Close()
+	r.end(p.ch)
 }
 
 // retire makes later Dials attach anew.
@@ -408,7 +451,7 @@ func (p *client) addSegment() error {
 	case <-timeout.C:
 		m.Free()
 		p.ch.Close()
-		return &problem{syscall.ETIMEDOUT, "the listener's process does not answer; is it stopped?"}
+		return errSilent
 	}
 	if err := p.pool.Add(k, m); err != nil {
 		p.drop(k) // the server has it
@@ -422,6 +465,8 @@ type dialed struct {
 	Conn
 	p    *client
 	slot segpool.Slot
+
+	connected atomic.Bool // and local is set
 }
 
 // connect makes a connection.
@@ -455,8 +500,7 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 	slot.ToClient.Header.ResetConsumer()
 	slot.Number.Store(number)
 	d.init(slot.ToClient, slot.ToServer, raceKey(p.app.id, number))
-	d.local = Addr{app: p.app.id, number: number}
-	d.remote = Addr{name: p.key.name}
+	d.remote = p.addr
 	d.cred = p.cred
 	d.peer = d
 	p.conns.set(slot.ID, &d.Conn)
@@ -469,6 +513,8 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 	d.awaitAnswer(ctx)
 	switch st := d.answer(); {
 	case st.Code() == segpool.Accepted:
+		d.local = d.origin(number)
+		d.connected.Store(true)
 		if p.dead.Load() {
 			d.detach() // it may have died before the connection was in the table
 		}
@@ -504,6 +550,18 @@ func (d *dialed) answer() segpool.State {
 	return st
 }
 
+// origin returns the address of this end. On network tcp the server says what it
+// is; it is shown, and nothing else.
+func (d *dialed) origin(number uint64) net.Addr {
+	switch a := d.p.addr.(type) {
+	case *net.TCPAddr:
+		return origin(d.slot.Origin.Load()).addr(a.AddrPort().Addr())
+	case *net.UnixAddr:
+		return unnamed
+	}
+	return &Addr{app: d.p.app.id, number: number}
+}
+
 // awaitAnswer waits for the server's answer, the context's end or the peer's.
 func (d *dialed) awaitAnswer(ctx context.Context) {
 	ready := func() bool { return d.answer() != 0 || d.p.dead.Load() || ctx.Err() != nil }
@@ -528,7 +586,7 @@ func (d *dialed) awaitAnswer(ctx context.Context) {
 func (d *dialed) notify()      { d.p.remote.Notify(d.slot.ID) }
 func (d *dialed) notifyApart() { d.p.notifyApart(d.slot.ID) }
 
-func (d *dialed) halfOpen() bool { return d.answer() == 0 }
+func (d *dialed) halfOpen() bool { return !d.connected.Load() }
 
 func (d *dialed) release() {
 	p := d.p

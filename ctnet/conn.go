@@ -36,7 +36,7 @@ type Conn struct {
 
 	peer peer
 
-	local, remote Addr
+	local, remote net.Addr
 	cred          Cred
 
 	peeked  atomic.Bool // a view from Peek is out, and holds the gate
@@ -468,10 +468,10 @@ func (c *Conn) control(op string, f func()) error {
 }
 
 // LocalAddr returns this end's address.
-func (c *Conn) LocalAddr() net.Addr { return &c.local }
+func (c *Conn) LocalAddr() net.Addr { return c.local }
 
 // RemoteAddr returns the other end's address.
-func (c *Conn) RemoteAddr() net.Addr { return &c.remote }
+func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
 // A Cred says who is at the other end: what the kernel said when its process
 // attached to this one. PID is 0 if the process is in a PID namespace that can't
@@ -484,7 +484,7 @@ type Cred struct {
 func (c *Conn) PeerCred() Cred { return c.cred }
 
 func (c *Conn) opError(op string, err error) error {
-	return opError(op, &c.local, &c.remote, err)
+	return opError(op, c.local, c.remote, err)
 }
 
 // ownCred returns this process's credentials.

@@ -53,15 +53,23 @@ import (
 	"cutthrough.example/internal/ring"
 )
 
-// Listen listens on a name of network "ct", as net.Listen does on an address.
-// The listener is a *Listener.
+// Listen listens on an address, as net.Listen does. Networks are "ct", where an
+// address is a name, and "tcp", "tcp4", "tcp6" and "unix". The listener is a
+// *Listener; see there for what it accepts.
 func Listen(network, address string) (net.Listener, error) {
 	var lc ListenConfig
 	return lc.Listen(context.Background(), network, address)
 }
 
-// Dial connects to a name of network "ct", as net.Dial does to an address. The
-// connection is a *Conn.
+// NewListener is Listen for a listener that was made elsewhere.
+func NewListener(inner net.Listener) (net.Listener, error) {
+	var lc ListenConfig
+	return lc.NewListener(inner)
+}
+
+// Dial connects to an address, as net.Dial does. The connection is a *Conn if it
+// goes through shared memory, as all those of network "ct" do, and what package net
+// makes otherwise.
 func Dial(network, address string) (net.Conn, error) {
 	var d Dialer
 	return d.DialContext(context.Background(), network, address)
@@ -108,23 +116,65 @@ type ListenConfig struct {
 	Backlog int
 
 	// Allow decides who may connect from another application. If it is nil,
-	// processes of the same user and of root may.
+	// processes of the same user and of root may. On the kernel's networks
+	// the others get the kernel's socket, as anybody who can reach it does.
 	Allow func(Cred) bool
+
+	// Kernel has the options of the kernel's listener.
+	Kernel net.ListenConfig
+
+	// Path says which way connections may come.
+	Path Path
 }
 
-// Listen listens on a name. The context is for the call, not the listener.
+// Listen listens on an address. The context is for the call, not the listener.
+//
+// On networks "tcp", "tcp4", "tcp6" and "unix" it listens on the kernel's socket too.
+// If shared memory can't be offered there, because the directory in which
+// applications find each other can't be used, it says so once through
+// slog.Default and does without.
 func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
-	l, err := lc.listen(ctx, network, address)
+	switch network {
+	case networkCT:
+	case "tcp", "tcp4", "tcp6", "unix":
+		kernel, err := lc.Kernel.Listen(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		l, err := lc.over(ctx, kernel)
+		if err != nil {
+			kernel.Close()
+			return nil, failure("listen", network, address, err)
+		}
+		return l, nil
+	default:
+		return nil, failure("listen", network, address, net.UnknownNetworkError(network))
+	}
+	l, err := lc.listen(ctx, address)
 	if err != nil {
 		return nil, failure("listen", network, address, err)
 	}
 	return l, nil
 }
 
-func (lc *ListenConfig) listen(ctx context.Context, network, address string) (*Listener, error) {
-	if err := checkAddress(ctx, network, address); err != nil {
+func (lc *ListenConfig) listen(ctx context.Context, name string) (*Listener, error) {
+	if err := checkName(ctx, name); err != nil {
 		return nil, err
 	}
+	if lc.Path == Kernel {
+		return nil, &problem{syscall.EINVAL, `network "ct" is not the kernel's`}
+	}
+	l, err := lc.newListener(networkCT, &Addr{name: name})
+	if err != nil {
+		return nil, err
+	}
+	l.key = ctTarget(name).keys[0]
+	l.bubble = currentBubble()
+	return l, l.open(ctx)
+}
+
+// newListener makes a listener that nobody finds yet.
+func (lc *ListenConfig) newListener(network string, addr net.Addr) (*Listener, error) {
 	sz, err := checkSizes(sizes{toServer: lc.ReadBuffer, toClient: lc.WriteBuffer})
 	if err != nil {
 		return nil, err
@@ -136,23 +186,8 @@ func (lc *ListenConfig) listen(ctx context.Context, network, address string) (*L
 	if backlog == 0 {
 		backlog = DefaultBacklog
 	}
-	l := &Listener{
-		app:    lc.App.app(),
-		addr:   Addr{name: address},
-		sizes:  sz,
-		allow:  lc.Allow,
-		bubble: currentBubble(),
-	}
+	l := &Listener{app: lc.App.app(), network: network, addr: addr, sizes: sz, allow: lc.Allow}
 	l.backlog.init(backlog)
-	if err := l.app.addListener(l); err != nil {
-		return nil, err
-	}
-	if l.bubble == 0 {
-		if l.door, err = openDoor(ctx, l); err != nil {
-			l.app.removeListener(l)
-			return nil, err
-		}
-	}
 	return l, nil
 }
 
@@ -170,45 +205,68 @@ type Dialer struct {
 	// asks for, from MinBuffer to MaxBuffer, rounded up to a power of two.
 	// What the listener has chosen takes precedence; 0 is no preference.
 	ReadBuffer, WriteBuffer int
+
+	// Kernel has the options of connections through the kernel's socket. One
+	// with a LocalAddr takes no other way.
+	Kernel net.Dialer
+
+	// Path says which way connections may take.
+	Path Path
 }
 
-// Dial connects to a name.
+// Dial connects to an address.
 func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 	return d.DialContext(context.Background(), network, address)
 }
 
-// DialContext connects to a name. When it returns the connection is in the
-// listener's backlog, accepted or not. It waits while the backlog is full. The
-// context is for the call, not the connection.
+// DialContext connects to an address. On network "ct" the connection is in the
+// listener's backlog when it returns, accepted or not; it waits while the backlog is
+// full. The context is for the call, not the connection.
+//
+// On networks "tcp", "tcp4", "tcp6" and "unix" it connects through shared memory if
+// the address is one of this host and network namespace, and a listener of this
+// package is there that this process may connect to. In all other cases, also if
+// such a listener has not answered after a quarter of a second, it does what
+// net.Dialer does.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := d.dial(ctx, network, address)
+	if d.Timeout != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.Timeout)
+		defer cancel()
+	}
+	switch network {
+	case networkCT:
+	case "tcp", "tcp4", "tcp6", "unix":
+		return d.dialEither(ctx, network, address)
+	default:
+		return nil, failure("dial", network, address, net.UnknownNetworkError(network))
+	}
+	c, err := d.dial(ctx, address)
 	if err != nil {
 		return nil, failure("dial", network, address, err)
 	}
 	return c, nil
 }
 
-func (d *Dialer) dial(ctx context.Context, network, address string) (*Conn, error) {
-	if err := checkAddress(ctx, network, address); err != nil {
+func (d *Dialer) dial(ctx context.Context, name string) (*Conn, error) {
+	if err := checkName(ctx, name); err != nil {
 		return nil, err
+	}
+	if d.Path == Kernel {
+		return nil, &problem{syscall.EINVAL, `network "ct" is not the kernel's`}
 	}
 	ask, err := checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
 	if err != nil {
 		return nil, err
 	}
-	if d.Timeout != 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d.Timeout)
-		defer cancel()
-	}
-	a := d.App.app()
-	if l := a.listener(address, currentBubble()); l != nil {
-		return a.dialLocal(ctx, l, ask)
+	a, t := d.App.app(), ctTarget(name)
+	if l := a.listener(t.keys[0], currentBubble()); l != nil {
+		return a.dialLocal(ctx, l, t, ask)
 	}
 	if currentBubble() != 0 {
 		return nil, &problem{syscall.ECONNREFUSED, "nobody listens on this name in the same testing/synctest bubble"}
 	}
-	return a.dialRemote(ctx, address, ask)
+	return a.dialRemote(ctx, t.keys[0], t, ask)
 }
 
 // failure makes the error of a Listen or Dial.
@@ -222,13 +280,28 @@ func failure(op, network, address string, err error) error {
 	if e, ok := err.(syscall.Errno); ok && op == "dial" {
 		err = &problem{e, dialAdvice(e)}
 	}
-	return &net.OpError{Op: op, Net: network, Addr: &Addr{name: address}, Err: err}
+	e := &net.OpError{Op: op, Net: network, Err: err}
+	switch network {
+	case networkCT:
+		e.Addr = &Addr{name: address}
+	case "unix":
+		e.Addr = &net.UnixAddr{Name: address, Net: network}
+	default:
+		e.Addr = textAddr{network, address}
+	}
+	return e
 }
+
+// A textAddr is an address that was not resolved.
+type textAddr struct{ network, address string }
+
+func (a textAddr) Network() string { return a.network }
+func (a textAddr) String() string  { return a.address }
 
 func dialAdvice(e syscall.Errno) string {
 	switch e {
 	case syscall.ECONNREFUSED:
-		return "nobody listens on this name"
+		return "no ctnet listener is there"
 	case syscall.EACCES:
 		return "the listener's Allow, or its user's being another, forbids it"
 	case syscall.ENOBUFS:
@@ -240,10 +313,7 @@ func dialAdvice(e syscall.Errno) string {
 // maxName is the longest name in bytes.
 const maxName = 200
 
-func checkAddress(ctx context.Context, netw, address string) error {
-	if netw != network {
-		return net.UnknownNetworkError(netw)
-	}
+func checkName(ctx context.Context, address string) error {
 	switch {
 	case address == "":
 		return &net.AddrError{Err: "missing name"}

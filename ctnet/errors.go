@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// network is the name of the network whose addresses are names.
-const network = "ct"
+// networkCT is the network whose addresses are names.
+const networkCT = "ct"
 
 // A problem is an errno with a word on what to do about it.
 type problem struct {
@@ -44,5 +44,5 @@ func opError(op string, source, addr net.Addr, err error) error {
 			return err
 		}
 	}
-	return &net.OpError{Op: op, Net: network, Source: source, Addr: addr, Err: err}
+	return &net.OpError{Op: op, Net: addr.Network(), Source: source, Addr: addr, Err: err}
 }

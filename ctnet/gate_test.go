@@ -286,6 +286,29 @@ func TestGateDeadlineFreeLock(t *testing.T) {
 	})
 }
 
+// TestGateKinds: who waits for one lock is not in the way of the other.
+func TestGateKinds(t *testing.T) {
+	for _, kind := range []int{reading, writing} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newTestGate()
+			other := reading + writing - kind
+			require.NoError(t, g.lockKind(kind))
+			results := waitForLock(g, kind, 2)
+			for range 3 {
+				require.NoError(t, g.lockKind(other))
+				require.False(t, g.unlock(other))
+			}
+			synctest.Wait()
+			require.Empty(t, results)
+			g.unlock(kind)
+			for range 2 {
+				require.NoError(t, (<-results).err)
+				g.unlock(kind)
+			}
+		})
+	}
+}
+
 // TestGateDeadlineOfOneKind: the deadline for reading is none for writing.
 func TestGateDeadlineOfOneKind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -60,7 +60,7 @@ func TestHostileClient(t *testing.T) {
 	serve := func(name string, handle func(c *Conn)) {
 		// Small fifos, so that there is less to overwrite.
 		lc := ListenConfig{App: server, ReadBuffer: MinBuffer, WriteBuffer: MinBuffer}
-		ln, err := lc.Listen(t.Context(), network, name)
+		ln, err := lc.Listen(t.Context(), networkCT, name)
 		require.NoError(t, err)
 		serving.Go(func() {
 			for {
@@ -98,7 +98,7 @@ func TestHostileClient(t *testing.T) {
 	var memory [][]byte
 	for range 20 {
 		d := Dialer{App: bad}
-		c, err := d.Dial(network, "bad")
+		c, err := d.Dial(networkCT, "bad")
 		require.NoError(t, err)
 		end := c.(*Conn).peer.(*dialed)
 		if end.slot.ID == 0 {
@@ -128,7 +128,7 @@ func TestHostileClient(t *testing.T) {
 	want := sha256.Sum256(data)
 	within("the good client", func() {
 		for start := time.Now(); time.Since(start) < 2*time.Second; {
-			c, err := d.Dial(network, "good")
+			c, err := d.Dial(networkCT, "good")
 			if err != nil {
 				t.Error(err)
 				return

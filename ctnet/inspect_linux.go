@@ -1,6 +1,7 @@
 package ctnet
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,7 +71,7 @@ func inspect(ctx context.Context, path string) (s Snapshot, err error) {
 		return s, err
 	}
 	defer mem.Free()
-	if err := json.Unmarshal(mem.Bytes, &s); err != nil {
+	if err := json.Unmarshal(bytes.Clone(mem.Bytes), &s); err != nil {
 		return s, err
 	}
 	if cred.PID != 0 {

@@ -1,46 +1,105 @@
 package ctnet
 
 import (
+	"context"
 	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
-// A Listener accepts connections to its name. It implements net.Listener.
+// A Listener accepts connections to its address. It implements net.Listener.
+//
+// On network "ct" all its connections are *Conn. On the others Accept returns those
+// and the ones that come through the kernel's socket, as package net made them, in
+// turns if there are both.
 type Listener struct {
 	app     *app
-	addr    Addr
+	network string
+	addr    net.Addr
+	key     string // what dialers find it by; "" if they can't
 	sizes   sizes
 	allow   func(Cred) bool
 	bubble  int
 	backlog backlog
+	origins originTable // of its connections, on network tcp
 
-	door *door // for other applications; nil if there is none
+	kernel  net.Listener // on networks of the kernel's
+	door    *door        // for other applications; nil if there is none
+	retired atomic.Bool  // another one has taken over the address
+}
+
+// open lets dialers find the listener, those of this application last: by then
+// nothing can fail any more.
+func (l *Listener) open(ctx context.Context) (err error) {
+	if l.bubble == 0 {
+		if l.door, err = openDoor(ctx, l); err != nil {
+			return err
+		}
+	}
+	if err = l.app.addListener(l); err != nil {
+		l.Close()
+		return err
+	}
+	if l.door != nil {
+		go l.door.accept()
+	}
+	return nil
+}
+
+// answers returns the address of the accepting end of connections that were dialed
+// by a name, or nil if the listener is not the one for it.
+func (l *Listener) answers(name string) net.Addr {
+	network, address := splitName(name)
+	if network != l.network {
+		return nil
+	}
+	switch own := l.addr.(type) {
+	case *net.TCPAddr:
+		dialed, err := netip.ParseAddrPort(address)
+		ap := own.AddrPort()
+		if err != nil || dialed.Port() != ap.Port() || !ap.Addr().IsUnspecified() && dialed.Addr() != ap.Addr().Unmap() {
+			return nil
+		}
+		return net.TCPAddrFromAddrPort(dialed)
+	case *Addr:
+		if own.name != address {
+			return nil
+		}
+	}
+	return l.addr
 }
 
 // Accept returns the next connection, waiting for it. It fails with
 // net.ErrClosed after Close and with os.ErrDeadlineExceeded after the deadline.
 func (l *Listener) Accept() (net.Conn, error) {
-	c, err := l.AcceptConn()
+	c, err := l.backlog.accept()
 	if err != nil {
-		return nil, err
+		return nil, opError("accept", nil, l.addr, err)
 	}
 	return c, nil
 }
 
-// AcceptConn is Accept with the connection's own type.
+// AcceptConn is Accept with the connection's own type, for a listener that has
+// none of the kernel's.
 func (l *Listener) AcceptConn() (*Conn, error) {
+	if l.kernel != nil {
+		return nil, opError("accept", nil, l.addr, &problem{syscall.EINVAL, "the kernel's connections are of another type, use Accept"})
+	}
 	c, err := l.backlog.accept()
 	if err != nil {
-		return nil, opError("accept", nil, &l.addr, err)
+		return nil, opError("accept", nil, l.addr, err)
 	}
-	return c, nil
+	return c.(*Conn), nil
 }
 
 // SetDeadline sets the time after which Accept fails, also if it is blocked
 // already. The zero time means never.
 func (l *Listener) SetDeadline(t time.Time) error {
 	if l.backlog.isClosed() {
-		return opError("set", nil, &l.addr, net.ErrClosed)
+		return opError("set", nil, l.addr, net.ErrClosed)
 	}
 	l.backlog.set(t, &l.backlog)
 	return nil
@@ -50,15 +109,27 @@ func (l *Listener) SetDeadline(t time.Time) error {
 // connections that nobody has accepted are reset, and those that were accepted
 // live on.
 func (l *Listener) Close() error {
-	if !l.app.removeListener(l) {
-		return opError("close", nil, &l.addr, net.ErrClosed)
+	if !l.backlog.close() {
+		return opError("close", nil, l.addr, net.ErrClosed)
 	}
+	l.app.removeListener(l)
 	if l.door != nil {
 		l.door.close()
 	}
-	l.backlog.close()
+	if l.kernel != nil {
+		return l.kernel.Close()
+	}
 	return nil
 }
 
-// Addr returns the name that the listener listens on.
-func (l *Listener) Addr() net.Addr { return &l.addr }
+// Addr returns the address that the listener listens on.
+func (l *Listener) Addr() net.Addr { return l.addr }
+
+// File returns a duplicate of the kernel's socket, as *net.TCPListener has it, for
+// passing it to a process that is to take over. On network "ct" there is none.
+func (l *Listener) File() (*os.File, error) {
+	if k, ok := l.kernel.(interface{ File() (*os.File, error) }); ok {
+		return k.File()
+	}
+	return nil, opError("file", nil, l.addr, syscall.EINVAL)
+}

@@ -20,6 +20,9 @@ type localPair struct {
 	slot segpool.Slot
 	ends atomic.Int32 // that have not been released
 
+	listener *Listener
+	origin   origin // the listener's
+
 	// The half-open.
 	once    sync.Once
 	dialer  waiter
@@ -43,6 +46,9 @@ func (p *localPeer) release() {
 		// Both ends are on the client's side of the pool.
 		p.slot.SayServer(segpool.Done)
 		p.pool.Free(p.slot, p.client.tx.Used(), p.server.tx.Used())
+		if p.origin != 0 {
+			p.listener.origins.give(p.origin)
+		}
 		p.app.removeLocal(p.localPair)
 		p.app.account.RemoveConn()
 	}
@@ -65,11 +71,11 @@ func (p *localPair) decide(errno syscall.Errno) {
 }
 
 // dialLocal connects to a listener of the same application.
-func (a *app) dialLocal(ctx context.Context, l *Listener, ask sizes) (*Conn, error) {
+func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (*Conn, error) {
 	if err := a.account.AddConn(); err != nil {
 		return nil, err
 	}
-	p, err := a.newLocalPair(l, ask)
+	p, err := a.newLocalPair(l, t, ask)
 	if err != nil {
 		a.account.RemoveConn()
 		return nil, err
@@ -97,7 +103,11 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, ask sizes) (*Conn, err
 	return &p.client, nil
 }
 
-func (a *app) newLocalPair(l *Listener, ask sizes) (*localPair, error) {
+func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error) {
+	accepted := l.answers(t.name)
+	if accepted == nil {
+		return nil, errNobody
+	}
 	g, err := segpool.NewGeometry(l.sizes.decide(ask))
 	if err != nil {
 		return nil, err
@@ -111,16 +121,22 @@ func (a *app) newLocalPair(l *Listener, ask sizes) (*localPair, error) {
 	slot.ToClient.Header.ResetProducer()
 	slot.ToClient.Header.ResetConsumer()
 
-	p := &localPair{app: a, pool: pool, slot: slot}
+	p := &localPair{app: a, pool: pool, slot: slot, listener: l}
 	p.ends.Store(2)
 	p.dialer.init()
 	key := a.number.Add(1)
-	dialer := Addr{app: a.id, number: key}
+	dialer, o, err := l.ends(accepted, &Addr{app: a.id, number: key})
+	if err != nil {
+		slot.SayServer(segpool.Done)
+		pool.Free(slot, 0, 0)
+		return nil, err
+	}
+	p.origin = o
 	p.client.init(slot.ToClient, slot.ToServer, key)
-	p.client.local, p.client.remote, p.client.cred = dialer, l.addr, ownCred()
+	p.client.local, p.client.remote, p.client.cred = dialer, t.addr, ownCred()
 	p.client.peer = &localPeer{p, &p.server}
 	p.server.init(slot.ToServer, slot.ToClient, key)
-	p.server.local, p.server.remote, p.server.cred = l.addr, dialer, ownCred()
+	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
 	p.server.peer = &localPeer{p, &p.client}
 	a.addLocal(p)
 	return p, nil

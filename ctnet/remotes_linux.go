@@ -1,7 +1,9 @@
 package ctnet
 
 import (
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -21,19 +23,49 @@ type remotes struct {
 	sleepFD int
 	group   *sched.Group
 	clients map[clientKey]*client // that take Dials
-	all     map[*pair]struct{}    // with a control channel or connections
-	// attaching has a channel for each handshake under way, closed at its end.
-	attaching map[clientKey]chan struct{}
-	servers   map[*server]struct{}
-	readers   sync.WaitGroup
+	servers map[*server]struct{}
+	all     map[*pair]struct{} // with a control channel or connections
+	// attaching are the client's handshakes under way.
+	attaching map[clientKey]*attachment
+
+	channels map[channel]struct{} // open ones, also of handshakes
+	users    sync.WaitGroup       // a goroutine for each of these
+
+	absent absences
 }
+
+// maxServers is the most pairs that an application has as the server.
+const maxServers = 4096
 
 func (r *remotes) init(a *app) {
 	r.app = a
 	r.clients = make(map[clientKey]*client)
 	r.all = make(map[*pair]struct{})
-	r.attaching = make(map[clientKey]chan struct{})
+	r.attaching = make(map[clientKey]*attachment)
+	r.channels = make(map[channel]struct{})
 	r.servers = make(map[*server]struct{})
+}
+
+// begin counts a channel on which a handshake begins, until end. It fails if the
+// application is closed. Between the two the application's workers stay.
+func (r *remotes) begin(ch channel) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return net.ErrClosed
+	}
+	r.channels[ch] = struct{}{}
+	r.users.Add(1)
+	return nil
+}
+
+// end closes a channel.
+func (r *remotes) end(ch channel) {
+	r.mu.Lock()
+	delete(r.channels, ch)
+	r.mu.Unlock()
+	ch.Close()
+	r.users.Done()
 }
 
 // worker returns the worker that serves the next pair, its number, and the
@@ -56,17 +88,18 @@ func (r *remotes) worker() (w *sched.Worker, number, sleepFD int, err error) {
 	return w, number, r.sleepFD, nil
 }
 
-// register counts a pair, which calls unregister when the goroutine that reads
-// its control channel ends. It fails if the application is closed.
+// register adds a pair, unless the application is closed.
 func (r *remotes) register(p *pair, add func()) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return net.ErrClosed
 	}
+	if len(r.servers) >= maxServers {
+		return &segpool.LimitError{What: "applications that have dialed this one", Limit: maxServers}
+	}
 	add()
 	r.all[p] = struct{}{}
-	r.readers.Add(1)
 	return nil
 }
 
@@ -77,11 +110,11 @@ func (r *remotes) remove(p *pair) {
 	delete(r.all, p)
 }
 
+// unregister undoes what register's add has done.
 func (r *remotes) unregister(remove func()) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	remove()
-	r.mu.Unlock()
-	r.readers.Done()
 }
 
 // conns returns the connections with other applications.
@@ -103,14 +136,17 @@ func (r *remotes) close() {
 	for p := range r.all {
 		all = append(all, p)
 	}
+	channels := slices.Collect(maps.Keys(r.channels))
 	r.mu.Unlock()
 	for _, p := range all {
 		for _, c := range p.conns.appendTo(nil) {
 			c.abort()
 		}
-		p.ch.Close()
 	}
-	r.readers.Wait()
+	for _, ch := range channels {
+		ch.Close()
+	}
+	r.users.Wait()
 	if r.group != nil {
 		r.group.Wait()
 		r.sleep.Free()

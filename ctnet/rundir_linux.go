@@ -19,7 +19,7 @@ import (
 // runDir returns the directory in which applications find each other.
 func runDir() string {
 	if dir := os.Getenv("CTNET_DIR"); dir != "" {
-		return dir
+		return filepath.Clean(dir)
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
 		return filepath.Join(dir, "ctnet")
@@ -55,7 +55,10 @@ func makeDir() (string, error) {
 	return dir, checkDir(dir)
 }
 
-const socketSuffix = ".sock"
+const (
+	socketSuffix = ".sock"
+	nextSuffix   = ".next" // of one that is to replace it; as long
+)
 
 // socketPath returns where in dir the listener for a key is found. The key may
 // hold any bytes, so its hash makes the file's name.
@@ -68,66 +71,109 @@ func socketPath(dir, key string) (string, error) {
 	return path, nil
 }
 
+// A fileID says which file it is, whatever its name.
+type fileID struct{ dev, ino uint64 }
+
+func identify(path string) (fileID, error) {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
+	return fileID{uint64(st.Dev), st.Ino}, err
+}
+
 // listenSocket binds the socket for a key. A file that a dead process has left
-// there is replaced; if a live one listens there it is EADDRINUSE.
-func listenSocket(ctx context.Context, key string) (*net.UnixListener, error) {
+// there is replaced. If a live one listens there it is EADDRINUSE, unless the
+// caller has the address by other rights: then it takes over.
+func listenSocket(ctx context.Context, key string, takeover bool) (ln *net.UnixListener, id fileID, err error) {
 	dir, err := makeDir()
 	if err != nil {
-		return nil, err
+		return nil, id, err
 	}
 	path, err := socketPath(dir, key)
 	if err != nil {
-		return nil, err
+		return nil, id, err
 	}
 	unlock, err := lockDir(ctx, dir)
 	if err != nil {
-		return nil, err
+		return nil, id, err
 	}
 	defer unlock()
-	ln, err := bindSocket(path)
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return ln, err
-	}
-	c, err := net.DialTimeout("unixpacket", path, time.Second)
+	other, err := net.DialTimeout("unixpacket", path, time.Second)
 	if err == nil {
-		c.Close()
+		defer other.Close()
+		if !takeover {
+			return nil, id, errInUse
+		}
+	} else if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) && !takeover {
+		return nil, id, errInUse // its queue is full, or it is another kind of file
 	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, errInUse
-	}
-	if err := os.Remove(path); err != nil {
-		return nil, err
-	}
-	return bindSocket(path)
-}
-
-func bindSocket(path string) (*net.UnixListener, error) {
-	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	// Under another name first, so that there is one at any time.
+	next := path[:len(path)-len(socketSuffix)] + nextSuffix
+	os.Remove(next) // of one who died here
+	ln, err = net.ListenUnix("unixpacket", &net.UnixAddr{Name: next, Net: "unixpacket"})
 	if err != nil {
-		return nil, errors.Unwrap(err)
+		return nil, id, errors.Unwrap(err)
 	}
 	// Under the lock only, see closeSocket.
 	ln.SetUnlinkOnClose(false)
 	// Who may connect is decided by credentials.
-	if err := os.Chmod(path, 0o666); err != nil {
-		ln.Close()
-		return nil, err
+	err = os.Chmod(next, 0o666)
+	if err == nil {
+		id, err = identify(next)
 	}
-	return ln, nil
+	if err == nil {
+		err = os.Rename(next, path)
+	}
+	if err != nil {
+		ln.Close()
+		os.Remove(next)
+		return nil, id, err
+	}
+	if other != nil {
+		takeOver(ctx, channel{other.(*net.UnixConn)})
+	}
+	return ln, id, nil
+}
+
+// takeOver makes the process that listened at the address so far send its clients
+// here. If it doesn't answer, they find out when it closes its listener.
+func takeOver(ctx context.Context, ch channel) {
+	if cred, err := ch.peerCred(); err != nil || !trusted(cred) {
+		return
+	}
+	defer ch.limitHandshake(ctx)()
+	ch.SetDeadline(time.Now().Add(cutPatience))
+	if ch.send(message{Kind: kindTakeover}) == nil {
+		ch.expect(kindTaken, 0)
+	}
 }
 
 // closeSocket closes a socket and removes its file, unless another listener has
-// put its own there. That could be while this process was about to die.
-func closeSocket(ln *net.UnixListener) {
-	path := ln.Addr().(*net.UnixAddr).Name
-	unlock, err := lockDir(context.Background(), filepath.Dir(path))
-	if err != nil {
-		ln.Close() // the file is found to be stale later
-		return
-	}
-	defer unlock()
-	os.Remove(path)
+// put its own there. It doesn't wait for the directory's lock.
+func closeSocket(ln *net.UnixListener, id fileID) {
 	ln.Close()
+	path := ownPath(ln)
+	remove := func(wait time.Duration) bool {
+		ctx, cancel := context.WithTimeout(context.Background(), wait)
+		defer cancel()
+		unlock, err := lockDir(ctx, filepath.Dir(path))
+		if err != nil {
+			return !errors.Is(err, context.DeadlineExceeded)
+		}
+		defer unlock()
+		if now, err := identify(path); err == nil && now == id {
+			os.Remove(path)
+		}
+		return true
+	}
+	if !remove(0) {
+		go remove(lockTimeout) // and if not it is found to be stale later
+	}
+}
+
+// ownPath returns where a socket is found, which was bound under another name.
+func ownPath(ln *net.UnixListener) string {
+	next := ln.Addr().(*net.UnixAddr).Name
+	return next[:len(next)-len(nextSuffix)] + socketSuffix
 }
 
 // lockTimeout bounds the wait for the directory's lock, which is held only
@@ -140,8 +186,8 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
-	defer cancel()
+	timeout := time.NewTimer(lockTimeout)
+	defer timeout.Stop()
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
@@ -155,6 +201,9 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 		case <-ctx.Done():
 			f.Close()
 			return nil, ctx.Err()
+		case <-timeout.C:
+			f.Close()
+			return nil, &problem{syscall.ETIMEDOUT, "another process holds the lock on " + dir}
 		case <-time.After(wait):
 		}
 	}

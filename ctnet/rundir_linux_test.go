@@ -95,12 +95,12 @@ func newTestApp(t *testing.T, c AppConfig) *App {
 
 func listenAs(a *App, name string) (net.Listener, error) {
 	lc := ListenConfig{App: a}
-	return lc.Listen(context.Background(), network, name)
+	return lc.Listen(context.Background(), networkCT, name)
 }
 
 func dialAs(a *App, name string) (net.Conn, error) {
 	d := Dialer{App: a}
-	return d.Dial(network, name)
+	return d.Dial(networkCT, name)
 }
 
 // requireOpError checks that err is what package net would return for op, with
@@ -110,7 +110,7 @@ func requireOpError(t *testing.T, err error, op, name string, want error) {
 	var e *net.OpError
 	require.ErrorAs(t, err, &e)
 	require.Equal(t, op, e.Op)
-	require.Equal(t, network, e.Net)
+	require.Equal(t, networkCT, e.Net)
 	require.Equal(t, name, e.Addr.String())
 	if want != nil {
 		require.ErrorIs(t, err, want)
@@ -365,7 +365,7 @@ func TestRunDirOwner(t *testing.T) {
 // socketFile returns where the listener with a name is found.
 func socketFile(t *testing.T, name string) string {
 	t.Helper()
-	path, err := socketPath(runDir(), doorKey(name))
+	path, err := socketPath(runDir(), ctTarget(name).keys[0])
 	require.NoError(t, err)
 	return path
 }
@@ -513,7 +513,7 @@ func canceledContext() context.Context {
 func TestRunDirOtherProcess(t *testing.T) {
 	const role = "CTNET_TEST_LISTEN"
 	if name := os.Getenv(role); name != "" {
-		_, err := Listen(network, name)
+		_, err := Listen(networkCT, name)
 		require.NoError(t, err)
 		fmt.Println("ready")
 		io.Copy(io.Discard, os.Stdin)
@@ -615,25 +615,23 @@ func TestRunDirLock(t *testing.T) {
 
 	var lc ListenConfig
 	lc.App = server
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	start := time.Now()
-	_, err := lc.Listen(ctx, network, "locked")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	_, err := lc.Listen(ctx, networkCT, "locked")
 	took := time.Since(start)
 	cancel()
 	requireOpError(t, err, "listen", "locked", os.ErrDeadlineExceeded)
 	require.GreaterOrEqual(t, took, 20*time.Millisecond)
 	require.Less(t, took, patience)
 
-	// It looks at the lock again and again, so this finds it waiting.
 	ctx, cancel = context.WithCancel(t.Context())
+	waits := watch(ctx)
 	listened := make(chan error, 1)
 	go func() {
-		_, err := lc.Listen(ctx, network, "locked")
+		_, err := lc.Listen(waits, networkCT, "locked")
 		listened <- err
 	}()
-	for start := time.Now(); server.a.listener("locked", 0) == nil; runtime.Gosched() {
-		require.Less(t, time.Since(start), patience)
-	}
+	receive(t, waits.watched)
 	select {
 	case err := <-listened:
 		t.Fatalf("Listen did not wait for the lock: %v", err)
@@ -646,17 +644,32 @@ func TestRunDirLock(t *testing.T) {
 
 	// The one that waits gets it.
 	var ln net.Listener
+	waits = watch(t.Context())
 	go func() {
 		var err error
-		ln, err = lc.Listen(t.Context(), network, "locked")
+		ln, err = lc.Listen(waits, networkCT, "locked")
 		listened <- err
 	}()
-	for start := time.Now(); server.a.listener("locked", 0) == nil; runtime.Gosched() {
-		require.Less(t, time.Since(start), patience)
-	}
+	receive(t, waits.watched)
 	unlock()
 	require.NoError(t, receive(t, listened))
 	requireDials(t, client, ln)
+}
+
+// A watchedContext tells when somebody waits for its end.
+type watchedContext struct {
+	context.Context
+	once    sync.Once
+	watched chan struct{}
+}
+
+func watch(ctx context.Context) *watchedContext {
+	return &watchedContext{Context: ctx, watched: make(chan struct{})}
+}
+
+func (c *watchedContext) Done() <-chan struct{} {
+	c.once.Do(func() { close(c.watched) })
+	return c.Context.Done()
 }
 
 // receive returns what comes from ch, which should be soon.

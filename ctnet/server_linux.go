@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 type door struct {
 	l  *Listener
 	ln *net.UnixListener
+	id fileID // of its socket file
 
 	// Handshakes under way, with those who may connect and with those who
 	// are being told that they may not.
@@ -32,21 +34,19 @@ const maxHandshakes = 64
 // connected. They are sent with the connection.
 const helloTimeout = time.Second
 
-// doorKey is what the socket of a listener on network "ct" is found by.
-func doorKey(name string) string { return network + ":" + name }
-
+// openDoor makes the door of a listener. It lets nobody in until accept is called.
 func openDoor(ctx context.Context, l *Listener) (*door, error) {
-	ln, err := listenSocket(ctx, doorKey(l.addr.name))
+	ln, id, err := listenSocket(ctx, l.key, l.kernel != nil)
 	if err != nil {
 		return nil, err
 	}
 	d := &door{
 		l:        l,
 		ln:       ln,
+		id:       id,
 		hands:    make(chan struct{}, maxHandshakes),
 		refusals: make(chan struct{}, maxHandshakes),
 	}
-	go d.accept()
 	return d, nil
 }
 
@@ -98,21 +98,30 @@ func (d *door) turnAway(ch channel, cred Cred) {
 	ch.SetDeadline(time.Now().Add(helloTimeout))
 	m, fds, err := ch.receive()
 	closeAll(fds)
-	if err != nil || !d.inspected(ch, cred, m) {
+	if err != nil || !d.served(ch, cred, m) {
 		ch.send(message{Kind: kindWelcome, Errno: uint32(syscall.EACCES)})
 	}
 	ch.Close()
 	<-d.refusals
 }
 
-// inspected answers m if it asks for a snapshot, which this user and root may.
-func (d *door) inspected(ch channel, cred Cred, m message) bool {
-	return m.Kind == kindInspect && m.Version == wireVersion && trusted(cred) && d.l.app.answerInspect(ch) == nil
+// served does what m asks for if it is not to connect and comes from this user or
+// root.
+func (d *door) served(ch channel, cred Cred, m message) bool {
+	switch {
+	case !trusted(cred):
+	case m.Kind == kindInspect:
+		return d.l.app.answerInspect(ch) == nil
+	case m.Kind == kindTakeover && d.l.kernel != nil:
+		d.retire()
+		return ch.send(message{Kind: kindTaken}) == nil
+	}
+	return false
 }
 
-// close stops letting applications in, and tells those inside.
-func (d *door) close() {
-	closeSocket(d.ln)
+// retire makes new connections go to whoever listens there now.
+func (d *door) retire() {
+	d.l.retired.Store(true)
 	r := &d.l.app.remote
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -123,31 +132,46 @@ func (d *door) close() {
 	}
 }
 
+// close stops letting applications in, and tells those inside.
+func (d *door) close() {
+	closeSocket(d.ln, d.id)
+	d.retire()
+}
+
 // A server is this application's pair with one that has dialed its listener.
 type server struct {
 	pair
 	l     *Listener
+	addr  net.Addr // of this end of the connections
 	table *segpool.Table
 }
 
 // attach does the handshake with an application, and then reads its messages.
 func (d *door) attach(ch channel, cred Cred) {
+	r := &d.l.app.remote
+	if r.begin(ch) != nil {
+		ch.Close()
+		<-d.hands
+		return
+	}
+	defer r.end(ch)
 	ch.SetDeadline(time.Now().Add(helloTimeout))
 	s, err := d.handshake(ch, cred)
 	ch.SetDeadline(time.Time{})
 	<-d.hands
 	if err != nil {
 		var errno syscall.Errno
-		if !errors.As(err, &errno) {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			errno = syscall.ETIMEDOUT
+		} else if !errors.As(err, &errno) {
 			errno = syscall.EPROTO
 		}
 		ch.send(message{Kind: kindWelcome, Errno: uint32(errno)}) // if it still listens
-	}
-	if err != nil || s == nil {
-		ch.Close()
 		return
 	}
-	s.read()
+	if s != nil {
+		s.read()
+	}
 }
 
 // handshake returns the pair, or nil without an error if that was not what was
@@ -163,7 +187,7 @@ func (d *door) handshake(ch channel, cred Cred) (_ *server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.inspected(ch, cred, hello) {
+	if d.served(ch, cred, hello) {
 		closeAll(fds)
 		return nil, nil
 	}
@@ -182,7 +206,8 @@ func (d *door) handshake(ch channel, cred Cred) (_ *server, err error) {
 		return nil, err
 	}
 	undo.add(s.part)
-	if n := min(hello.NameLen, maxName); string(hello.Name[:n]) != d.l.addr.name {
+	s.addr = d.l.answers(string(hello.Name[:min(hello.NameLen, maxTarget)]))
+	if s.addr == nil || d.l.retired.Load() {
 		return nil, syscall.ECONNREFUSED
 	}
 	ask, err := checkSizes(sizes{int(hello.ToServer), int(hello.ToClient)})
@@ -212,7 +237,11 @@ func (d *door) handshake(ch channel, cred Cred) (_ *server, err error) {
 	if err := worker.Add(&s.source); err != nil {
 		return nil, err
 	}
-	undo.add(func() { worker.Remove(&s.source) })
+	// From here on the worker may be using the memory.
+	undo = cleanup{func() {
+		s.die(s.detach)
+		s.table.Close()
+	}}
 	err = ch.send(message{Kind: kindWelcome, App: s.app.id, Worker: uint32(number),
 		ToServer: uint32(g.ToServer), ToClient: uint32(g.ToClient)}, ownSleepFD, bell.FD())
 	if err != nil {
@@ -290,6 +319,8 @@ type accepted struct {
 	s    *server
 	slot segpool.Slot
 
+	origin origin // the listener's
+
 	// The half-open.
 	once     sync.Once
 	answered atomic.Bool
@@ -299,18 +330,17 @@ type accepted struct {
 // that is the connection's.
 func (s *server) incoming(slot segpool.Slot) {
 	a := &accepted{s: s, slot: slot}
-	if err := s.app.account.AddConn(); err != nil {
-		s.table.Refuse(slot, uint32(syscall.ENOBUFS))
+	number := slot.Number.Load()
+	if errno := a.count(&Addr{app: s.peerApp, number: number}); errno != 0 {
+		s.table.Refuse(slot, uint32(errno))
 		a.tell()
 		s.unref()
 		return
 	}
-	number := slot.Number.Load()
 	slot.ToServer.Header.ResetConsumer()
 	slot.ToClient.Header.ResetProducer()
 	a.init(slot.ToServer, slot.ToClient, raceKey(s.peerApp, number))
-	a.local = s.l.addr
-	a.remote = Addr{app: s.peerApp, number: number}
+	a.local = s.addr
 	a.cred = s.cred
 	a.peer = a
 	s.conns.set(slot.ID, &a.Conn)
@@ -321,6 +351,33 @@ func (s *server) incoming(slot segpool.Slot) {
 		s.detach(&a.Conn)
 	} else if !a.answered.Load() && a.withdrawn() {
 		s.l.backlog.withdraw(a)
+	}
+}
+
+// count takes what the connection needs of what there is a limit of, and gives it
+// the address of its dialer, which is own on network "ct".
+func (a *accepted) count(own *Addr) (errno syscall.Errno) {
+	s := a.s
+	if s.l.retired.Load() {
+		return syscall.ECONNREFUSED
+	}
+	if s.app.account.AddConn() != nil {
+		return syscall.ENOBUFS
+	}
+	var err error
+	if a.remote, a.origin, err = s.l.ends(s.addr, own); err != nil {
+		s.app.account.RemoveConn()
+		return syscall.ENOBUFS
+	}
+	a.slot.Origin.Store(uint64(a.origin))
+	return 0
+}
+
+// uncount undoes count.
+func (a *accepted) uncount() {
+	a.s.app.account.RemoveConn()
+	if a.origin != 0 {
+		a.s.l.origins.give(a.origin)
 	}
 }
 
@@ -344,7 +401,7 @@ func (a *accepted) refuse(errno syscall.Errno) {
 	s.conns.set(a.slot.ID, nil)
 	s.table.Refuse(a.slot, uint32(errno))
 	a.tell()
-	s.app.account.RemoveConn()
+	a.uncount()
 	s.unref()
 }
 
@@ -368,6 +425,6 @@ func (a *accepted) release() {
 	// there is a Dial.
 	s.conns.set(a.slot.ID, nil)
 	s.table.Free(a.slot)
-	s.app.account.RemoveConn()
+	a.uncount()
 	s.unref()
 }

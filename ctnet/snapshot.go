@@ -27,7 +27,8 @@ type Snapshot struct {
 
 // A ListenerInfo describes a listener.
 type ListenerInfo struct {
-	Name    string
+	Network string
+	Address string
 	Backlog int // connections that can wait to be accepted
 	Waiting int // those that do, and the Dials behind them
 }
@@ -35,7 +36,8 @@ type ListenerInfo struct {
 // A ConnInfo describes an end of a connection.
 type ConnInfo struct {
 	State         string // one of the States
-	Local, Remote string
+	Network       string
+	Local, Remote string // Local is "" until the dialer is answered, if the listener gives it
 	Peer          Cred
 
 	// Bytes that wait to be read here and by the peer, and what there is
@@ -79,14 +81,14 @@ func (a *app) snapshot() Snapshot {
 	conns = append(conns, a.remote.conns()...)
 
 	for _, l := range listeners {
-		s.Listeners = append(s.Listeners, ListenerInfo{l.addr.name, l.backlog.size, l.backlog.waiting()})
+		s.Listeners = append(s.Listeners, ListenerInfo{l.network, l.addr.String(), l.backlog.size, l.backlog.waiting()})
 	}
 	for _, c := range conns {
 		if info, ok := c.info(); ok {
 			s.Connections = append(s.Connections, info)
 		}
 	}
-	slices.SortFunc(s.Listeners, func(a, b ListenerInfo) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(s.Listeners, func(a, b ListenerInfo) int { return strings.Compare(a.Address, b.Address) })
 	slices.SortFunc(s.Connections, func(a, b ConnInfo) int {
 		return strings.Compare(a.Local+" "+a.Remote, b.Local+" "+b.Remote)
 	})
@@ -96,9 +98,12 @@ func (a *app) snapshot() Snapshot {
 // info describes c. It returns false if c is closed and lets go of its memory.
 func (c *Conn) info() (info ConnInfo, ok bool) {
 	info = ConnInfo{
-		Local:  c.local.String(),
-		Remote: c.remote.String(),
-		Peer:   c.cred,
+		Network: c.remote.Network(),
+		Remote:  c.remote.String(),
+		Peer:    c.cred,
+	}
+	if !c.peer.halfOpen() {
+		info.Local = c.local.String() // where the listener gives it, the answer comes first
 	}
 	if !c.gate.enter() {
 		info.State = StateClosed

@@ -32,6 +32,8 @@ const (
 	kindRetire              // server: the listener is closed
 	kindInspect             // in place of hello: asks for a snapshot
 	kindSnapshot            // server: the snapshot; 1 descriptor
+	kindTakeover            // in place of hello: another listener has the address now
+	kindTaken               // server: no new connections come here
 )
 
 // A message is the same for all kinds; what a kind has no use for is 0.
@@ -47,8 +49,11 @@ type message struct {
 	Errno    uint32
 	Size     uint32 // of the snapshot
 	NameLen  uint32
-	Name     [maxName]byte // the listener's
+	Name     [maxTarget]byte // what was dialed, see target
 }
+
+// maxTarget is the longest name of a target: a network and a name, or a path.
+const maxTarget = maxName + 8
 
 var messageSize = binary.Size(message{})
 
@@ -100,8 +105,8 @@ func broken(err error) error {
 }
 
 // receive returns the next message, and its descriptors, which the caller owns.
-// Messages of a size that no version has are an error; what version it is, and
-// which kind, is for the caller to see.
+// One of another version or size is an error; which kind it is, is for the caller
+// to see.
 func (ch channel) receive() (m message, fds []int, err error) {
 	b := make([]byte, messageSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
@@ -113,15 +118,18 @@ func (ch channel) receive() (m message, fds []int, err error) {
 		closeAll(fds)
 		return m, nil, readErr
 	}
-	if err != nil || flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 || n != messageSize {
+	if err != nil || n < 8 || binary.LittleEndian.Uint32(b) != wireMagic {
+		err = errProtocol
+	} else if v := binary.LittleEndian.Uint16(b[4:]); v != wireVersion {
+		err = versionProblem(v) // whose messages may have another size
+	} else if flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 || n != messageSize {
+		err = errProtocol
+	}
+	if err != nil {
 		closeAll(fds)
-		return m, nil, errProtocol
+		return m, nil, err
 	}
 	binary.Decode(b[:n], binary.LittleEndian, &m)
-	if m.Magic != wireMagic {
-		closeAll(fds)
-		return m, nil, errProtocol
-	}
 	return m, fds, nil
 }
 
@@ -138,8 +146,6 @@ func (ch channel) expect(kind uint16, nfds int) (message, []int, error) {
 // closes these otherwise.
 func (m *message) check(kind uint16, nfds int, fds []int) (err error) {
 	switch {
-	case m.Version != wireVersion:
-		err = versionProblem(m.Version)
 	case m.Kind == kind && m.Errno != 0:
 		err = syscall.Errno(m.Errno)
 	case m.Kind != kind || len(fds) != nfds:
@@ -197,13 +203,16 @@ func trusted(c Cred) bool { return c.UID == os.Geteuid() || c.UID == 0 }
 var aLongTimeAgo = time.Unix(1, 0)
 
 // limitHandshake makes what is done on ch fail when the handshake takes too
-// long or ctx ends, until the returned function is called.
-func (ch channel) limitHandshake(ctx context.Context) (done func()) {
+// long or ctx ends, until the returned function is called. That one returns false
+// if ctx has ended: then ch can't be used any more.
+func (ch channel) limitHandshake(ctx context.Context) (done func() bool) {
 	ch.SetDeadline(time.Now().Add(handshakeTimeout))
 	stop := context.AfterFunc(ctx, func() { ch.SetDeadline(aLongTimeAgo) })
-	return func() {
-		if stop() {
-			ch.SetDeadline(time.Time{})
+	return func() bool {
+		if !stop() {
+			return false
 		}
+		ch.SetDeadline(time.Time{})
+		return true
 	}
 }

@@ -34,7 +34,7 @@ func show(out io.Writer, all []ctnet.Snapshot) {
 	for _, s := range all {
 		process := fmt.Sprintf("%s/%d", s.Program, s.PID)
 		for _, l := range s.Listeners {
-			fmt.Fprintf(w, "LISTEN\t%d\t%d\t%s\t*\t\t%s\n", l.Waiting, l.Backlog, l.Name, process)
+			fmt.Fprintf(w, "LISTEN\t%d\t%d\t%s\t*\t\t%s\n", l.Waiting, l.Backlog, l.Address, process)
 		}
 		for _, c := range s.Connections {
 			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%d\t%s\n", c.State, c.RecvQueue, c.SendQueue, c.Local, c.Remote, c.Peer.PID, process)

@@ -13,7 +13,7 @@ func TestShow(t *testing.T) {
 	show(&b, []ctnet.Snapshot{{
 		App: "5f3c0a1b9d2e4c71", PID: 42, Program: "echod",
 		Conns: 1, Segments: 1, Bytes: 128 << 20,
-		Listeners: []ctnet.ListenerInfo{{Name: "svc/echo", Backlog: 4096, Waiting: 3}},
+		Listeners: []ctnet.ListenerInfo{{Network: "ct", Address: "svc/echo", Backlog: 4096, Waiting: 3}},
 		Connections: []ctnet.ConnInfo{{
 			State: ctnet.StateEstablished, Local: "svc/echo", Remote: "00000000000000aa:7",
 			Peer: ctnet.Cred{PID: 43}, RecvQueue: 5, SendQueue: 6,

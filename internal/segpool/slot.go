@@ -58,8 +58,9 @@ type slotHeader struct {
 		_      [48]byte
 	}
 	server struct {
-		state atomic.Uint64
-		_     [56]byte
+		state  atomic.Uint64
+		origin atomic.Uint64
+		_      [48]byte
 	}
 	toServer, toClient ring.Header
 }
@@ -100,9 +101,10 @@ type Slot struct {
 	Use uint32 // which use of the slot this is
 
 	// Written by the one, read by the other. Number is the client's: it tells
-	// its connections apart.
+	// its connections apart. Origin is the server's: where it says that the
+	// connection comes from.
 	ClientState, ServerState *atomic.Uint64
-	Number                   *atomic.Uint64
+	Number, Origin           *atomic.Uint64
 
 	ToServer, ToClient Fifo
 
@@ -127,6 +129,7 @@ func (s *Segment) slot(k, i int) Slot {
 		ClientState: &h.client.state,
 		ServerState: &h.server.state,
 		Number:      &h.client.number,
+		Origin:      &h.server.origin,
 		ToServer:    Fifo{&h.toServer, s.mem.Bytes[up:down:down]},
 		ToClient:    Fifo{&h.toClient, s.mem.Bytes[down:end:end]},
 		seg:         s,

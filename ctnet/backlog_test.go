@@ -1,0 +1,410 @@
+package ctnet
+
+import (
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cutthrough.example/internal/ring"
+	"cutthrough.example/internal/segpool"
+	"github.com/stretchr/testify/require"
+)
+
+// A fakeHalfOpen is a half-open that counts what happens to it, and the peer of
+// its connection.
+type fakeHalfOpen struct {
+	peer // its other methods are not called
+
+	conn   Conn
+	dialer ring.Consumer // what the dialer has of the connection
+
+	once     sync.Once
+	decided  chan struct{} // closed when the dialer has been told
+	answers  atomic.Int32
+	refusals atomic.Int32
+	errno    syscall.Errno
+	accepts  atomic.Int32 // how many times accept returned it
+	releases atomic.Int32
+}
+
+func newFakeHalfOpen() *fakeHalfOpen {
+	h := &fakeHalfOpen{decided: make(chan struct{})}
+	rx := segpool.Fifo{Header: new(ring.Header), Data: make([]byte, 64)}
+	tx := segpool.Fifo{Header: new(ring.Header), Data: make([]byte, 64)}
+	h.conn.init(rx, tx, 0)
+	h.conn.peer = h
+	h.dialer.Init(tx.Header, tx.Data)
+	return h
+}
+
+func (h *fakeHalfOpen) answer() *Conn {
+	h.once.Do(func() {
+		h.answers.Add(1)
+		close(h.decided)
+	})
+	return &h.conn
+}
+
+func (h *fakeHalfOpen) refuse(errno syscall.Errno) {
+	h.errno = errno
+	h.refusals.Add(1)
+	close(h.decided) // only once, or it panics
+}
+
+func (h *fakeHalfOpen) release() { h.releases.Add(1) }
+
+// A fate is what has become of a half-open.
+type fate string
+
+const (
+	fateWaits    fate = "waits"
+	fateAnswered fate = "answered"
+	fateAccepted fate = "accepted"
+	fateRefused  fate = "refused"
+	fateReset    fate = "reset"
+)
+
+// fate returns what has become of h.
+func (h *fakeHalfOpen) fate() fate {
+	fin, reset := h.dialer.Ended()
+	type counts struct{ answers, refusals, accepts, releases int32 }
+	switch n := (counts{h.answers.Load(), h.refusals.Load(), h.accepts.Load(), h.releases.Load()}); {
+	case n == counts{} && !fin && !reset:
+		return fateWaits
+	case n == counts{answers: 1} && !fin && !reset:
+		return fateAnswered
+	case n == counts{answers: 1, accepts: 1} && !fin && !reset:
+		return fateAccepted
+	case n == counts{refusals: 1} && h.errno == syscall.ECONNREFUSED:
+		return fateRefused
+	case n == counts{answers: 1, releases: 1} && reset:
+		return fateReset
+	}
+	return "none that can be"
+}
+
+func newBacklog(size int) *backlog {
+	b := new(backlog)
+	b.init(size)
+	return b
+}
+
+// offerMany offers n half-opens, one after the other.
+func offerMany(b *backlog, n int) (hs []*fakeHalfOpen) {
+	for range n {
+		h := newFakeHalfOpen()
+		hs = append(hs, h)
+		b.offer(h)
+	}
+	return hs
+}
+
+func requireFates(t *testing.T, hs []*fakeHalfOpen, want ...fate) {
+	t.Helper()
+	var got []fate
+	for _, h := range hs {
+		got = append(got, h.fate())
+	}
+	require.Equal(t, want, got)
+}
+
+// acceptFake accepts, and counts it.
+func acceptFake(b *backlog) (*fakeHalfOpen, error) {
+	c, err := b.accept()
+	if err != nil {
+		return nil, err
+	}
+	h := c.(*Conn).peer.(*fakeHalfOpen)
+	h.accepts.Add(1)
+	return h, nil
+}
+
+func requireAccept(t *testing.T, b *backlog, want *fakeHalfOpen) {
+	t.Helper()
+	h, err := acceptFake(b)
+	require.NoError(t, err)
+	require.Same(t, want, h)
+}
+
+func TestBacklogOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBacklog(2)
+		hs := offerMany(b, 5)
+		requireFates(t, hs, fateAnswered, fateAnswered, fateWaits, fateWaits, fateWaits)
+		requireAccept(t, b, hs[0])
+		requireFates(t, hs, fateAccepted, fateAnswered, fateAnswered, fateWaits, fateWaits)
+		requireAccept(t, b, hs[1])
+		more := offerMany(b, 1)
+		requireFates(t, more, fateWaits)
+		requireAccept(t, b, hs[2])
+		requireFates(t, hs, fateAccepted, fateAccepted, fateAccepted, fateAnswered, fateAnswered)
+		requireAccept(t, b, hs[3])
+		requireFates(t, more, fateAnswered)
+		requireAccept(t, b, hs[4])
+		requireAccept(t, b, more[0])
+		more = offerMany(b, 3)
+		requireFates(t, more, fateAnswered, fateAnswered, fateWaits)
+		for _, h := range more {
+			requireAccept(t, b, h)
+		}
+		requireFates(t, append(hs, more...), fateAccepted, fateAccepted, fateAccepted, fateAccepted, fateAccepted, fateAccepted, fateAccepted, fateAccepted)
+	})
+}
+
+func TestBacklogWithdraw(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBacklog(2)
+		hs := offerMany(b, 6)
+		requireFates(t, hs, fateAnswered, fateAnswered, fateWaits, fateWaits, fateWaits, fateWaits)
+		b.withdraw(hs[1]) // the last of those answered
+		requireFates(t, hs, fateAnswered, fateReset, fateAnswered, fateWaits, fateWaits, fateWaits)
+		b.withdraw(hs[4]) // one of those not answered: makes no room
+		requireFates(t, hs, fateAnswered, fateReset, fateAnswered, fateWaits, fateReset, fateWaits)
+		b.withdraw(hs[0]) // the first
+		requireFates(t, hs, fateReset, fateReset, fateAnswered, fateAnswered, fateReset, fateWaits)
+		for _, i := range []int{0, 1, 4} { // not there any more
+			b.withdraw(hs[i])
+		}
+		b.withdraw(newFakeHalfOpen())
+		requireFates(t, hs, fateReset, fateReset, fateAnswered, fateAnswered, fateReset, fateWaits)
+		requireAccept(t, b, hs[2])
+		b.withdraw(hs[2]) // too late
+		requireFates(t, hs, fateReset, fateReset, fateAccepted, fateAnswered, fateReset, fateAnswered)
+		b.withdraw(hs[5])
+		requireAccept(t, b, hs[3])
+		requireFates(t, hs, fateReset, fateReset, fateAccepted, fateAccepted, fateReset, fateReset)
+		hs = offerMany(b, 3)
+		requireFates(t, hs, fateAnswered, fateAnswered, fateWaits)
+	})
+}
+
+func TestBacklogClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBacklog(2)
+		hs := offerMany(b, 5)
+		requireAccept(t, b, hs[0])
+		require.False(t, b.isClosed())
+		b.set(time.Now().Add(time.Hour), b)
+		b.close()
+		require.True(t, b.isClosed())
+		require.False(t, b.timer.Stop(), "the deadline's timer was not stopped")
+		want := []fate{fateAccepted, fateReset, fateReset, fateRefused, fateRefused}
+		requireFates(t, hs, want...)
+		for _, h := range hs {
+			b.withdraw(h)
+		}
+		b.close()
+		requireFates(t, hs, want...)
+		requireFates(t, offerMany(b, 2), fateRefused, fateRefused)
+		for range 2 {
+			_, err := acceptFake(b)
+			require.Equal(t, net.ErrClosed, err)
+		}
+		b.set(time.Now().Add(-time.Second), b)
+		_, err := acceptFake(b)
+		require.Equal(t, net.ErrClosed, err)
+	})
+}
+
+func TestBacklogDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBacklog(2)
+		start := time.Now()
+		b.set(start.Add(2*time.Hour), b)
+		const n = 4
+		results := acceptMany(b, n)
+		require.Empty(t, results)
+		b.set(start.Add(time.Hour), b)
+		for range n {
+			r := <-results
+			require.Equal(t, os.ErrDeadlineExceeded, r.err)
+			require.Equal(t, start.Add(time.Hour), r.at)
+		}
+		// What has come is for those who accept with another deadline.
+		hs := offerMany(b, 1)
+		for range 2 {
+			_, err := acceptFake(b)
+			require.Equal(t, os.ErrDeadlineExceeded, err)
+		}
+		b.set(time.Time{}, b)
+		requireAccept(t, b, hs[0])
+		results = acceptMany(b, n)
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		require.Empty(t, results)
+		b.set(time.Now(), b)
+		for range n {
+			require.Equal(t, os.ErrDeadlineExceeded, (<-results).err)
+		}
+		require.Equal(t, 25*time.Hour, time.Since(start))
+	})
+}
+
+// acceptMany has n goroutines accept, and returns when they wait or have done so.
+func acceptMany(b *backlog, n int) <-chan acceptResult {
+	results := make(chan acceptResult, n)
+	for range n {
+		go func() {
+			h, err := acceptFake(b)
+			results <- acceptResult{h, err, time.Now()}
+		}()
+	}
+	synctest.Wait()
+	return results
+}
+
+type acceptResult struct {
+	h   *fakeHalfOpen
+	err error
+	at  time.Time
+}
+
+// TestBacklogWakesEnough has several wait: as many of them return as there is to
+// accept, and the others go on waiting.
+func TestBacklogWakesEnough(t *testing.T) {
+	for _, size := range []int{1, 2, 100} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBacklog(size)
+			const waiting = 16
+			results := acceptMany(b, waiting)
+			left := waiting
+			for _, n := range []int{1, 1, 2, 3, 0, 5} {
+				hs := offerMany(b, n)
+				synctest.Wait()
+				require.Len(t, results, n)
+				for range n {
+					require.NoError(t, (<-results).err)
+				}
+				for _, h := range hs {
+					require.Equal(t, fateAccepted, h.fate())
+				}
+				left -= n
+			}
+			// One that is withdrawn is nobody's, or it is accepted.
+			h := newFakeHalfOpen()
+			go b.offer(h)
+			go b.withdraw(h)
+			synctest.Wait()
+			if len(results) == 1 {
+				require.Equal(t, fateAccepted, (<-results).h.fate())
+				left--
+			}
+			require.Empty(t, results)
+
+			b.close()
+			synctest.Wait()
+			require.Len(t, results, left)
+			for range left {
+				require.Equal(t, net.ErrClosed, (<-results).err)
+			}
+		})
+	}
+}
+
+// TestBacklogStress has dialers offer and withdraw while others accept. It is in
+// a bubble because that notices when everybody waits.
+func TestBacklogStress(t *testing.T) {
+	const dialers, dials, accepters = 6, 60, 3
+	stress := func(t *testing.T, size int, closeAfter int) (fates map[fate]int) {
+		b := newBacklog(size)
+		hs := make([][]*fakeHalfOpen, dialers)
+		var offered atomic.Int32
+		closing := make(chan struct{})
+		var closed, dialing, accepting sync.WaitGroup
+		for i := range dialers {
+			rnd := rand.New(rand.NewPCG(rand.Uint64(), 0))
+			dialing.Go(func() {
+				for range dials {
+					h := newFakeHalfOpen()
+					hs[i] = append(hs[i], h)
+					b.offer(h)
+					if int(offered.Add(1)) == closeAfter {
+						close(closing)
+					}
+					switch rnd.IntN(4) {
+					case 0: // as a Dial whose context ends
+						for range rnd.IntN(20) {
+							runtime.Gosched()
+						}
+						b.withdraw(h)
+					case 1: // as a server that finds its peer dead, besides
+						dialing.Go(func() { b.withdraw(h) })
+					case 2:
+						<-h.decided
+					}
+				}
+			})
+		}
+		for range accepters {
+			rnd := rand.New(rand.NewPCG(rand.Uint64(), 0))
+			accepting.Go(func() {
+				for {
+					_, err := acceptFake(b)
+					if err != nil {
+						if err != net.ErrClosed {
+							t.Errorf("accept: %v", err)
+						}
+						return
+					}
+					if rnd.IntN(3) == 0 {
+						time.Sleep(time.Second) // until nobody else has anything to do
+					}
+				}
+			})
+		}
+		if closeAfter > 0 {
+			closed.Go(func() {
+				<-closing
+				b.close()
+			})
+		}
+		dialing.Wait()
+		time.Sleep(time.Hour) // everybody has accepted what there is
+		synctest.Wait()
+		if closeAfter == 0 {
+			b.mu.Lock()
+			require.Empty(t, b.queue)
+			b.mu.Unlock()
+			b.close()
+		}
+		closed.Wait()
+		accepting.Wait()
+		fates = make(map[fate]int)
+		for _, hs := range hs {
+			for _, h := range hs {
+				fates[h.fate()]++
+			}
+		}
+		return fates
+	}
+	total := make(map[fate]int)
+	for _, size := range []int{1, 3, 1000} {
+		for range 10 {
+			synctest.Test(t, func(t *testing.T) {
+				fates := stress(t, size, 0)
+				require.Equal(t, dialers*dials, fates[fateAccepted]+fates[fateReset], "%v", fates)
+				for f, n := range fates {
+					total[f] += n
+				}
+			})
+			synctest.Test(t, func(t *testing.T) {
+				fates := stress(t, size, 1+rand.IntN(dialers*dials))
+				require.Equal(t, dialers*dials, fates[fateAccepted]+fates[fateReset]+fates[fateRefused], "%v", fates)
+				for f, n := range fates {
+					total[f] += n
+				}
+			})
+		}
+	}
+	t.Log(total)
+	for _, f := range []fate{fateAccepted, fateReset, fateRefused} {
+		require.Positive(t, total[f], "none was %s", f)
+	}
+}

@@ -1,0 +1,1190 @@
+package ctnet
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"cutthrough.example/internal/segpool"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// What a peer may send in place of what it should.
+type parts struct {
+	sleep, block, bell int // as it should be
+
+	segment    int // of the default geometry
+	unsealed   int // the sizes are those of sleep words here and below
+	shrinkable int
+	short      int
+	long       int
+	readOnly   int // the size of a block
+	pipe       int
+	file       int
+	socket     int
+}
+
+var defaultGeometry = func() segpool.Geometry {
+	g, err := segpool.NewGeometry(DefaultBuffer, DefaultBuffer)
+	if err != nil {
+		panic(err)
+	}
+	return g
+}()
+
+const everySeal = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+
+func newParts(t *testing.T) parts {
+	t.Helper()
+	keep := func(fd int, err error) int {
+		t.Helper()
+		require.NoError(t, err)
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd
+	}
+	memfd := func(size, seals int) int {
+		t.Helper()
+		fd := keep(unix.MemfdCreate("ctnet test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING))
+		require.NoError(t, unix.Ftruncate(fd, int64(size)))
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
+		require.NoError(t, err)
+		return fd
+	}
+	var pipe [2]int
+	require.NoError(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+	keep(pipe[0], nil)
+	file, err := os.CreateTemp(shortDir(t), "")
+	require.NoError(t, err)
+	t.Cleanup(func() { file.Close() })
+	require.NoError(t, file.Truncate(sleepPageSize))
+	return parts{
+		sleep:      memfd(sleepPageSize, everySeal|unix.F_SEAL_FUTURE_WRITE),
+		block:      memfd(blockSize, everySeal),
+		bell:       keep(unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)),
+		segment:    memfd(defaultGeometry.Size(), everySeal),
+		unsealed:   memfd(sleepPageSize, 0),
+		shrinkable: memfd(sleepPageSize, everySeal&^unix.F_SEAL_SHRINK),
+		short:      memfd(sleepPageSize-1, everySeal),
+		long:       memfd(sleepPageSize+4096, everySeal),
+		readOnly:   memfd(blockSize, everySeal|unix.F_SEAL_WRITE),
+		pipe:       keep(pipe[1], nil),
+		file:       int(file.Fd()),
+		socket:     keep(unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)),
+	}
+}
+
+// packet returns a message as it goes over the wire.
+func packet(kind uint16, changes ...func(*message)) []byte {
+	m := message{Magic: wireMagic, Version: wireVersion, Kind: kind}
+	if kind == kindWelcome {
+		m.ToServer, m.ToClient = DefaultBuffer, DefaultBuffer
+	}
+	for _, change := range changes {
+		change(&m)
+	}
+	var b bytes.Buffer
+	binary.Write(&b, binary.LittleEndian, &m)
+	return b.Bytes()
+}
+
+// hello returns the packet of a client that dials name.
+func hello(name string, changes ...func(*message)) []byte {
+	named := func(m *message) { m.NameLen = uint32(copy(m.Name[:], "ct:"+name)) }
+	return packet(kindHello, append([]func(*message){named}, changes...)...)
+}
+
+// sendPacket sends what no call of the package does. Without bytes it is an empty
+// packet, which package net does not send together with descriptors.
+func sendPacket(ch channel, b []byte, fds ...int) error {
+	var hdr unix.Msghdr
+	if len(b) > 0 {
+		iov := unix.Iovec{Base: &b[0]}
+		iov.SetLen(len(b))
+		hdr.Iov = &iov
+		hdr.SetIovlen(1)
+	}
+	if len(fds) > 0 {
+		oob := unix.UnixRights(fds...)
+		hdr.Control = &oob[0]
+		hdr.SetControllen(len(oob))
+	}
+	raw, err := ch.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var errno syscall.Errno
+	err = raw.Control(func(fd uintptr) {
+		_, _, errno = unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&hdr)), unix.MSG_NOSIGNAL)
+	})
+	if errno != 0 {
+		err = errno
+	}
+	return err
+}
+
+// expectEnd returns an error if the peer does anything but close.
+func expectEnd(ch channel) error {
+	m, fds, err := ch.receive()
+	closeAll(fds)
+	// It is a reset if there was something that the peer did not read.
+	if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		return fmt.Errorf("the peer should close, but: message %v, error %v", m.Kind, err)
+	}
+	return nil
+}
+
+// A fakeServer is where the socket of a listener would be.
+type fakeServer struct {
+	ln    *net.UnixListener
+	conns atomic.Int32 // that were accepted
+	wg    sync.WaitGroup
+}
+
+// fakeListen has serve called with each connection to name. An error it returns
+// fails the test; so does a peer that it waits for in vain.
+func fakeListen(t *testing.T, name string, serve func(ch channel) error) *fakeServer {
+	t.Helper()
+	s := &fakeServer{ln: rawListen(t, name)}
+	s.wg.Go(func() {
+		for {
+			c, err := s.ln.AcceptUnix()
+			if err != nil {
+				return
+			}
+			s.conns.Add(1)
+			s.wg.Go(func() {
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(handshakeTimeout + patience))
+				if err := serve(channel{c}); err != nil {
+					t.Errorf("fake server: %v", err)
+				}
+			})
+		}
+	})
+	t.Cleanup(s.stop)
+	return s
+}
+
+// stop returns when all connections have been served.
+func (s *fakeServer) stop() {
+	s.ln.Close()
+	s.wg.Wait()
+}
+
+// takeHello receives what a client says first, and checks it.
+func takeHello(ch channel, name string) (message, error) {
+	m, fds, err := ch.expect(kindHello, 3)
+	if err != nil {
+		return m, err
+	}
+	defer closeAll(fds[2:])
+	if got := string(m.Name[:m.NameLen]); got != "ct:"+name {
+		err = fmt.Errorf("hello is for %q", got)
+	}
+	for i, size := range []int{blockSize, sleepPageSize} {
+		mem, openErr := segpool.OpenShared(fds[i], size, i == 0)
+		if openErr != nil {
+			err = errors.Join(err, openErr)
+			continue
+		}
+		mem.Free()
+	}
+	return m, err
+}
+
+// warm makes what an application has from its first handshake on, its sleep
+// words. Nothing else is to stay when what it has to do with others is over.
+func warm(t *testing.T, a *App) {
+	t.Helper()
+	_, _, _, err := a.a.remote.worker()
+	require.NoError(t, err)
+}
+
+// TestHandshakeBadServer has a server answer hello with all kinds of nonsense.
+// The dialer finds out at once, says what it is, and leaves nothing behind.
+func TestHandshakeBadServer(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	good := packet(kindWelcome)
+	worker := func(n uint32) []byte { return packet(kindWelcome, func(m *message) { m.Worker = n }) }
+	fifos := func(toServer, toClient uint32) []byte {
+		return packet(kindWelcome, func(m *message) { m.ToServer, m.ToClient = toServer, toClient })
+	}
+	errno := func(e syscall.Errno) []byte {
+		return packet(kindWelcome, func(m *message) { m.Errno = uint32(e) })
+	}
+	version := func(v uint16) []byte { return packet(kindWelcome, func(m *message) { m.Version = v }) }
+	magic := func(v uint32) []byte { return packet(kindWelcome, func(m *message) { m.Magic = v }) }
+	fds := []int{p.sleep, p.bell}
+	type testCase struct {
+		name   string
+		packet []byte
+		fds    []int
+		want   error
+	}
+	cases := []testCase{
+		{"next version", version(wireVersion + 1), fds, syscall.EPROTONOSUPPORT},
+		{"version 0", version(0), nil, syscall.EPROTONOSUPPORT},
+		{"next version with errno", packet(kindWelcome, func(m *message) { m.Version, m.Errno = 2, 1 }), nil, syscall.EPROTONOSUPPORT},
+		{"magic", magic(wireMagic + 1), fds, syscall.EPROTO},
+		{"big-endian magic", magic(0x746e6574), fds, syscall.EPROTO},
+		{"zeros", make([]byte, messageSize), fds, syscall.EPROTO},
+		{"hello", packet(kindHello), fds, syscall.EPROTO},
+		{"added", packet(kindAdded), fds, syscall.EPROTO},
+		{"added with errno", packet(kindAdded, func(m *message) { m.Errno = uint32(syscall.EPERM) }), nil, syscall.EPROTO},
+		{"retire", packet(kindRetire), nil, syscall.EPROTO},
+		{"kind 0", packet(0), fds, syscall.EPROTO},
+		{"kind 65535", packet(65535), fds, syscall.EPROTO},
+		{"one byte", good[:1], fds, syscall.EPROTO},
+		{"one byte less", good[:len(good)-1], fds, syscall.EPROTO},
+		{"one byte more", append(good[:len(good):len(good)], 0), fds, syscall.EPROTO},
+		{"64 KiB more", append(good[:len(good):len(good)], make([]byte, 64<<10)...), fds, syscall.EPROTO},
+		{"no descriptors", good, nil, syscall.EPROTO},
+		{"one descriptor", good, fds[:1], syscall.EPROTO},
+		{"three descriptors", good, []int{p.sleep, p.bell, p.bell}, syscall.EPROTO},
+		{"four descriptors", good, []int{p.sleep, p.bell, p.bell, p.bell}, syscall.EPROTO},
+		{"a hundred descriptors", good, repeated(p.bell, 100), syscall.EPROTO},
+		{"worker 64", worker(64), fds, syscall.EPROTO},
+		{"worker 2^31", worker(1 << 31), fds, syscall.EPROTO},
+		{"worker 2^32-1", worker(1<<32 - 1), fds, syscall.EPROTO},
+		{"fifos of 0", fifos(0, 0), fds, syscall.EPROTO},
+		{"fifo of 0", fifos(DefaultBuffer, 0), fds, syscall.EPROTO},
+		{"fifo too small", fifos(MinBuffer/2, DefaultBuffer), fds, syscall.EPROTO},
+		{"fifo not a power of two", fifos(DefaultBuffer, MinBuffer+4096/2), fds, syscall.EPROTO},
+		{"fifo too large", fifos(MaxBuffer*2, DefaultBuffer), fds, syscall.EPROTO},
+		{"fifo of 2^31", fifos(DefaultBuffer, 1<<31), fds, syscall.EPROTO},
+		{"fifo of 2^32-1", fifos(1<<32-1, 1<<32-1), fds, syscall.EPROTO},
+		{"ENOBUFS", errno(syscall.ENOBUFS), nil, syscall.ENOBUFS},
+		{"EACCES", errno(syscall.EACCES), nil, syscall.EACCES},
+		{"ECONNREFUSED", errno(syscall.ECONNREFUSED), nil, syscall.ECONNREFUSED},
+		{"EPROTONOSUPPORT", errno(syscall.EPROTONOSUPPORT), nil, syscall.EPROTONOSUPPORT},
+		{"ENOBUFS with descriptors", errno(syscall.ENOBUFS), fds, syscall.ENOBUFS},
+		{"no such errno", errno(1<<32 - 1), nil, syscall.Errno(1<<32 - 1)},
+	}
+	for _, c := range []struct {
+		name        string
+		sleep, bell int
+	}{
+		{"a pipe for the doorbell", p.sleep, p.pipe},
+		{"a socket for the doorbell", p.sleep, p.socket},
+		{"a file for the doorbell", p.sleep, p.file},
+		{"sleep words for the doorbell", p.sleep, p.sleep},
+		{"in the wrong order", p.bell, p.sleep},
+		{"a doorbell for the sleep words", p.bell, p.bell},
+		{"a pipe for the sleep words", p.pipe, p.bell},
+		{"a file for the sleep words", p.file, p.bell},
+		{"a socket for the sleep words", p.socket, p.bell},
+		{"unsealed sleep words", p.unsealed, p.bell},
+		{"sleep words that can shrink", p.shrinkable, p.bell},
+		{"sleep words too short", p.short, p.bell},
+		{"sleep words too long", p.long, p.bell},
+		{"an event block for the sleep words", p.block, p.bell},
+	} {
+		cases = append(cases, testCase{c.name, good, []int{c.sleep, c.bell}, syscall.EPROTO})
+	}
+	a := newTestApp(t, AppConfig{})
+	warm(t, a)
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			before := measure(t)
+			s := fakeListen(t, "fake", func(ch channel) error {
+				if _, err := takeHello(ch, "fake"); err != nil {
+					return err
+				}
+				if err := sendPacket(ch, c.packet, c.fds...); err != nil {
+					return err
+				}
+				return expectEnd(ch)
+			})
+			start := time.Now()
+			_, err := dialAs(a, "fake")
+			require.Less(t, time.Since(start), patience)
+			s.stop()
+			requireBack(t, before)
+			require.EqualValues(t, 1, s.conns.Load())
+			requireOpError(t, err, "dial", "fake", c.want)
+			if c.want == syscall.EPROTONOSUPPORT && len(c.packet) == messageSize {
+				if v := binary.LittleEndian.Uint16(c.packet[4:]); v != wireVersion {
+					require.ErrorContains(t, err, fmt.Sprintf("version %d", v))
+					require.ErrorContains(t, err, fmt.Sprintf("version %d", wireVersion))
+				}
+			}
+		})
+	}
+}
+
+func repeated(fd, n int) []int {
+	fds := make([]int, n)
+	for i := range fds {
+		fds[i] = fd
+	}
+	return fds
+}
+
+// TestHandshakeServerGoes has a server go away, or say nothing that could be a
+// message.
+func TestHandshakeServerGoes(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	a := newTestApp(t, AppConfig{})
+	warm(t, a)
+	for _, c := range []struct {
+		name  string
+		serve func(ch channel) error
+	}{
+		{"at once", func(ch channel) error { return nil }},
+		{"when it has read hello", func(ch channel) error {
+			_, err := takeHello(ch, "fake")
+			return err
+		}},
+		{"after an empty packet", func(ch channel) error {
+			if _, err := takeHello(ch, "fake"); err != nil {
+				return err
+			}
+			return sendPacket(ch, nil)
+		}},
+		{"after an empty packet with descriptors", func(ch channel) error {
+			if _, err := takeHello(ch, "fake"); err != nil {
+				return err
+			}
+			return sendPacket(ch, nil, p.sleep, p.bell)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := measure(t)
+			for range 5 {
+				s := fakeListen(t, "fake", c.serve)
+				start := time.Now()
+				_, err := dialAs(a, "fake")
+				require.Less(t, time.Since(start), patience)
+				s.stop()
+				requireOpError(t, err, "dial", "fake", syscall.ECONNREFUSED)
+			}
+			requireBack(t, before)
+		})
+	}
+}
+
+// TestHandshakeForeignServer has a listener that belongs to another user.
+func TestHandshakeForeignServer(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	a := newTestApp(t, AppConfig{})
+	warm(t, a)
+	before := measure(t)
+	uid, distrusted := nobody()
+	// Whose it is, is who calls listen.
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	file := os.NewFile(uintptr(fd), "listener")
+	defer file.Close()
+	require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: socketFile(t, "foreign")}))
+	asUser(t, uid, func() { err = unix.Listen(fd, 1) })
+	require.NoError(t, err)
+
+	d := Dialer{App: a, Timeout: 20 * time.Millisecond}
+	_, err = d.Dial(networkCT, "foreign")
+	if distrusted == nil {
+		distrusted = os.ErrDeadlineExceeded // nobody answers
+	}
+	requireOpError(t, err, "dial", "foreign", distrusted)
+	file.Close()
+	requireBack(t, before)
+}
+
+// TestHandshakeContext has a server say nothing. Dial returns when its context
+// ends.
+func TestHandshakeContext(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	a := newTestApp(t, AppConfig{})
+	warm(t, a)
+	for _, accepts := range []bool{true, false} {
+		for _, c := range []struct {
+			name string
+			end  func(d *Dialer, said <-chan struct{}) (context.Context, context.CancelFunc)
+			want error
+		}{
+			{"cancel", func(_ *Dialer, said <-chan struct{}) (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(t.Context())
+				go func() {
+					<-said
+					cancel()
+				}()
+				return ctx, cancel
+			}, context.Canceled},
+			{"deadline", func(*Dialer, <-chan struct{}) (context.Context, context.CancelFunc) {
+				return context.WithTimeout(t.Context(), 20*time.Millisecond)
+			}, os.ErrDeadlineExceeded},
+			{"timeout", func(d *Dialer, _ <-chan struct{}) (context.Context, context.CancelFunc) {
+				d.Timeout = 20 * time.Millisecond
+				return context.WithCancel(t.Context())
+			}, os.ErrDeadlineExceeded},
+			{"canceled before", func(*Dialer, <-chan struct{}) (context.Context, context.CancelFunc) {
+				return canceledContext(), func() {}
+			}, context.Canceled},
+		} {
+			t.Run(fmt.Sprintf("%s, accepts=%v", c.name, accepts), func(t *testing.T) {
+				before := measure(t)
+				said := make(chan struct{})
+				var s *fakeServer
+				if accepts {
+					s = fakeListen(t, "silent", func(ch channel) error {
+						_, err := takeHello(ch, "silent")
+						close(said)
+						return errors.Join(err, expectEnd(ch))
+					})
+				} else {
+					s = &fakeServer{ln: rawListen(t, "silent")}
+					close(said)
+				}
+				d := Dialer{App: a}
+				ctx, cancel := c.end(&d, said)
+				defer cancel()
+				start := time.Now()
+				_, err := d.DialContext(ctx, networkCT, "silent")
+				require.Less(t, time.Since(start), patience)
+				requireOpError(t, err, "dial", "silent", c.want)
+				var timeout net.Error
+				require.ErrorAs(t, err, &timeout)
+				require.Equal(t, c.want == os.ErrDeadlineExceeded, timeout.Timeout())
+				s.stop()
+				cancel()
+				requireBack(t, before)
+			})
+		}
+	}
+}
+
+// TestHandshakeShared has Dials wait for the handshake of another one. They need
+// not wait for longer than they want to, and the handshake goes on without them.
+func TestHandshakeShared(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	a := newTestApp(t, AppConfig{})
+	warm(t, a)
+	said, answer := make(chan struct{}), make(chan struct{})
+	s := fakeListen(t, "shared", func(ch channel) error {
+		if _, err := takeHello(ch, "shared"); err != nil {
+			return err
+		}
+		close(said)
+		<-answer
+		// The last one in dials anew, so it must be answered with this.
+		return sendPacket(ch, packet(kindWelcome, func(m *message) { m.Errno = uint32(syscall.ENOBUFS) }), p.bell)
+	})
+	first := make(chan error, 1)
+	go func() {
+		_, err := dialAs(a, "shared")
+		first <- err
+	}()
+	receive(t, said)
+	for range 3 {
+		d := Dialer{App: a, Timeout: 10 * time.Millisecond}
+		start := time.Now()
+		_, err := d.Dial(networkCT, "shared")
+		require.Less(t, time.Since(start), patience)
+		requireOpError(t, err, "dial", "shared", os.ErrDeadlineExceeded)
+	}
+	select {
+	case err := <-first:
+		t.Fatalf("the first Dial was disturbed: %v", err)
+	default:
+	}
+	close(answer)
+	requireOpError(t, receive(t, first), "dial", "shared", syscall.ENOBUFS)
+	s.stop()
+	require.EqualValues(t, 1, s.conns.Load())
+}
+
+// welcome answers hello as it should be.
+func welcome(ch channel, name string, p parts) error {
+	if _, err := takeHello(ch, name); err != nil {
+		return err
+	}
+	return sendPacket(ch, packet(kindWelcome), p.sleep, p.bell)
+}
+
+// takeAdd receives a segment, and checks it.
+func takeAdd(ch channel, k uint32) error {
+	m, fds, err := ch.expect(kindAdd, 1)
+	if err != nil {
+		return err
+	}
+	if m.Segment != k {
+		err = fmt.Errorf("segment %d was added, not %d", m.Segment, k)
+	}
+	mem, openErr := segpool.OpenShared(fds[0], defaultGeometry.Size(), true)
+	if openErr != nil {
+		return errors.Join(err, openErr)
+	}
+	mem.Free()
+	return err
+}
+
+// TestHandshakeAddedErrno has a server that can't take the client's segment. The
+// pair is as it was before.
+func TestHandshakeAddedErrno(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	a := newTestApp(t, AppConfig{})
+	errnos := []syscall.Errno{syscall.ENOBUFS, syscall.EPROTO, syscall.EMFILE}
+	s := fakeListen(t, "full", func(ch channel) error {
+		if err := welcome(ch, "full", p); err != nil {
+			return err
+		}
+		for _, errno := range errnos {
+			if err := takeAdd(ch, 0); err != nil {
+				return err
+			}
+			added := packet(kindAdded, func(m *message) { m.Errno = uint32(errno) })
+			if err := sendPacket(ch, added); err != nil {
+				return err
+			}
+		}
+		return expectEnd(ch)
+	})
+	var before footprint
+	for i, errno := range errnos {
+		start := time.Now()
+		_, err := dialAs(a, "full")
+		require.Less(t, time.Since(start), patience)
+		requireOpError(t, err, "dial", "full", errno)
+		if i == 0 {
+			before = measure(t) // with the pair
+		}
+		requireBack(t, before)
+	}
+	require.Zero(t, a.a.account.Usage())
+	require.NoError(t, a.Close())
+	s.stop()
+	require.EqualValues(t, 1, s.conns.Load(), "one handshake is enough")
+}
+
+// TestHandshakeServerGoesAtAdd has a server go away when it should take the
+// client's first segment. Dial tries once more.
+func TestHandshakeServerGoesAtAdd(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	a := newTestApp(t, AppConfig{})
+	warm(t, a)
+	for _, reads := range []bool{true, false} {
+		before := measure(t)
+		s := fakeListen(t, "gone", func(ch channel) error {
+			if err := welcome(ch, "gone", p); err != nil || !reads {
+				return err
+			}
+			return takeAdd(ch, 0)
+		})
+		start := time.Now()
+		_, err := dialAs(a, "gone")
+		require.Less(t, time.Since(start), patience)
+		requireOpError(t, err, "dial", "gone", syscall.ECONNREFUSED)
+		s.stop()
+		require.EqualValues(t, 2, s.conns.Load())
+		requireBack(t, before)
+		require.Zero(t, a.a.account.Usage())
+	}
+}
+
+// TestHandshakeNoise has a server say things nobody has asked for, beside what it
+// should, and never answer the connection.
+func TestHandshakeNoise(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	a := newTestApp(t, AppConfig{})
+	warm(t, a)
+	before := measure(t)
+	asked := make(chan struct{})
+	s := fakeListen(t, "noise", func(ch channel) error {
+		if err := welcome(ch, "noise", p); err != nil {
+			return err
+		}
+		noise := func() (err error) {
+			for _, b := range [][]byte{packet(kindRetire), packet(kindHello), packet(kindAdd), packet(kindDrop),
+				packet(0), packet(100), packet(kindWelcome)} {
+				err = errors.Join(err, sendPacket(ch, b), sendPacket(ch, b, p.pipe, p.segment, p.socket))
+			}
+			return err
+		}
+		if err := errors.Join(noise(), takeAdd(ch, 0), noise(), sendPacket(ch, packet(kindAdded), p.pipe)); err != nil {
+			return err
+		}
+		close(asked)
+		return expectEnd(ch)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	dialed := make(chan error, 1)
+	go func() {
+		d := Dialer{App: a}
+		_, err := d.DialContext(ctx, networkCT, "noise")
+		dialed <- err
+	}()
+	receive(t, asked)
+	cancel()
+	requireOpError(t, receive(t, dialed), "dial", "noise", context.Canceled)
+	require.NoError(t, a.Close())
+	s.stop()
+	require.EqualValues(t, 1, s.conns.Load())
+	requireBack(t, before)
+	require.Zero(t, a.a.account.Usage())
+}
+
+// TestHandshakeCanceledAnywhere cancels Dials in the middle of their handshakes,
+// sooner and later. The next one of the same application is as good as any.
+func TestHandshakeCanceledAnywhere(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	server := newTestApp(t, AppConfig{})
+	echoServer(t, server, ListenConfig{App: server}, "echo")
+	warm(t, server)
+	before := measure(t)
+	failed := 0
+	for i := range 150 {
+		a := newTestApp(t, AppConfig{})
+		warm(t, a)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*5*time.Microsecond)
+		d := Dialer{App: a}
+		c, err := d.DialContext(ctx, networkCT, "echo")
+		cancel()
+		if err == nil {
+			require.NoError(t, c.Close())
+		} else {
+			failed++
+			requireOpError(t, err, "dial", "echo", os.ErrDeadlineExceeded)
+		}
+		echo(t, a, "echo")
+		require.NoError(t, a.Close())
+	}
+	require.Positive(t, failed)
+	requireBack(t, before)
+}
+
+// echoServer makes a listener that returns what it reads.
+func echoServer(t *testing.T, a *App, lc ListenConfig, name string) *Listener {
+	t.Helper()
+	ln, err := lc.Listen(t.Context(), networkCT, name)
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				io.Copy(c, c)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		a.Close()
+		wg.Wait()
+	})
+	return ln.(*Listener)
+}
+
+// attachAndEcho has a new application dial and get back what it sends.
+func attachAndEcho(t *testing.T, name string) {
+	t.Helper()
+	a, err := NewApp(AppConfig{})
+	require.NoError(t, err)
+	defer a.Close()
+	echo(t, a, name)
+}
+
+func echo(t *testing.T, a *App, name string) {
+	t.Helper()
+	c, err := dialAs(a, name)
+	require.NoError(t, err)
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	sent := []byte("is anybody there?")
+	_, err = c.Write(sent)
+	require.NoError(t, err)
+	got := make([]byte, len(sent))
+	_, err = io.ReadFull(c, got)
+	require.NoError(t, err)
+	require.Equal(t, sent, got)
+}
+
+// fakeDial connects to the socket of a listener.
+func fakeDial(t *testing.T, name string) channel {
+	t.Helper()
+	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: socketFile(t, name), Net: "unixpacket"})
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(handshakeTimeout + patience))
+	return channel{c}
+}
+
+// requireRefused checks that a server says no, and why, and closes.
+func requireRefused(t *testing.T, ch channel, want error) {
+	t.Helper()
+	m, fds, err := ch.receive()
+	require.NoError(t, err)
+	require.Empty(t, fds)
+	require.EqualValues(t, kindWelcome, m.Kind)
+	require.EqualValues(t, wireVersion, m.Version)
+	require.Equal(t, want, syscall.Errno(m.Errno))
+	require.NoError(t, expectEnd(ch))
+}
+
+// TestHandshakeBadClient has a client introduce itself with all kinds of
+// nonsense. The server says no at once, and others do not notice.
+func TestHandshakeBadClient(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	server := newTestApp(t, AppConfig{})
+	echoServer(t, server, ListenConfig{App: server}, "echo")
+	warm(t, server)
+
+	good := hello("echo")
+	worker := func(n uint32) []byte { return hello("echo", func(m *message) { m.Worker = n }) }
+	fifos := func(toServer, toClient uint32) []byte {
+		return hello("echo", func(m *message) { m.ToServer, m.ToClient = toServer, toClient })
+	}
+	version := func(v uint16) []byte { return hello("echo", func(m *message) { m.Version = v }) }
+	length := func(n uint32) []byte { return hello("echo", func(m *message) { m.NameLen = n }) }
+	kind := func(k uint16) []byte { return hello("echo", func(m *message) { m.Kind = k }) }
+	fds := []int{p.block, p.sleep, p.bell}
+	type testCase struct {
+		name   string
+		packet []byte
+		fds    []int
+		want   error
+	}
+	cases := []testCase{
+		{"next version", version(wireVersion + 1), fds, syscall.EPROTONOSUPPORT},
+		{"next version and kind", hello("echo", func(m *message) { m.Version, m.Kind = 2, 77 }), nil, syscall.EPROTONOSUPPORT},
+		{"version 0", version(0), fds, syscall.EPROTONOSUPPORT},
+		{"magic", hello("echo", func(m *message) { m.Magic++ }), fds, syscall.EPROTO},
+		{"zeros", make([]byte, messageSize), fds, syscall.EPROTO},
+		{"kind 0", kind(0), fds, syscall.EPROTO},
+		{"welcome", kind(kindWelcome), fds, syscall.EPROTO},
+		{"add", kind(kindAdd), []int{p.segment}, syscall.EPROTO},
+		{"drop", kind(kindDrop), nil, syscall.EPROTO},
+		{"kind 65535", kind(65535), fds, syscall.EPROTO},
+		{"one byte", good[:1], fds, syscall.EPROTO},
+		{"one byte less", good[:len(good)-1], fds, syscall.EPROTO},
+		{"one byte more", append(good[:len(good):len(good)], 0), fds, syscall.EPROTO},
+		{"64 KiB more", append(good[:len(good):len(good)], make([]byte, 64<<10)...), fds, syscall.EPROTO},
+		{"no descriptors", good, nil, syscall.EPROTO},
+		{"two descriptors", good, fds[:2], syscall.EPROTO},
+		{"four descriptors", good, []int{p.block, p.sleep, p.bell, p.bell}, syscall.EPROTO},
+		{"a hundred descriptors", good, repeated(p.bell, 100), syscall.EPROTO},
+		{"worker 64", worker(64), fds, syscall.EPROTO},
+		{"worker 2^32-1", worker(1<<32 - 1), fds, syscall.EPROTO},
+		{"another name", hello("ohce"), fds, syscall.ECONNREFUSED},
+		{"longer name", hello("echo1"), fds, syscall.ECONNREFUSED},
+		{"no name", hello(""), fds, syscall.ECONNREFUSED},
+		{"name too short", length(3), fds, syscall.ECONNREFUSED},
+		{"name with NUL", length(5), fds, syscall.ECONNREFUSED},
+		{"name of 200", length(200), fds, syscall.ECONNREFUSED},
+		{"name of 201", length(201), fds, syscall.ECONNREFUSED},
+		{"name of 2^32-1", length(1<<32 - 1), fds, syscall.ECONNREFUSED},
+		{"fifo too small", fifos(MinBuffer-1, 0), fds, syscall.EINVAL},
+		{"fifo of 1", fifos(0, 1), fds, syscall.EINVAL},
+		{"fifo too large", fifos(MaxBuffer+1, 0), fds, syscall.EINVAL},
+		{"fifo of 2^31", fifos(0, 1<<31), fds, syscall.EINVAL},
+		{"fifos of 2^32-1", fifos(1<<32-1, 1<<32-1), fds, syscall.EINVAL},
+	}
+	for _, c := range []struct {
+		name               string
+		block, sleep, bell int
+	}{
+		{"a pipe for the doorbell", p.block, p.sleep, p.pipe},
+		{"a socket for the doorbell", p.block, p.sleep, p.socket},
+		{"a block for the doorbell", p.block, p.sleep, p.block},
+		{"a pipe for the sleep words", p.block, p.pipe, p.bell},
+		{"a doorbell for the sleep words", p.block, p.bell, p.bell},
+		{"unsealed sleep words", p.block, p.unsealed, p.bell},
+		{"sleep words that can shrink", p.block, p.shrinkable, p.bell},
+		{"sleep words too short", p.block, p.short, p.bell},
+		{"sleep words too long", p.block, p.long, p.bell},
+		{"a pipe for the block", p.pipe, p.sleep, p.bell},
+		{"a file for the block", p.file, p.sleep, p.bell},
+		{"sleep words for the block", p.sleep, p.sleep, p.bell},
+		{"a segment for the block", p.segment, p.sleep, p.bell},
+		{"a block that can't be written to", p.readOnly, p.sleep, p.bell},
+		{"in the wrong order", p.bell, p.sleep, p.block},
+	} {
+		cases = append(cases, testCase{c.name, good, []int{c.block, c.sleep, c.bell}, syscall.EPROTO})
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			before := measure(t)
+			ch := fakeDial(t, "echo")
+			start := time.Now()
+			require.NoError(t, sendPacket(ch, c.packet, c.fds...))
+			requireRefused(t, ch, c.want)
+			require.Less(t, time.Since(start), patience)
+			ch.Close()
+			requireBack(t, before)
+			attachAndEcho(t, "echo")
+			requireBack(t, before)
+		})
+	}
+}
+
+// TestHandshakeClientGoes has clients connect and go away.
+func TestHandshakeClientGoes(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	server := newTestApp(t, AppConfig{})
+	echoServer(t, server, ListenConfig{App: server}, "echo")
+	warm(t, server)
+	for _, c := range []struct {
+		name string
+		say  func(ch channel) error
+	}{
+		{"at once", func(channel) error { return nil }},
+		{"after one byte", func(ch channel) error { return sendPacket(ch, []byte{1}) }},
+		{"after garbage", func(ch channel) error { return sendPacket(ch, make([]byte, messageSize), p.bell) }},
+		{"after an empty packet", func(ch channel) error { return sendPacket(ch, nil) }},
+		{"after an empty packet with descriptors", func(ch channel) error {
+			return sendPacket(ch, nil, p.block, p.sleep, p.bell)
+		}},
+		{"having shut down its sending side", func(ch channel) error { return ch.CloseWrite() }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := measure(t)
+			for range 10 {
+				ch := fakeDial(t, "echo")
+				require.NoError(t, c.say(ch))
+				ch.Close()
+			}
+			requireBack(t, before)
+			attachAndEcho(t, "echo")
+			requireBack(t, before)
+		})
+	}
+}
+
+// TestHandshakeAllow has users connect that are not trusted, and ones that the
+// listener allows.
+func TestHandshakeAllow(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	server := newTestApp(t, AppConfig{})
+	uid, distrusted := nobody()
+	var allowed atomic.Pointer[func(Cred) bool]
+	byDefault := trusted
+	allowed.Store(&byDefault)
+	echoServer(t, server, ListenConfig{App: server}, "default")
+	echoServer(t, server, ListenConfig{App: server, Allow: func(c Cred) bool { return (*allowed.Load())(c) }}, "choosy")
+	for _, c := range []struct {
+		what, name string
+		allow      func(Cred) bool
+		want       error
+	}{
+		{"by default", "default", trusted, distrusted},
+		{"allowed", "choosy", func(c Cred) bool { return c.UID == uid && c.PID == os.Getpid() }, nil},
+		{"not allowed", "choosy", func(c Cred) bool { return false }, syscall.EACCES},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			allowed.Store(&c.allow)
+			var ch channel
+			asUser(t, uid, func() { ch = fakeDial(t, c.name) })
+			require.NoError(t, sendPacket(ch, hello(c.name), p.block, p.sleep, p.bell))
+			if c.want != nil {
+				requireRefused(t, ch, c.want)
+				return
+			}
+			_, fds, err := ch.expect(kindWelcome, 2)
+			require.NoError(t, err)
+			closeAll(fds)
+		})
+	}
+	// A real client gets the errno.
+	no := func(Cred) bool { return false }
+	allowed.Store(&no)
+	client := newTestApp(t, AppConfig{})
+	_, err := dialAs(client, "choosy")
+	requireOpError(t, err, "dial", "choosy", syscall.EACCES)
+}
+
+// fakeAttach does a client's handshake.
+func fakeAttach(t *testing.T, name string, p parts) channel {
+	t.Helper()
+	ch := fakeDial(t, name)
+	require.NoError(t, sendPacket(ch, hello(name), p.block, p.sleep, p.bell))
+	m, fds, err := ch.expect(kindWelcome, 2)
+	require.NoError(t, err)
+	mem, err := segpool.OpenShared(fds[0], sleepPageSize, false)
+	closeAll(fds[1:])
+	require.NoError(t, err)
+	mem.Free()
+	require.EqualValues(t, DefaultBuffer, m.ToServer)
+	require.EqualValues(t, DefaultBuffer, m.ToClient)
+	return ch
+}
+
+// TestHandshakeSegments has a client that has attached add and drop segments as
+// it should not.
+func TestHandshakeSegments(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	const limit = 3
+	server := newTestApp(t, AppConfig{MaxSegments: limit})
+	echoServer(t, server, ListenConfig{App: server}, "echo")
+	warm(t, server)
+	last := uint32(defaultGeometry.Segments() - 1)
+	type step struct {
+		kind    uint16
+		segment uint32
+		fds     []int
+		want    int // the errno in the answer, or silence
+	}
+	const silence = -1
+	refused := int(syscall.EPROTO)
+	full := int(syscall.ENOBUFS)
+	segment := []int{p.segment}
+	add := func(k uint32, want int) step { return step{kindAdd, k, segment, want} }
+	drop := func(k uint32) step { return step{kindDrop, k, nil, silence} }
+	bad := func(fd int) step { return step{kindAdd, 0, []int{fd}, refused} }
+	for _, c := range []struct {
+		name  string
+		steps []step
+	}{
+		{"as it should be", []step{add(0, 0), add(1, 0), drop(1), add(1, 0), drop(0), drop(1)}},
+		{"numbers out of range", []step{add(last+1, refused), add(1<<16, refused), add(1<<31, refused), add(1<<32-1, refused)}},
+		{"the last number", []step{add(last, 0)}},
+		{"twice the same", []step{add(0, 0), add(0, refused), add(1, 0), add(0, refused), drop(0), add(0, 0)}},
+		{"over the limit", []step{add(0, 0), add(1, 0), add(2, 0), add(3, full), add(3, full), drop(1), add(3, 0)}},
+		{"files of other kinds", []step{bad(p.pipe), bad(p.file), bad(p.socket), bad(p.bell), bad(p.sleep), bad(p.block),
+			bad(p.unsealed), bad(p.shrinkable), bad(p.short), bad(p.long), bad(p.readOnly)}},
+		{"without descriptor", []step{{kindAdd, 0, nil, silence}}},
+		{"with two descriptors", []step{{kindAdd, 0, []int{p.segment, p.segment}, silence}}},
+		{"with three descriptors", []step{{kindAdd, 0, []int{p.segment, p.bell, p.pipe}, silence}}},
+		{"drop of unknown segments", []step{drop(0), drop(1), drop(last + 1), drop(1 << 31), drop(1<<32 - 1)}},
+		{"drop twice", []step{add(0, 0), drop(0), drop(0)}},
+		{"drop with descriptors", []step{add(0, 0), {kindDrop, 0, []int{p.pipe, p.bell}, silence}}},
+		{"other kinds", []step{{kindHello, 0, []int{p.block, p.sleep, p.bell}, silence}, {kindWelcome, 0, nil, silence},
+			{kindAdded, 0, nil, silence}, {kindRetire, 0, nil, silence}, {0, 0, nil, silence}, {99, 0, segment, silence}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := measure(t)
+			ch := fakeAttach(t, "echo", p)
+			held := make(map[uint32]bool)
+			request := func(s step) {
+				t.Helper()
+				b := packet(s.kind, func(m *message) { m.Segment = s.segment })
+				require.NoError(t, sendPacket(ch, b, s.fds...))
+				if s.want == silence {
+					delete(held, s.segment)
+					return
+				}
+				m, fds, err := ch.receive()
+				require.NoError(t, err)
+				require.Empty(t, fds)
+				require.EqualValues(t, kindAdded, m.Kind)
+				require.EqualValues(t, s.want, m.Errno, "segment %d", s.segment)
+				if s.want == 0 {
+					held[s.segment] = true
+				}
+			}
+			for _, s := range c.steps {
+				request(s)
+			}
+			// The pair is well, and a silence was one.
+			for k := range held {
+				request(drop(k))
+			}
+			request(add(0, 0))
+			require.EqualValues(t, 1, server.a.account.Usage().Segments)
+			attachAndEcho(t, "echo")
+			ch.Close()
+			requireBack(t, before)
+			require.Zero(t, server.a.account.Usage())
+		})
+	}
+}
+
+// TestHandshakeEndsAtGarbage has a client that has attached send what is no
+// message. That is the end of its pair.
+func TestHandshakeEndsAtGarbage(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	server := newTestApp(t, AppConfig{})
+	echoServer(t, server, ListenConfig{App: server}, "echo")
+	warm(t, server)
+	add := packet(kindAdd)
+	for _, c := range []struct {
+		name   string
+		packet []byte
+		fds    []int
+	}{
+		{"empty", nil, nil},
+		{"empty with descriptor", nil, []int{p.segment}},
+		{"one byte", add[:1], []int{p.segment}},
+		{"one byte less", add[:len(add)-1], []int{p.segment}},
+		{"one byte more", append(add[:len(add):len(add)], 0), []int{p.segment}},
+		{"magic", packet(kindAdd, func(m *message) { m.Magic = 0 }), []int{p.segment}},
+		{"ten descriptors", add, repeated(p.segment, 10)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := measure(t)
+			ch := fakeAttach(t, "echo", p)
+			require.NoError(t, sendPacket(ch, add, p.segment))
+			_, _, err := ch.expect(kindAdded, 0)
+			require.NoError(t, err)
+			require.NoError(t, sendPacket(ch, c.packet, c.fds...))
+			require.NoError(t, expectEnd(ch))
+			ch.Close()
+			requireBack(t, before)
+			require.Zero(t, server.a.account.Usage())
+			attachAndEcho(t, "echo")
+			requireBack(t, before)
+		})
+	}
+}
+
+// TestHandshakeSilentClients has more clients than a listener talks to at a time
+// say nothing. The listener closes without waiting for them.
+func TestHandshakeSilentClients(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	server := newTestApp(t, AppConfig{})
+	ln := echoServer(t, server, ListenConfig{App: server}, "echo")
+	warm(t, server)
+	before := measure(t)
+	silent := silentClients(t, "echo", 2*maxHandshakes)
+	start := time.Now()
+	require.NoError(t, ln.Close())
+	require.Less(t, time.Since(start), helloTimeout)
+	for _, ch := range silent {
+		ch.Close()
+	}
+	requireBack(t, before)
+}
+
+// silentClients returns clients that have connected and say nothing.
+func silentClients(t *testing.T, name string, n int) []channel {
+	t.Helper()
+	clients := make([]channel, n)
+	for i := range clients {
+		clients[i] = fakeDial(t, name)
+	}
+	return clients
+}
+
+// TestHandshakeHerd has more applications attach at once than a listener talks to
+// at a time. None of them is taken for one that says nothing.
+func TestHandshakeHerd(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	server := newTestApp(t, AppConfig{})
+	echoServer(t, server, ListenConfig{App: server}, "echo")
+	var wg sync.WaitGroup
+	start := make(chan struct{})
+	for range maxHandshakes + maxHandshakes/2 {
+		a := newTestApp(t, AppConfig{})
+		wg.Go(func() {
+			<-start
+			c, err := dialAs(a, "echo")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c.Close()
+		})
+	}
+	close(start)
+	wg.Wait()
+}
+
+// TestHandshakeTimeouts has peers that let the other side wait for all of the
+// timeout, all at the same time.
+func TestHandshakeTimeouts(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	p := newParts(t)
+	const slack = 2 * time.Second
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	fail := func(err error, took time.Duration) { t.Errorf("after %v: %v", took, err) }
+
+	// Nobody answers hello.
+	silent := newTestApp(t, AppConfig{})
+	fakeListen(t, "silent", func(ch channel) error {
+		_, err := takeHello(ch, "silent")
+		return errors.Join(err, expectEnd(ch))
+	})
+	wg.Go(func() {
+		start := time.Now()
+		_, err := dialAs(silent, "silent")
+		if took := time.Since(start); !errors.Is(err, syscall.ETIMEDOUT) || took < handshakeTimeout || took > handshakeTimeout+slack {
+			fail(err, took)
+		}
+	})
+
+	// Nobody takes the segment: once without a limit to Dial, and once with one.
+	for name, limit := range map[string]time.Duration{"no limit": 0, "limit": 20 * time.Millisecond} {
+		d := Dialer{App: newTestApp(t, AppConfig{}), Timeout: limit}
+		fakeListen(t, name, func(ch channel) error {
+			if err := welcome(ch, name, p); err != nil {
+				return err
+			}
+			return errors.Join(takeAdd(ch, 0), expectEnd(ch))
+		})
+		wg.Go(func() {
+			start := time.Now()
+			_, err := d.Dial(networkCT, name)
+			took := time.Since(start)
+			if limit == 0 && (!errors.Is(err, syscall.ETIMEDOUT) || took < handshakeTimeout || took > handshakeTimeout+slack) {
+				fail(err, took)
+			}
+			if limit != 0 && (!errors.Is(err, os.ErrDeadlineExceeded) || took < limit || took > patience) {
+				fail(err, took)
+			}
+		})
+	}
+
+	// More clients than a listener talks to at a time say nothing. Each is told
+	// that its time is up, and a good one gets its turn before it is tired.
+	server := newTestApp(t, AppConfig{})
+	echoServer(t, server, ListenConfig{App: server}, "echo")
+	for _, ch := range silentClients(t, "echo", maxHandshakes+1) {
+		wg.Go(func() {
+			start := time.Now()
+			m, fds, err := ch.receive()
+			closeAll(fds)
+			if took := time.Since(start); err != nil || m.Kind != kindWelcome || m.Errno != uint32(syscall.ETIMEDOUT) || took > handshakeTimeout {
+				fail(err, took)
+			}
+			if err := expectEnd(ch); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	start := time.Now()
+	attachAndEcho(t, "echo")
+	require.Less(t, time.Since(start), patience)
+}

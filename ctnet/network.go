@@ -1,0 +1,243 @@
+package ctnet
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A Path says which way connections may take.
+type Path int
+
+const (
+	// AnyPath prefers shared memory, and uses the kernel's socket where it
+	// can't be had. On network "ct" there is no other way.
+	AnyPath Path = iota
+	// CutThrough is shared memory only: a Dial that would need the kernel's
+	// socket fails with ECONNREFUSED, and a Listen that can't offer it fails.
+	CutThrough
+	// Kernel is the kernel's socket only, as package net would do it.
+	Kernel
+)
+
+// kernelOnly reports whether the environment turns the cut-through off for the
+// whole process, for those who want to see its traffic with the system's tools.
+// It does not concern network "ct".
+var kernelOnly = sync.OnceValue(func() bool { return os.Getenv("CTNET_KERNEL_ONLY") != "" })
+
+// cutPatience is how long a Dial on a network with a fallback lets the way through
+// shared memory take, from the listener's socket to the connection. A process
+// that is alive needs a millisecond; one that is stopped still has the kernel.
+const cutPatience = 250 * time.Millisecond
+
+// A target is what a Dial looks for.
+type target struct {
+	// name is the address as the dialer sees it, with its network, such as
+	// "tcp:127.0.0.1:80": what it tells the listener.
+	name string
+	// keys are those that listeners there are found by, in the order in which
+	// the kernel would choose among them.
+	keys []string
+	addr net.Addr // the remote address of the connection
+}
+
+// ctTarget returns the target for a name of network "ct".
+func ctTarget(name string) target {
+	key := networkCT + ":" + name
+	return target{name: key, keys: []string{key}, addr: &Addr{name: name}}
+}
+
+// tcpKey returns the key of a listener on an address of a network namespace. A
+// listener on all addresses of IPv6 that takes IPv4 too is one on no address.
+func tcpKey(netns string, addr netip.Addr, dual bool, port uint16) string {
+	if dual {
+		addr = netip.Addr{}
+	}
+	return "tcp:" + netns + "/" + netip.AddrPortFrom(addr, port).String()
+}
+
+// tcpTarget returns the target for an address, if it is one of this host. A
+// listener on the very address comes before one on all addresses.
+func tcpTarget(addr netip.AddrPort) (target, bool) {
+	ip := addr.Addr().Unmap()
+	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+		return target{}, false
+	}
+	netns, ok := netNamespace()
+	if !ok {
+		return target{}, false
+	}
+	addr = netip.AddrPortFrom(ip, addr.Port())
+	all := netip.IPv4Unspecified()
+	if ip.Is6() {
+		all = netip.IPv6Unspecified()
+	}
+	return target{
+		name: "tcp:" + addr.String(),
+		keys: []string{
+			tcpKey(netns, ip, false, addr.Port()),
+			tcpKey(netns, all, false, addr.Port()),
+			tcpKey(netns, all, true, addr.Port()),
+		},
+		addr: net.TCPAddrFromAddrPort(addr),
+	}, true
+}
+
+// isHere reports whether an address belongs to this host: the kernel reaches
+// such a one from the same address. Nothing is sent.
+func isHere(ip netip.Addr) bool {
+	if ip.IsLoopback() {
+		return true
+	}
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 9)))
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	local, _ := netip.AddrFromSlice(c.LocalAddr().(*net.UDPAddr).IP)
+	return local.Unmap() == ip
+}
+
+// errElsewhere ends the kernel's Dial when it turns out that the cut-through leads
+// to the address that it was about to connect to.
+var errElsewhere = errors.New("another way was taken")
+
+// dialEither connects on a network of the kernel's: through shared memory if a
+// listener there offers it, otherwise as package net does.
+func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.Conn, error) {
+	kernel := d.Kernel
+	if d.Path == Kernel || d.Path == AnyPath && (kernelOnly() || currentBubble() != 0 || kernel.LocalAddr != nil) {
+		return kernel.DialContext(ctx, network, address)
+	}
+	ask, err := checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
+	if err != nil {
+		return nil, failure("dial", network, address, err)
+	}
+	c, known, err := d.dialCut(ctx, network, address, ask)
+	if c != nil {
+		return c, nil
+	}
+	if d.Path == CutThrough {
+		if known {
+			return nil, failure("dial", network, address, err)
+		}
+	} else if known {
+		return kernel.DialContext(ctx, network, address)
+	}
+
+	// A name, or an address that stands for others. The kernel's Dial finds
+	// out which it means, and asks before it connects to one.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var mu sync.Mutex
+	var cut *Conn
+	control := kernel.ControlContext
+	if control == nil && kernel.Control != nil {
+		control = func(_ context.Context, network, address string, c syscall.RawConn) error {
+			return d.Kernel.Control(network, address, c)
+		}
+	}
+	kernel.ControlContext = func(ctx context.Context, network, address string, rc syscall.RawConn) error {
+		if addr, err := netip.ParseAddrPort(address); err == nil {
+			c, err := d.dialTCP(ctx, addr, ask)
+			if c != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				if cut != nil {
+					c.abort() // two at a time, and the other one was first
+				} else {
+					cut = c
+				}
+				cancel()
+				return errElsewhere
+			}
+			if d.Path == CutThrough {
+				return err
+			}
+		}
+		if control != nil {
+			return control(ctx, network, address, rc)
+		}
+		return nil
+	}
+	k, err := kernel.DialContext(ctx, network, address)
+	mu.Lock()
+	defer mu.Unlock()
+	if cut != nil {
+		if k != nil {
+			k.Close()
+		}
+		return cut, nil
+	}
+	return k, err
+}
+
+// dialCut connects through shared memory. It reports whether it knew where to: if
+// not, the address has to be resolved first.
+func (d *Dialer) dialCut(ctx context.Context, network, address string, ask sizes) (c *Conn, known bool, err error) {
+	if network == "unix" {
+		t, err := unixTarget(address)
+		if err != nil {
+			return nil, true, err
+		}
+		c, err = d.dialTarget(ctx, t, ask)
+		return c, true, err
+	}
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil || addr.Addr().IsUnspecified() ||
+		network == "tcp4" && !addr.Addr().Is4() || network == "tcp6" && !addr.Addr().Is6() {
+		return nil, false, nil
+	}
+	c, err = d.dialTCP(ctx, addr, ask)
+	return c, true, err
+}
+
+func (d *Dialer) dialTCP(ctx context.Context, addr netip.AddrPort, ask sizes) (*Conn, error) {
+	t, ok := tcpTarget(addr)
+	if !ok {
+		return nil, errNobody
+	}
+	return d.dialTarget(ctx, t, ask)
+}
+
+// dialTarget connects to a listener on a network of the kernel's, within a moment.
+func (d *Dialer) dialTarget(parent context.Context, t target, ask sizes) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(parent, cutPatience)
+	defer cancel()
+	a := d.App.app()
+	for i, key := range t.keys {
+		l := a.listener(key, 0)
+		if l != nil && l.retired.Load() {
+			l = nil
+		}
+		if l == nil && !a.remote.present(key) {
+			continue
+		}
+		if i > 0 && !isHere(t.addr.(*net.TCPAddr).AddrPort().Addr()) {
+			continue
+		}
+		if l != nil {
+			return a.dialLocal(ctx, l, t, ask)
+		}
+		c, err := a.dialRemote(ctx, key, t, ask)
+		if err != nil && err != errNobody && parent.Err() == nil {
+			a.remote.distrust(key)
+		}
+		return c, err
+	}
+	return nil, errNobody
+}
+
+var errNobody = syscall.ECONNREFUSED
+
+// splitName returns the network and the address of a target's name.
+func splitName(name string) (network, address string) {
+	network, address, _ = strings.Cut(name, ":")
+	return network, address
+}

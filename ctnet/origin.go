@@ -1,0 +1,140 @@
+package ctnet
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// On network tcp the dialing end of a connection has an address like any other: an
+// IP address of this host and a port. The listener gives it, so that no two of its
+// connections have the same at a time; and the port is one that the kernel does
+// not choose for connections of its own, so that none of these has it either.
+
+// portRange is a range of ports that the kernel leaves to programs.
+type portRange struct{ first, last uint32 }
+
+type portRanges []portRange
+
+// freePorts returns the ports from 1024 that are not the kernel's to choose.
+var freePorts = sync.OnceValue(func() (free portRanges) {
+	lo, hi := uint32(32768), uint32(60999) // as Linux has it by default
+	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
+		fmt.Sscan(string(b), &lo, &hi)
+	}
+	if lo > 1024 {
+		free = append(free, portRange{1024, lo - 1})
+	}
+	if hi < 65535 {
+		free = append(free, portRange{hi + 1, 65535})
+	}
+	return free
+})
+
+// loopbacks is how many of the addresses from 127.0.0.1 on dialers of IPv4's
+// loopback get, so that there are enough for all connections of an application.
+const loopbacks = 8
+
+// An origin is the address of a dialing end: a port, and which of the loopback
+// addresses it is on, beginning with 0 for the one that was dialed.
+type origin uint32
+
+func (o origin) port() uint16 { return uint16(o) }
+
+// addr returns the address of an origin for connections to the address dialed.
+func (o origin) addr(dialed netip.Addr) *net.TCPAddr {
+	if k := o >> 16; k > 0 && dialed.Is4() && dialed.IsLoopback() {
+		b := dialed.As4()
+		b[2] += byte(k)
+		dialed = netip.AddrFrom4(b)
+	}
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(dialed, o.port()))
+}
+
+// count returns how many ports there are.
+func (rs portRanges) count() (n int) {
+	for _, r := range rs {
+		n += int(r.last - r.first + 1)
+	}
+	return n
+}
+
+// at returns the i-th port.
+func (rs portRanges) at(i int) uint32 {
+	for _, r := range rs {
+		if n := int(r.last - r.first + 1); i >= n {
+			i -= n
+			continue
+		}
+		return r.first + uint32(i)
+	}
+	panic("ctnet: no such port") // i is less than count
+}
+
+// An originTable has the origins that a listener has given.
+type originTable struct {
+	mu   sync.Mutex
+	used map[origin]struct{}
+	next int // the one to try first: not one that was given back just now
+}
+
+// take returns an origin for a connection to the address dialed that no other one
+// of the listener's has, or 0 if there is none.
+func (t *originTable) take(dialed netip.AddrPort) origin {
+	free := freePorts()
+	n := free.count()
+	limit := n
+	if ip := dialed.Addr(); ip.Is4() && ip.IsLoopback() {
+		limit *= loopbacks
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.used == nil {
+		t.used = make(map[origin]struct{})
+		// Another listener on this address, of a process that shares it or
+		// comes after this one, most likely begins elsewhere.
+		t.next = rand.IntN(n)
+	}
+	for range limit {
+		i := t.next % limit
+		t.next = i + 1
+		o := origin(uint32(i/n)<<16 | free.at(i%n))
+		if _, ok := t.used[o]; !ok && o.port() != dialed.Port() {
+			t.used[o] = struct{}{}
+			return o
+		}
+	}
+	return 0
+}
+
+// give gives an origin back.
+func (t *originTable) give(o origin) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.used, o)
+}
+
+// unnamed is the address of a unix socket without a name, as package net has it.
+var unnamed = &net.UnixAddr{Name: "@", Net: "unix"}
+
+// ends returns the address of the dialing end of a connection, given that of the
+// accepting end. own is what it is on network "ct". An origin that is not 0 is to be
+// given back when the connection is no more.
+func (l *Listener) ends(accepted net.Addr, own *Addr) (net.Addr, origin, error) {
+	switch a := accepted.(type) {
+	case *net.TCPAddr:
+		dialed := a.AddrPort()
+		o := l.origins.take(dialed)
+		if o == 0 {
+			return nil, 0, &problem{syscall.ENOBUFS, "all ports that dialers can have are in use"}
+		}
+		return o.addr(dialed.Addr()), o, nil
+	case *net.UnixAddr:
+		return unnamed, 0, nil
+	}
+	return own, 0, nil
+}
