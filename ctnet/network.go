@@ -144,7 +144,7 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 		}
 	}
 	kernel.ControlContext = func(ctx context.Context, network, address string, rc syscall.RawConn) error {
-		if addr, err := netip.ParseAddrPort(address); err == nil {
+		if addr, ok := resolved(network, address); ok {
 			c, err := d.dialTCP(ctx, addr, ask)
 			if c != nil {
 				mu.Lock()
@@ -176,6 +176,26 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 		return cut, nil
 	}
 	return k, err
+}
+
+// resolved parses an address that package net is about to connect to. One that
+// stands for this host is its loopback address, as the kernel has it.
+func resolved(network, address string) (netip.AddrPort, bool) {
+	if strings.HasPrefix(address, ":") {
+		address = "[::]" + address
+	}
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return addr, false
+	}
+	if addr.Addr().IsUnspecified() {
+		ip := netip.IPv6Loopback()
+		if network == "tcp4" || addr.Addr().Is4() {
+			ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		addr = netip.AddrPortFrom(ip, addr.Port())
+	}
+	return addr, true
 }
 
 // dialCut connects through shared memory. It reports whether it knew where to: if
