@@ -210,3 +210,29 @@ func TestQueueFull(t *testing.T) {
 	_, err = d.DialContext(ctx, networkCT, "full")
 	requireOpError(t, err, "dial", "full", os.ErrDeadlineExceeded)
 }
+
+// TestSweep has many sockets of dead processes, which go in time, and one of a
+// live one, which stays.
+func TestSweep(t *testing.T) {
+	requireNoLeaks(t)
+	dir := useRunDir(t)
+	live, err := listenAs(newTestApp(t, AppConfig{}), "live")
+	require.NoError(t, err)
+	const dead = 20
+	for i := range dead {
+		leaveStale(t, "dead"+string(rune('a'+i)))
+	}
+	a := newTestApp(t, AppConfig{})
+	for range 1000 {
+		ln, err := listenAs(a, "x")
+		require.NoError(t, err)
+		require.NoError(t, ln.Close())
+		files, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		if len(files) == 2 { // the live one's and the lock
+			requireDials(t, a, live)
+			return
+		}
+	}
+	t.Fatal("the sockets of the dead stay")
+}

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -128,10 +130,36 @@ func listenSocket(ctx context.Context, key string, takeover bool) (ln *net.UnixL
 		os.Remove(next)
 		return nil, id, err
 	}
+	sweep(dir, path)
 	if other != nil {
 		takeOver(ctx, channel{other.(*net.UnixConn)})
 	}
 	return ln, id, nil
+}
+
+// sweep removes some of the files that dead processes have left, if it comes
+// across any: there may be many, under names that nobody uses again. The caller
+// has the directory's lock.
+func sweep(dir, own string) {
+	const looks = 4
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(256)
+	for range min(looks, len(names)) {
+		path := filepath.Join(dir, names[rand.IntN(len(names))])
+		if path == own || !strings.HasSuffix(path, socketSuffix) {
+			continue
+		}
+		c, err := net.DialTimeout("unixpacket", path, time.Second)
+		if err == nil {
+			c.Close()
+		} else if errors.Is(err, syscall.ECONNREFUSED) {
+			os.Remove(path)
+		}
+	}
 }
 
 // takeOver makes the process that listened at the address so far send its clients

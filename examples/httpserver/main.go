@@ -8,6 +8,7 @@
 //	go run ./examples/httpserver              compare, then exit
 //	go run ./examples/httpserver -serve       keep a server running
 //	go run ./examples/httpserver -get /hello  fetch from it, in another terminal
+//	curl http://127.0.0.1:8080/hello          the same, through the kernel's socket
 package main
 
 import (
@@ -35,7 +36,10 @@ import (
 	"cutthrough.example/ctnet"
 )
 
-const name = "example/httpserver"
+const (
+	name    = "example/httpserver"
+	address = "127.0.0.1:8080" // of -serve
+)
 
 func main() {
 	log.SetFlags(0)
@@ -82,7 +86,7 @@ func client(network, address string) *http.Client {
 func handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/hello", func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, "hello, "+r.RemoteAddr+"\n")
+		fmt.Fprintf(w, "hello, %s, by %v\n", r.RemoteAddr, r.Context().Value(pathKey{}))
 	})
 	// /stream sends n bytes that seed determines.
 	mux.HandleFunc("/stream", func(w http.ResponseWriter, r *http.Request) {
@@ -124,17 +128,34 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// pathKey is the key under which a request's context has its connection's path.
+type pathKey struct{}
+
+func newServer() *http.Server {
+	return &http.Server{
+		Handler: handler(),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			path := "the kernel's socket"
+			if _, ok := c.(*ctnet.Conn); ok {
+				path = "shared memory"
+			}
+			return context.WithValue(ctx, pathKey{}, path)
+		},
+	}
+}
+
 func runServe() error {
-	ln, err := ctnet.Listen("ct", name)
+	ln, err := ctnet.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("serving on ct %s; try: go run ./examples/httpserver -get /hello\n", name)
-	return http.Serve(ln, handler())
+	fmt.Printf("serving on %s; try:\n\tgo run ./examples/httpserver -get /hello\n\tcurl http://%[1]s/hello\n", ln.Addr())
+	return newServer().Serve(ln)
 }
 
 func runGet(path string) error {
-	resp, err := client("ct", name).Get("http://ctnet" + path)
+	tr := &http.Transport{DialContext: ctnet.DialContext}
+	resp, err := (&http.Client{Transport: tr}).Get("http://" + address + path)
 	if err != nil {
 		return err
 	}
@@ -151,7 +172,7 @@ func runChild(arg string) error {
 		return err
 	}
 	fmt.Println(ln.Addr())
-	go http.Serve(ln, handler())
+	go newServer().Serve(ln)
 	io.Copy(io.Discard, os.Stdin)
 	return nil
 }
