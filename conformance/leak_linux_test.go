@@ -71,14 +71,6 @@ func requireBack(t testing.TB, before usage) {
 	t.Fatalf("before %+v, now %+v\n%s", before, now, stacks[:runtime.Stack(stacks, true)])
 }
 
-// eventually is require.Eventually without its goroutines, which would be counted.
-func eventually(t testing.TB, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		require.True(t, time.Now().Before(end), "still not so after 10 seconds")
-	}
-}
-
 func requireWithin(t testing.TB, d time.Duration, done <-chan struct{}, what string) {
 	t.Helper()
 	select {

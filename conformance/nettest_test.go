@@ -3,6 +3,7 @@ package conformance
 import (
 	"net"
 	"testing"
+	"time"
 
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
@@ -44,4 +45,12 @@ func TestConnInProcess(t *testing.T) {
 
 func TestConnTwoApps(t *testing.T) {
 	nettest.TestConn(t, pipe(t, newApp(t), newApp(t)))
+}
+
+// eventually is require.Eventually without its goroutines, which would be counted.
+func eventually(t testing.TB, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		require.True(t, time.Now().Before(end), "still not so after 10 seconds")
+	}
 }

@@ -3,9 +3,11 @@ package ctnet
 import (
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // A halfOpen is a connection that was asked for and not yet accepted.
@@ -31,9 +33,17 @@ type backlog struct {
 	mu     sync.Mutex
 	queue  []halfOpen
 	kernel *kernelConn // waits to be accepted
-	turn   bool        // the next one is to be the kernel's, if there is one
+	streak int         // accepted since the kernel's last one
 	closed bool
+
+	// pending reports whether the kernel has a connection that it has not
+	// handed over yet; nil if that can't be told.
+	pending func() bool
 }
+
+// maxStreak is how many connections are accepted at most while the kernel has one
+// that waits, and its goroutine is late with it. That costs a system call.
+const maxStreak = 8
 
 // A kernelConn is a connection that the kernel's listener has accepted, or the
 // reason why it has not.
@@ -113,7 +123,7 @@ func (b *backlog) withdraw(h halfOpen) {
 // accept returns the first of the queue or the kernel's connection, in turns if
 // there are both, waiting for one.
 func (b *backlog) accept() (net.Conn, error) {
-	for {
+	for late := false; ; {
 		b.mu.Lock()
 		if b.closed {
 			b.mu.Unlock()
@@ -125,8 +135,14 @@ func (b *backlog) accept() (net.Conn, error) {
 			b.bell.ring()
 			return nil, os.ErrDeadlineExceeded
 		}
-		if k := b.kernel; k != nil && (b.turn || len(b.queue) == 0) {
-			b.kernel, b.turn = nil, false
+		if b.kernel == nil && len(b.queue) > 0 && b.streak >= maxStreak && b.pending != nil && !late {
+			b.mu.Unlock()
+			b.awaitKernel()
+			late = true
+			continue
+		}
+		if k := b.kernel; k != nil && (b.streak > 0 || len(b.queue) == 0) {
+			b.kernel, b.streak = nil, 0
 			more := len(b.queue) > 0
 			b.mu.Unlock()
 			close(k.taken)
@@ -137,7 +153,9 @@ func (b *backlog) accept() (net.Conn, error) {
 		}
 		if len(b.queue) > 0 {
 			h, next := b.take(0)
-			b.turn = true
+			if b.streak++; late {
+				b.streak = 1
+			}
 			more := len(b.queue) > 0 || b.kernel != nil
 			b.mu.Unlock()
 			if next != nil {
@@ -150,6 +168,22 @@ func (b *backlog) accept() (net.Conn, error) {
 		}
 		b.mu.Unlock()
 		<-b.bell
+	}
+}
+
+// awaitKernel waits for a moment for the connection that the kernel has, if it has
+// one. Another process that has the same listener may take it.
+func (b *backlog) awaitKernel() {
+	if !b.pending() {
+		return
+	}
+	for start := time.Now(); time.Since(start) < time.Millisecond; runtime.Gosched() {
+		b.mu.Lock()
+		there := b.kernel != nil || b.closed
+		b.mu.Unlock()
+		if there {
+			return
+		}
 	}
 }
 

@@ -93,7 +93,7 @@ func DialContext(ctx context.Context, network, address string) (net.Conn, error)
 const (
 	MinBuffer     = ring.MinSize
 	MaxBuffer     = ring.MaxSize
-	DefaultBuffer = 1 << 20
+	DefaultBuffer = 64 << (10 + 4*(^uint(0)>>63)) // 1 MiB; 64 KiB on 32-bit systems
 )
 
 // DefaultBacklog is the number of connections that wait to be accepted, as many

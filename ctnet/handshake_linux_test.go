@@ -1101,7 +1101,8 @@ func TestHandshakeHerd(t *testing.T) {
 	requireNoLeaks(t)
 	useRunDir(t)
 	server := newTestApp(t, AppConfig{})
-	echoServer(t, server, ListenConfig{App: server}, "echo")
+	// Small segments, for the sake of 32-bit systems.
+	echoServer(t, server, ListenConfig{App: server, ReadBuffer: MinBuffer, WriteBuffer: MinBuffer}, "echo")
 	var wg sync.WaitGroup
 	start := make(chan struct{})
 	for range maxHandshakes + maxHandshakes/2 {

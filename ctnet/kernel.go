@@ -44,6 +44,7 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 		return nil, err
 	}
 	l.kernel = kernel
+	l.backlog.pending = pendingIn(kernel)
 	if l.key, err = listenerKey(kernel); err == nil {
 		err = l.open(ctx)
 	}

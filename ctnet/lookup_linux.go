@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,27 @@ func netNamespace() (id string, ok bool) {
 		return "", false
 	}
 	return fmt.Sprint(st.Ino), true
+}
+
+// pendingIn returns a function that reports whether a listener of the kernel's has
+// a connection to be accepted, or nil if that can't be told.
+func pendingIn(kernel net.Listener) func() bool {
+	c, ok := kernel.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return func() (pending bool) {
+		raw.Control(func(fd uintptr) {
+			fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			n, err := unix.Poll(fds, 0)
+			pending = err == nil && n > 0
+		})
+		return pending
+	}
 }
 
 func socketOnlyIPv6(fd uintptr) bool {

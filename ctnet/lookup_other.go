@@ -10,6 +10,9 @@ import (
 // netNamespace returns the same for all: there is one network.
 func netNamespace() (id string, ok bool) { return "", true }
 
+// pendingIn can't tell.
+func pendingIn(kernel net.Listener) func() bool { return nil }
+
 func socketOnlyIPv6(fd uintptr) bool { return true }
 
 // unixTarget returns the target for the path of a socket file.

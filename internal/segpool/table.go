@@ -61,10 +61,10 @@ func (t *Table) Drop(k int) {
 // there that was not seen before. The slot then belongs to the server too, until
 // Free. Only one goroutine may call it, and not for a slot that is in use.
 func (t *Table) Request(id uint32) (s Slot, ok bool) {
-	k, i := int(id)/t.geo.Slots, int(id)%t.geo.Slots
-	if k >= len(t.segs) {
+	if id >= MaxSlots {
 		return Slot{}, false
 	}
+	k, i := int(id)/t.geo.Slots, int(id)%t.geo.Slots
 	t.mu.Lock() // against Drop
 	defer t.mu.Unlock()
 	ts := t.segs[k].Load()
