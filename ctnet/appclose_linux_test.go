@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -222,6 +223,13 @@ func TestSweep(t *testing.T) {
 	for i := range dead {
 		leaveStale(t, "dead"+string(rune('a'+i)))
 	}
+	old := time.Now().Add(-2 * sweepAge)
+	files, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, f := range files {
+		require.NoError(t, os.Chtimes(filepath.Join(dir, f.Name()), old, old))
+	}
+	leaveStale(t, "young")
 	a := newTestApp(t, AppConfig{})
 	for range 1000 {
 		ln, err := listenAs(a, "x")
@@ -229,7 +237,7 @@ func TestSweep(t *testing.T) {
 		require.NoError(t, ln.Close())
 		files, err := os.ReadDir(dir)
 		require.NoError(t, err)
-		if len(files) == 2 { // the live one's and the lock
+		if len(files) == 3 { // the live one's, the young one's, and the lock
 			requireDials(t, a, live)
 			return
 		}

@@ -346,7 +346,8 @@ func (p *client) forget() {
 	}
 }
 
-// linger sets the timer that ends an idle pair, unless it is set.
+// linger sets the timer that ends an idle pair, and frees what the server has let
+// go of, unless it is set.
 func (p *client) linger() {
 	if p.idling.CompareAndSwap(false, true) {
 		p.idleUses.Store(p.uses.Load())
@@ -362,8 +363,8 @@ func (p *client) idle() bool {
 	defer r.mu.Unlock()
 	p.idling.Store(false)
 	p.ch.SetReadDeadline(time.Time{})
-	if p.dialing > 0 || !p.pool.Idle() {
-		return false // the last connection's end sets the timer
+	if !p.pool.Idle() || p.dialing > 0 {
+		return false // the next connection's end sets the timer
 	}
 	if p.uses.Load() != p.idleUses.Load() {
 		p.linger()
@@ -503,6 +504,9 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 	d.remote = p.addr
 	d.cred = p.cred
 	d.peer = d
+	// Inside, so that the slot stays: App.Close may close the connection now.
+	d.gate.enter()
+	defer d.leave()
 	p.conns.set(slot.ID, &d.Conn)
 	d.slot.SayClient(segpool.Connect)
 	d.notify()
@@ -511,6 +515,10 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 	p.ref()
 	defer p.unref()
 	d.awaitAnswer(ctx)
+	if d.state.Load()&isClosed != 0 {
+		p.remote.Notify(slot.ID)
+		return nil, net.ErrClosed
+	}
 	switch st := d.answer(); {
 	case st.Code() == segpool.Accepted:
 		d.local = d.origin(number)
@@ -564,7 +572,9 @@ func (d *dialed) origin(number uint64) net.Addr {
 
 // awaitAnswer waits for the server's answer, the context's end or the peer's.
 func (d *dialed) awaitAnswer(ctx context.Context) {
-	ready := func() bool { return d.answer() != 0 || d.p.dead.Load() || ctx.Err() != nil }
+	ready := func() bool {
+		return d.answer() != 0 || d.p.dead.Load() || ctx.Err() != nil || d.state.Load()&isClosed != 0
+	}
 	var spin sched.Spin
 	if spin.Until(ready) {
 		return

@@ -345,6 +345,13 @@ func (c *Conn) unlock(kind int) {
 	}
 }
 
+// leave leaves the gate without a lock, as unlock does with one.
+func (c *Conn) leave() {
+	if c.gate.leave() {
+		c.peer.release()
+	}
+}
+
 // Close closes the connection, as TCP does: what was written can still be read
 // by the peer, followed by io.EOF; but if bytes that the peer has written are
 // unread, the connection is reset, and the peer gets ECONNRESET in place of
@@ -358,9 +365,7 @@ func (c *Conn) Close() error {
 	c.wakeAll()
 	c.rd.stop()
 	c.wr.stop()
-	if c.gate.leave() {
-		c.peer.release()
-	}
+	c.leave()
 	return nil
 }
 
@@ -461,9 +466,7 @@ func (c *Conn) control(op string, f func()) error {
 		return c.opError(op, net.ErrClosed)
 	}
 	f()
-	if c.gate.leave() {
-		c.peer.release()
-	}
+	c.leave()
 	return nil
 }
 

@@ -18,6 +18,7 @@ type deadline struct {
 	at    time.Time // zero: none
 	timer *time.Timer
 	fires time.Time // when the timer will fire; zero if it won't
+	ended bool      // no timer is set any more
 }
 
 // An expirer is told each time that its deadline passes.
@@ -30,7 +31,7 @@ func (d *deadline) set(t time.Time, e expirer) {
 	left := time.Until(t)
 	passed := !t.IsZero() && left <= 0
 	d.passed.Store(passed)
-	if !t.IsZero() && !passed && (d.fires.IsZero() || t.Before(d.fires)) {
+	if !t.IsZero() && !passed && !d.ended && (d.fires.IsZero() || t.Before(d.fires)) {
 		d.fires = t
 		if d.timer == nil {
 			d.timer = time.AfterFunc(left, func() { d.fire(e) })
@@ -68,7 +69,7 @@ func (d *deadline) fire(e expirer) {
 func (d *deadline) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.at = time.Time{}
+	d.at, d.ended = time.Time{}, true
 	if d.timer != nil {
 		d.timer.Stop()
 	}

@@ -137,20 +137,30 @@ func listenSocket(ctx context.Context, key string, takeover bool) (ln *net.UnixL
 	return ln, id, nil
 }
 
+const (
+	sweepLooks = 4 // files at a time
+
+	// sweepAge is the least age of a file that is looked at, which means to
+	// connect to it: who listens there is not to be troubled often.
+	sweepAge = time.Hour
+)
+
 // sweep removes some of the files that dead processes have left, if it comes
 // across any: there may be many, under names that nobody uses again. The caller
 // has the directory's lock.
 func sweep(dir, own string) {
-	const looks = 4
 	f, err := os.Open(dir)
 	if err != nil {
 		return
 	}
 	defer f.Close()
 	names, _ := f.Readdirnames(256)
-	for range min(looks, len(names)) {
+	for range min(sweepLooks, len(names)) {
 		path := filepath.Join(dir, names[rand.IntN(len(names))])
 		if path == own || !strings.HasSuffix(path, socketSuffix) {
+			continue
+		}
+		if fi, err := os.Lstat(path); err != nil || time.Since(fi.ModTime()) < sweepAge {
 			continue
 		}
 		c, err := net.DialTimeout("unixpacket", path, time.Second)

@@ -324,6 +324,7 @@ type accepted struct {
 	// The half-open.
 	once     sync.Once
 	answered atomic.Bool
+	refused  syscall.Errno // why, if it was
 }
 
 // incoming is called by the worker for each Dial, with a reference to the pair
@@ -332,8 +333,7 @@ func (s *server) incoming(slot segpool.Slot) {
 	a := &accepted{s: s, slot: slot}
 	number := slot.Number.Load()
 	if errno := a.count(&Addr{app: s.peerApp, number: number}); errno != 0 {
-		s.table.Refuse(slot, uint32(errno))
-		a.tell()
+		s.table.Refuse(slot, uint32(errno), a.tell)
 		s.unref()
 		return
 	}
@@ -383,26 +383,34 @@ func (a *accepted) uncount() {
 
 // withdrawn reports whether the dialer has given up.
 func (a *accepted) withdrawn() bool {
+	if !a.gate.enter() {
+		return false
+	}
+	defer a.leave()
 	st := segpool.State(a.slot.ClientState.Load())
 	return st.Use() != a.slot.Use || st.Code() == segpool.Done
 }
 
 func (a *accepted) answer() *Conn {
 	a.once.Do(func() {
+		if !a.gate.enter() {
+			return // closed with the application
+		}
 		a.slot.SayServer(segpool.Accepted)
 		a.answered.Store(true)
 		a.tell()
+		a.leave()
 	})
 	return &a.Conn
 }
 
 func (a *accepted) refuse(errno syscall.Errno) {
-	s := a.s
-	s.conns.set(a.slot.ID, nil)
-	s.table.Refuse(a.slot, uint32(errno))
-	a.tell()
-	a.uncount()
-	s.unref()
+	if !a.gate.close() {
+		return // with the application
+	}
+	a.refused = errno // for release, which comes after everybody has left
+	a.state.Or(isClosed)
+	a.leave()
 }
 
 // tell notifies the dialer if it waits for the answer. It says so before it
@@ -424,7 +432,11 @@ func (a *accepted) release() {
 	// Out of the table first: once the client may use the slot again, an event
 	// there is a Dial.
 	s.conns.set(a.slot.ID, nil)
-	s.table.Free(a.slot)
+	if a.refused != 0 {
+		s.table.Refuse(a.slot, uint32(a.refused), a.tell)
+	} else {
+		s.table.Free(a.slot)
+	}
 	a.uncount()
 	s.unref()
 }

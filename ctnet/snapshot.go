@@ -122,8 +122,6 @@ func (c *Conn) info() (info ConnInfo, ok bool) {
 	default:
 		info.State = StateEstablished
 	}
-	if c.gate.leave() {
-		c.peer.release()
-	}
+	c.leave()
 	return info, true
 }

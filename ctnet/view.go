@@ -81,8 +81,8 @@ func (c *Conn) peek(n int) ([]byte, error) {
 
 // endPeek ends the validity of the last Peek's view.
 func (c *Conn) endPeek() {
-	if c.peeked.Swap(false) && c.gate.leave() {
-		c.peer.release()
+	if c.peeked.Swap(false) {
+		c.leave()
 	}
 }
 

@@ -162,9 +162,10 @@ func (s *Slot) serverDone() bool {
 }
 
 // Free lets go of a slot whose fifos were used up to the given offsets. It is
-// used again once the server has let go of it too. Free reports whether the
-// pool is now idle, with no slot in use on this side.
-func (p *Pool) Free(s Slot, usedToServer, usedToClient int) (idle bool) {
+// used again once the server has let go of it too. Free reports whether the pool
+// should be looked at later, with Idle: either it is idle now, with no slot in use on
+// this side, or the server has not let go of this slot.
+func (p *Pool) Free(s Slot, usedToServer, usedToClient int) (later bool) {
 	if s.ID >= warmSlots {
 		s.trim(usedToServer, usedToClient)
 	}
@@ -180,6 +181,7 @@ func (p *Pool) Free(s Slot, usedToServer, usedToClient int) (idle bool) {
 		p.put(s)
 	} else {
 		p.limbo = append(p.limbo, s)
+		return true
 	}
 	return p.inUse == 0
 }
@@ -210,10 +212,12 @@ func (p *Pool) put(s Slot) {
 	}
 }
 
-// Idle reports whether no slot is in use on this side.
+// Idle reports whether no slot is in use on this side, and frees those that the
+// server has let go of.
 func (p *Pool) Idle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.reap(len(p.limbo))
 	return p.inUse == 0
 }
 

@@ -199,7 +199,7 @@ func TestPoolReusesWhatBothLetGo(t *testing.T) {
 		require.False(t, p.Idle())
 
 		// Only this side.
-		require.False(t, p.Free(a, 0, 0))
+		require.True(t, p.Free(a, 0, 0))
 		require.Equal(t, MakeState(1, Done), State(a.ClientState.Load()))
 		require.False(t, p.HasFree())
 		a.SayServer(Accepted)
@@ -216,7 +216,7 @@ func TestPoolReusesWhatBothLetGo(t *testing.T) {
 		require.EqualValues(t, 2, a.Use)
 
 		// The last use's word is not this one's.
-		require.False(t, p.Free(a, 0, 0))
+		require.True(t, p.Free(a, 0, 0))
 		require.False(t, p.HasFree())
 		a.SayServer(code)
 		a = alloc(t, p, 0)
@@ -416,7 +416,7 @@ func TestTableRequest(t *testing.T) {
 			tab.Free(s)
 			require.Equal(t, MakeState(c.Use, Done), State(c.ServerState.Load()))
 		} else {
-			tab.Refuse(s, 111)
+			tab.Refuse(s, 111, func() {})
 			st := State(c.ServerState.Load())
 			require.EqualValues(t, Refused, st.Code())
 			require.EqualValues(t, 111, st.Detail())

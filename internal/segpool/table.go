@@ -98,9 +98,11 @@ func (t *Table) Free(s Slot) {
 	s.seg.release()
 }
 
-// Refuse answers a request with an errno and lets go of the slot.
-func (t *Table) Refuse(s Slot, errno uint32) {
+// Refuse answers a request with an errno and lets go of the slot. It calls tell in
+// between, while the slot's words can still be looked at.
+func (t *Table) Refuse(s Slot, errno uint32, tell func()) {
 	s.SayServer(Refused | errno<<8)
+	tell()
 	s.seg.release()
 }
 
