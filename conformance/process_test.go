@@ -1,13 +1,17 @@
 package conformance
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -43,8 +47,17 @@ var roles = map[string]func(){
 // until the test ends or its standard input is closed.
 func startProcess(t testing.TB, role, name string) *exec.Cmd {
 	t.Helper()
+	cmd, _ := startProcessOn(t, role, "ct", name, name+"-back")
+	return cmd
+}
+
+// startProcessOn is startProcess for a network. It returns the address that the
+// process listens on, too. back is what the relay connects to.
+func startProcessOn(t testing.TB, role, network, address, back string) (*exec.Cmd, string) {
+	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "CTNET_TEST_ROLE="+role, "CTNET_TEST_NAME="+name)
+	cmd.Env = append(os.Environ(), "CTNET_TEST_ROLE="+role, "CTNET_TEST_NETWORK="+network,
+		"CTNET_TEST_NAME="+address, "CTNET_TEST_BACK="+back)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
@@ -55,10 +68,9 @@ func startProcess(t testing.TB, role, name string) *exec.Cmd {
 		stdin.Close()
 		cmd.Wait()
 	})
-	ready := make([]byte, 5)
-	_, err = io.ReadFull(stdout, ready)
+	line, err := bufio.NewReader(stdout).ReadString('\n')
 	require.NoError(t, err)
-	return cmd
+	return cmd, strings.TrimSpace(strings.TrimPrefix(line, "ready"))
 }
 
 func check(err error) {
@@ -67,35 +79,49 @@ func check(err error) {
 	}
 }
 
-// untilStdinCloses says that the process is ready, and returns when it should end.
-func untilStdinCloses() {
-	os.Stdout.WriteString("ready")
+// listen listens on the address that the process was given.
+func listen() net.Listener {
+	ln, err := ctnet.Listen(os.Getenv("CTNET_TEST_NETWORK"), os.Getenv("CTNET_TEST_NAME"))
+	check(err)
+	return ln
+}
+
+// untilStdinCloses says that the process is ready, and where it listens, and
+// returns when it should end.
+func untilStdinCloses(where ...any) {
+	fmt.Println(append([]any{"ready"}, where...)...)
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// relay connects each connection to NAME with a new one to NAME-back, so that
-// bytes from one to the other cross processes twice.
+// relay connects each connection with a new one to BACK, so that bytes from one
+// to the other cross processes twice.
 func relay() {
-	name := os.Getenv("CTNET_TEST_NAME")
-	ln, err := ctnet.Listen("ct", name)
-	check(err)
+	ln := listen()
 	go func() {
 		for {
 			in, err := ln.Accept()
 			check(err)
-			out, err := ctnet.Dial("ct", name+"-back")
+			out, err := ctnet.Dial(ln.Addr().Network(), os.Getenv("CTNET_TEST_BACK"))
 			check(err)
-			go splice(in.(*ctnet.Conn), out.(*ctnet.Conn))
-			go splice(out.(*ctnet.Conn), in.(*ctnet.Conn))
+			go splice(in.(stream), out.(stream))
+			go splice(out.(stream), in.(stream))
 		}
 	}()
-	untilStdinCloses()
+	untilStdinCloses(ln.Addr())
+}
+
+// A stream is what connections of all networks have in common.
+type stream interface {
+	net.Conn
+	CloseWrite() error
 }
 
 // splice copies until the end of the stream and passes the end on.
-func splice(dst, src *ctnet.Conn) {
+func splice(dst, src stream) {
 	if _, err := io.Copy(dst, src); err != nil {
-		dst.SetLinger(0)
+		if c, ok := dst.(*ctnet.Conn); ok {
+			c.SetLinger(0)
+		}
 		dst.Close()
 		src.Close()
 		return
@@ -103,10 +129,9 @@ func splice(dst, src *ctnet.Conn) {
 	dst.CloseWrite()
 }
 
-// echo returns what it reads on connections to NAME.
+// echo returns what it reads.
 func echo() {
-	ln, err := ctnet.Listen("ct", os.Getenv("CTNET_TEST_NAME"))
-	check(err)
+	ln := listen()
 	go func() {
 		for {
 			c, err := ln.Accept()
@@ -117,7 +142,7 @@ func echo() {
 			}()
 		}
 	}()
-	untilStdinCloses()
+	untilStdinCloses(ln.Addr())
 }
 
 func TestConnTwoProcesses(t *testing.T) {
@@ -135,6 +160,39 @@ func TestConnTwoProcesses(t *testing.T) {
 		}
 		return c1, c2, func() { c1.Close(); c2.Close() }, nil
 	})
+}
+
+// TestConnTwoProcessesNetworks is the same on the networks of the kernel's, by
+// either path.
+func TestConnTwoProcessesNetworks(t *testing.T) {
+	for network, address := range kernelNetworks(t) {
+		for _, path := range []ctnet.Path{ctnet.AnyPath, ctnet.Kernel} {
+			t.Run(network+"/"+map[ctnet.Path]string{ctnet.AnyPath: "cut-through", ctnet.Kernel: "fallback"}[path], func(t *testing.T) {
+				lc := ctnet.ListenConfig{Path: path}
+				back, err := lc.Listen(t.Context(), network, address)
+				require.NoError(t, err)
+				t.Cleanup(func() { back.Close() })
+				own := address
+				if network == "unix" {
+					own += fmt.Sprint("-relay-", path) // the process leaves its file
+				}
+				_, at := startProcessOn(t, "relay", network, own, back.Addr().String())
+				d := ctnet.Dialer{Path: path}
+				nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+					if c1, err = d.Dial(network, at); err != nil {
+						return
+					}
+					if c2, err = back.Accept(); err != nil {
+						return
+					}
+					if cut := path == ctnet.AnyPath; isCut(c1) != cut || isCut(c2) != cut {
+						return nil, nil, nil, errors.New("the wrong path was taken")
+					}
+					return c1, c2, func() { c1.Close(); c2.Close() }, nil
+				})
+			})
+		}
+	}
 }
 
 // TestEchoChecksum sends a stream in writes of all sizes and reads it back.
