@@ -20,11 +20,14 @@ import (
 
 // kernelNetworks are the networks with a fallback, with an address to listen on.
 func kernelNetworks(t *testing.T) map[string]string {
-	return map[string]string{
+	networks := map[string]string{
 		"tcp":  "127.0.0.1:0",
-		"tcp6": "[::1]:0",
 		"unix": filepath.Join(t.TempDir(), "s"),
 	}
+	if nettest.SupportsIPv6() {
+		networks["tcp6"] = "[::1]:0"
+	}
+	return networks
 }
 
 // isCut reports whether a connection goes through shared memory.
@@ -139,6 +142,9 @@ func TestWildcard(t *testing.T) {
 		{"tcp6", "", []string{"tcp ::1", "tcp6 ::1"}},
 		{"tcp", "localhost", []string{"tcp localhost"}},
 	} {
+		if l.network == "tcp6" && !nettest.SupportsIPv6() {
+			continue
+		}
 		t.Run(l.network+" "+l.host, func(t *testing.T) {
 			inBoth(t, func(t *testing.T, server, client *ctnet.App) {
 				lc := ctnet.ListenConfig{App: server}
@@ -150,6 +156,9 @@ func TestWildcard(t *testing.T) {
 				d := ctnet.Dialer{App: client}
 				for _, to := range l.dials {
 					network, host, _ := strings.Cut(to, " ")
+					if strings.HasPrefix(host, "::") && host != "::ffff:127.0.0.1" && !nettest.SupportsIPv6() {
+						continue
+					}
 					c, err := d.Dial(network, net.JoinHostPort(host, port))
 					require.NoError(t, err, to)
 					s, err := ln.Accept()
@@ -165,6 +174,39 @@ func TestWildcard(t *testing.T) {
 					require.ErrorIs(t, err, syscall.ECONNREFUSED)
 				}
 			})
+		})
+	}
+}
+
+// TestWildcardPorts has two listeners on all addresses.
+func TestWildcardPorts(t *testing.T) {
+	for network, host := range map[string]string{"tcp": "localhost", "tcp4": "localhost", "tcp6": "::1"} {
+		if network == "tcp6" && !nettest.SupportsIPv6() {
+			continue
+		}
+		inBoth(t, func(t *testing.T, server, client *ctnet.App) {
+			lc := ctnet.ListenConfig{App: server}
+			var lns [2]net.Listener
+			for i := range lns {
+				var err error
+				lns[i], err = lc.Listen(t.Context(), network, ":0")
+				require.NoError(t, err)
+				defer lns[i].Close()
+			}
+			d := ctnet.Dialer{App: client}
+			for _, ln := range lns {
+				require.IsType(t, &ctnet.Listener{}, ln)
+				_, port, err := net.SplitHostPort(ln.Addr().String())
+				require.NoError(t, err)
+				c, err := d.Dial(network, net.JoinHostPort(host, port))
+				require.NoError(t, err)
+				require.True(t, isCut(c))
+				s, err := ln.Accept()
+				require.NoError(t, err)
+				require.Equal(t, c.RemoteAddr().String(), s.LocalAddr().String())
+				c.Close()
+				s.Close()
+			}
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -53,13 +54,14 @@ func ctTarget(name string) target {
 	return target{name: key, keys: []string{key}, addr: &Addr{name: name}}
 }
 
-// tcpKey returns the key of a listener on an address of a network namespace. A
-// listener on all addresses of IPv6 that takes IPv4 too is one on no address.
+// tcpKey returns the key of a listener on an address of a network namespace, or
+// on all addresses of both families.
 func tcpKey(netns string, addr netip.Addr, dual bool, port uint16) string {
+	host := addr.String()
 	if dual {
-		addr = netip.Addr{}
+		host = "*"
 	}
-	return "tcp:" + netns + "/" + netip.AddrPortFrom(addr, port).String()
+	return "tcp:" + netns + "/" + net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
 
 // tcpTarget returns the target for an address, if it is one of this host. A

@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"os"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,10 @@ var spinners, maxSpinners atomic.Int32
 
 func init() { maxSpinners.Store(-1) }
 
+// spinning is false if the environment says that nobody should spin, for those who
+// would rather save the CPU time than the wake-ups.
+var spinning = os.Getenv("CTNET_SPIN") != "0"
+
 // A Spin is one waiter's experience with spinning.
 type Spin struct {
 	skip   uint8 // waits to go without
@@ -48,6 +53,9 @@ type Spin struct {
 func (s *Spin) Until(ready func() bool) bool {
 	if s.skip > 0 {
 		s.skip--
+		return false
+	}
+	if !spinning {
 		return false
 	}
 	if s.waits%64 == 0 || maxSpinners.Load() < 0 {
