@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -25,74 +26,43 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A network is one that the tests run on: what a program has in place of
-// net.Listen and net.Dial, and addresses.
+// A network is one that the tests run on.
 type network struct {
 	name    string
-	listen  func(app *ctnet.App, address string) (net.Listener, error)
-	dial    func(ctx context.Context, address string) (net.Conn, error)
-	address func(t testing.TB) string
-	target  string // what goes before an address that is a target for gRPC
+	network string // what Listen and Dial get
+
+	// apart puts the servers into an application of their own, so that they
+	// and their clients meet as separate processes do.
+	apart bool
+
+	// What is of package net in place of ctnet.
+	netServer, netClient bool
 }
 
 var networks = []network{
-	onCtnet("ct", newName, "ct:///"),
-	{
-		name: "package net",
-		listen: func(_ *ctnet.App, address string) (net.Listener, error) {
-			return net.Listen("tcp", address)
-		},
-		dial: func(ctx context.Context, address string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "tcp", address)
-		},
-		address: loopback,
-		target:  "passthrough:///",
-	},
-}
-
-// onCtnet returns one of ctnet's networks.
-func onCtnet(netw string, address func(testing.TB) string, target string) network {
-	return network{
-		name: netw,
-		listen: func(app *ctnet.App, address string) (net.Listener, error) {
-			lc := ctnet.ListenConfig{App: app}
-			return lc.Listen(context.Background(), netw, address)
-		},
-		dial: func(ctx context.Context, address string) (net.Conn, error) {
-			return ctnet.DialContext(ctx, netw, address)
-		},
-		address: address,
-		target:  target,
-	}
+	{name: "ct", network: "ct"},
+	{name: "ct-apart", network: "ct", apart: true},
+	{name: "tcp", network: "tcp", apart: true},
+	{name: "unix", network: "unix", apart: true},
+	{name: "tcp-from-net", network: "tcp", netClient: true},
+	{name: "tcp-to-net", network: "tcp", netServer: true},
+	{name: "net", network: "tcp", netServer: true, netClient: true},
 }
 
 var lastName atomic.Int64
 
-func newName(t testing.TB) string { return fmt.Sprintf("%s-%d", t.Name(), lastName.Add(1)) }
-
-func loopback(testing.TB) string { return "127.0.0.1:0" }
-
-// eachNetwork runs a test on each network: with client and server in one
-// application, and with the servers in one of their own, so that the two meet as
-// separate processes do.
-func eachNetwork(t *testing.T, test func(t *testing.T, n *place)) {
-	for _, n := range networks {
-		t.Run(n.name, func(t *testing.T) {
-			checkLeaks(t)
-			test(t, &place{network: n})
-		})
-		if n.name == "package net" || runtime.GOOS != "linux" {
-			continue // applications meet on Linux only
-		}
-		t.Run(n.name+" between applications", func(t *testing.T) {
-			checkLeaks(t)
-			app, err := ctnet.NewApp(ctnet.AppConfig{})
-			require.NoError(t, err)
-			t.Cleanup(func() { app.Close() })
-			test(t, &place{n, app})
-		})
+// address returns one to listen on.
+func (n *network) address(t testing.TB) string {
+	switch n.network {
+	case "ct":
+		return fmt.Sprintf("%s-%d", t.Name(), lastName.Add(1))
+	case "unix":
+		dir, err := os.MkdirTemp("", "ctnet-") // t.TempDir can be too long
+		require.NoError(t, err)
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		return filepath.Join(dir, "socket")
 	}
+	return "localhost:0"
 }
 
 // A place is where a test's servers listen.
@@ -101,10 +71,35 @@ type place struct {
 	app *ctnet.App
 }
 
-// A listener knows how to dial to itself.
+// eachNetwork runs a test on each network.
+func eachNetwork(t *testing.T, test func(t *testing.T, n *place)) {
+	for _, n := range networks {
+		t.Run(n.name, func(t *testing.T) {
+			checkLeaks(t)
+			p := &place{network: n}
+			if n.apart && runtime.GOOS == "linux" { // elsewhere applications don't meet
+				var err error
+				p.app, err = ctnet.NewApp(ctnet.AppConfig{})
+				require.NoError(t, err)
+				t.Cleanup(func() { p.app.Close() })
+			}
+			test(t, p)
+		})
+	}
+}
+
+// A listener is one with what its clients need.
 type listener struct {
 	net.Listener
-	network network
+	place *place
+
+	// host is what goes into the URLs of clients. On networks where addresses
+	// don't fit into URLs it has no meaning.
+	host string
+
+	// dial is the dialer that is given to libraries. On tcp it is
+	// ctnet.DialContext; elsewhere it dials to the listener whatever it is told.
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // listen listens until the test ends.
@@ -115,25 +110,57 @@ func (p *place) listen(t testing.TB) *listener {
 
 func (p *place) listenOn(t testing.TB, address string) *listener {
 	t.Helper()
-	ln, err := p.network.listen(p.app, address)
+	var ln net.Listener
+	var err error
+	if p.netServer {
+		ln, err = net.Listen(p.network.network, address)
+	} else {
+		lc := ctnet.ListenConfig{App: p.app}
+		ln, err = lc.Listen(t.Context(), p.network.network, address)
+	}
 	require.NoError(t, err)
 	t.Cleanup(func() { ln.Close() })
-	return &listener{ln, p.network}
-}
 
-// dial connects to the listener whatever the network and address it is given. It
-// has the signature that libraries want of a dialer.
-func (ln *listener) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	return ln.network.dial(ctx, ln.Addr().String())
+	l := &listener{Listener: ln, place: p, host: "localhost"}
+	switch {
+	case p.network.network != "tcp":
+		network, address := p.network.network, ln.Addr().String()
+		l.dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return ctnet.DialContext(ctx, network, address)
+		}
+	case p.netClient:
+		l.dial = new(net.Dialer).DialContext
+	default:
+		l.dial = ctnet.DialContext
+	}
+	if p.network.network == "tcp" {
+		l.host = fmt.Sprintf("localhost:%d", ln.Addr().(*net.TCPAddr).Port)
+	}
+	return l
 }
 
 // connect dials, and closes the connection when the test ends.
 func (ln *listener) connect(t testing.TB) net.Conn {
 	t.Helper()
-	c, err := ln.dial(t.Context(), "", "")
+	c, err := ln.dial(t.Context(), "tcp", ln.host)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// TestWay looks which way connections take.
+func TestWay(t *testing.T) {
+	eachNetwork(t, func(t *testing.T, n *place) {
+		ln := n.listen(t)
+		client := ln.connect(t)
+		server, err := ln.Accept()
+		require.NoError(t, err)
+		defer server.Close()
+		for _, c := range []net.Conn{client, server} {
+			_, ok := c.(*ctnet.Conn)
+			require.Equal(t, !n.netServer && !n.netClient, ok, "%T", c)
+		}
+	})
 }
 
 // background runs a server until the test ends: then it stops it and waits until

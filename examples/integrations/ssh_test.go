@@ -22,10 +22,10 @@ import (
 //
 // write
 //
-//	ln, err := ctnet.Listen("ct", "svc/ssh")
+//	ln, err := ctnet.Listen("tcp", "localhost:22") // or "ct", "svc/ssh"
 //
-//	conn, err := ctnet.Dial("ct", "svc/ssh")
-//	c, channels, requests, err := ssh.NewClientConn(conn, "svc/ssh", config)
+//	conn, err := ctnet.Dial("tcp", "localhost:22") // or "ct", "svc/ssh"
+//	c, channels, requests, err := ssh.NewClientConn(conn, "localhost:22", config)
 //	client := ssh.NewClient(c, channels, requests)
 
 func newSigner(t testing.TB) ssh.Signer {
@@ -119,8 +119,8 @@ func TestSSH(t *testing.T) {
 		require.NoError(t, err)
 		defer client.Close()
 
-		const size = 3 << 20
-		inParallel(t, 4, func(i int) error {
+		const size = 2 << 20
+		inParallel(t, 3, func(i int) error {
 			seed := fmt.Sprint(i)
 			session, err := client.NewSession()
 			if err != nil {

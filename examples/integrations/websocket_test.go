@@ -18,6 +18,12 @@ import (
 //
 // write
 //
+//	c, _, err := websocket.Dial(ctx, "ws://localhost:8080/", &websocket.DialOptions{
+//		HTTPClient: &http.Client{Transport: &http.Transport{DialContext: ctnet.DialContext}},
+//	})
+//
+// or, if the server listens on a name,
+//
 //	c, _, err := websocket.Dial(ctx, "ws://localhost/", &websocket.DialOptions{
 //		HTTPClient: &http.Client{Transport: &http.Transport{
 //			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -51,8 +57,8 @@ func websocketHandler(mode websocket.CompressionMode) http.Handler {
 	})
 }
 
-func dialWebsocket(ctx context.Context, client *http.Client, mode websocket.CompressionMode) (*websocket.Conn, error) {
-	c, _, err := websocket.Dial(ctx, "ws://localhost/", &websocket.DialOptions{HTTPClient: client, CompressionMode: mode})
+func dialWebsocket(ctx context.Context, client *http.Client, host string, mode websocket.CompressionMode) (*websocket.Conn, error) {
+	c, _, err := websocket.Dial(ctx, "ws://"+host, &websocket.DialOptions{HTTPClient: client, CompressionMode: mode})
 	if err != nil {
 		return nil, err
 	}
@@ -61,30 +67,31 @@ func dialWebsocket(ctx context.Context, client *http.Client, mode websocket.Comp
 }
 
 func TestWebsocket(t *testing.T) {
-	for _, mode := range []websocket.CompressionMode{websocket.CompressionDisabled, websocket.CompressionContextTakeover} {
-		eachNetwork(t, func(t *testing.T, n *place) {
+	eachNetwork(t, func(t *testing.T, n *place) {
+		for _, mode := range []websocket.CompressionMode{websocket.CompressionDisabled, websocket.CompressionContextTakeover} {
 			ln := n.listen(t)
 			serveHTTP(t, ln, &http.Server{Handler: websocketHandler(mode)})
-			requireWebsocket(t, newClient(t, &http.Transport{DialContext: ln.dial}), mode)
-		})
-	}
+			requireWebsocket(t, newClient(t, &http.Transport{DialContext: ln.dial}), ln.host, mode)
+		}
+	})
 }
 
 func TestWebsocketThroughProxy(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, n *place) {
-		requireWebsocket(t, serveProxy(t, n, websocketHandler(websocket.CompressionDisabled)), websocket.CompressionDisabled)
+		client, host := serveProxy(t, n, websocketHandler(websocket.CompressionDisabled))
+		requireWebsocket(t, client, host, websocket.CompressionDisabled)
 	})
 }
 
-func requireWebsocket(t testing.TB, client *http.Client, mode websocket.CompressionMode) {
+func requireWebsocket(t testing.TB, client *http.Client, host string, mode websocket.CompressionMode) {
 	t.Helper()
 	inParallel(t, 4, func(i int) error {
-		c, err := dialWebsocket(t.Context(), client, mode)
+		c, err := dialWebsocket(t.Context(), client, host, mode)
 		if err != nil {
 			return err
 		}
 		defer c.CloseNow()
-		for _, n := range []int{0, 1, 125, 126, 70_000, 1 << 20} {
+		for _, n := range []int{0, 1, 125, 126, 70_000, 300_000} {
 			want := randomBytes(fmt.Sprint(i, n), n)
 			if err := c.Write(t.Context(), websocket.MessageBinary, want); err != nil {
 				return err
@@ -107,7 +114,7 @@ func requireWebsocket(t testing.TB, client *http.Client, mode websocket.Compress
 		return c.Close(websocket.StatusNormalClosure, "")
 	})
 
-	c, err := dialWebsocket(t.Context(), client, mode)
+	c, err := dialWebsocket(t.Context(), client, host, mode)
 	require.NoError(t, err)
 	defer c.CloseNow()
 	require.NoError(t, c.Write(t.Context(), websocket.MessageText, []byte("go away")))
@@ -123,18 +130,18 @@ func TestWebsocketNetConn(t *testing.T) {
 		ln := n.listen(t)
 		serveHTTP(t, ln, &http.Server{Handler: websocketHandler(websocket.CompressionDisabled)})
 		client := newClient(t, &http.Transport{DialContext: ln.dial})
-		c, err := dialWebsocket(t.Context(), client, websocket.CompressionDisabled)
+		c, err := dialWebsocket(t.Context(), client, ln.host, websocket.CompressionDisabled)
 		require.NoError(t, err)
 		conn := websocket.NetConn(t.Context(), c, websocket.MessageBinary)
 		defer conn.Close()
-		const size = 4 << 20
+		const size = 2 << 20
 		go io.Copy(conn, random("stream", size))
 		require.NoError(t, checkSum(io.LimitReader(conn, size), "stream", size))
 	})
 }
 
-// TestWebsocketCancel gives up a Read, which ends the connection for the server too.
-func TestWebsocketCancel(t *testing.T) {
+// TestWebsocketCut has a client that goes without a word.
+func TestWebsocketCut(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, n *place) {
 		gone := make(chan struct{})
 		echo := websocketHandler(websocket.CompressionDisabled)
@@ -144,17 +151,9 @@ func TestWebsocketCancel(t *testing.T) {
 			close(gone)
 		})})
 		client := newClient(t, &http.Transport{DialContext: ln.dial})
-		c, err := dialWebsocket(t.Context(), client, websocket.CompressionDisabled)
+		c, err := dialWebsocket(t.Context(), client, ln.host, websocket.CompressionDisabled)
 		require.NoError(t, err)
-		defer c.CloseNow()
-		ctx, cancel := context.WithCancel(t.Context())
-		read := make(chan error)
-		go func() {
-			_, _, err := c.Read(ctx)
-			read <- err
-		}()
-		cancel()
-		require.ErrorIs(t, <-read, context.Canceled)
+		require.NoError(t, c.CloseNow())
 		<-gone
 	})
 }

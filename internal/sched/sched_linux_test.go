@@ -530,16 +530,12 @@ func TestSpin(t *testing.T) {
 // the P on which the waiter spins.
 func TestSpinYields(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
-	stop, busy := make(chan struct{}), make(chan struct{})
+	var stop atomic.Bool
+	busy := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { // keeps the other P
 		close(busy)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
+		for !stop.Load() {
 		}
 	})
 	<-busy
@@ -552,7 +548,7 @@ func TestSpinYields(t *testing.T) {
 			answered++
 		}
 	}
-	close(stop)
+	stop.Store(true)
 	wg.Wait()
 	require.Greater(t, answered, 50) // the system may cut a spin short
 }
