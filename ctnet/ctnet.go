@@ -3,21 +3,29 @@
 // the kernel: they cross in pairs of fifos in memory that the two processes
 // share. What used to be
 //
-//	ln, err := net.Listen("unix", "/run/echo.sock")
-//	conn, err := net.Dial("unix", "/run/echo.sock")
+//	ln, err := net.Listen("tcp", ":8080")
+//	conn, err := net.Dial("tcp", "localhost:8080")
 //
 // becomes
 //
-//	ln, err := ctnet.Listen("ct", "svc/echo")
-//	conn, err := ctnet.Dial("ct", "svc/echo")
+//	ln, err := ctnet.Listen("tcp", ":8080")
+//	conn, err := ctnet.Dial("tcp", "localhost:8080")
 //
 // and nothing else changes: net/http, gRPC and whatever takes a net.Listener or
 // a function that dials works with them.
 //
-// # Names
+// # Networks
+//
+// On "tcp", "tcp4", "tcp6" and "unix" Listen opens the kernel's socket and offers
+// the cut-through beside it. Dial takes that if it is there, and the kernel's socket
+// otherwise: if the address is another host's, if nobody has ctnet there, or if this
+// process may not connect that way. CTNET_KERNEL_ONLY in the environment turns the
+// cut-through off for a process.
 //
 // An address of network "ct" is a name, such as "svc/echo", of up to 200 bytes
-// without NUL and "..". Applications find each other in a directory: $CTNET_DIR,
+// without NUL and "..". There is no kernel's socket, and nothing to fall back to.
+//
+// Applications find each other in a directory: $CTNET_DIR,
 // else $XDG_RUNTIME_DIR/ctnet, else one in the temporary directory that is named
 // for the user. It must belong to this user or to root, and nobody else may be able
 // to write to it. Containers that share the directory, as a volume, can connect.
@@ -28,9 +36,10 @@
 // # In tests
 //
 // Within one process there is nothing to set up: no port, no file. Connections
-// whose both ends are used in one testing/synctest bubble block durably there,
-// so the bubble's time passes while they wait. A listener that was made in a
-// bubble is found by dialers in that bubble only, and only these.
+// of network "ct" whose both ends are used in one testing/synctest bubble block
+// durably there, so the bubble's time passes while they wait. A listener that was
+// made in a bubble is found by dialers in that bubble, and only these. On the other
+// networks there is no cut-through in a bubble.
 //
 // # Safety
 //
@@ -38,7 +47,8 @@
 // the bytes they exchange. A peer that crashes, stops, or scribbles over all that
 // it shares can spoil its own connections and nothing else.
 //
-// On systems other than Linux connections work within one process.
+// On systems other than Linux there is the cut-through within one process, and the
+// kernel's socket between processes.
 package ctnet
 
 import (
@@ -55,7 +65,8 @@ import (
 
 // Listen listens on an address, as net.Listen does. Networks are "ct", where an
 // address is a name, and "tcp", "tcp4", "tcp6" and "unix". The listener is a
-// *Listener; see there for what it accepts.
+// *Listener, see there for what it accepts; or package net's, where there is no
+// cut-through.
 func Listen(network, address string) (net.Listener, error) {
 	var lc ListenConfig
 	return lc.Listen(context.Background(), network, address)
@@ -132,7 +143,7 @@ type ListenConfig struct {
 // On networks "tcp", "tcp4", "tcp6" and "unix" it listens on the kernel's socket too.
 // If shared memory can't be offered there, because the directory in which
 // applications find each other can't be used, it says so once through
-// slog.Default and does without.
+// slog.Default and returns the kernel's listener.
 func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	switch network {
 	case networkCT:
