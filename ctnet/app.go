@@ -78,6 +78,7 @@ type app struct {
 	id      uint64
 	account *segpool.Account
 	number  atomic.Uint64 // of the last connection dialed
+	opened  atomic.Uint64 // listeners so far
 
 	mu        sync.Mutex
 	closed    bool
@@ -121,6 +122,7 @@ func (a *app) addListener(l *Listener) error {
 		return errInUse
 	}
 	a.listeners[at] = l
+	a.opened.Add(1)
 	return nil
 }
 

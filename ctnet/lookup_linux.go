@@ -14,11 +14,12 @@ import (
 // netNamespace returns the identity of the network namespace that the calling
 // thread is in. An address means something else in another one.
 func netNamespace() (id string, ok bool) {
-	var st unix.Stat_t
-	if unix.Stat("/proc/thread-self/ns/net", &st) != nil {
+	var b [64]byte
+	n, err := unix.Readlink("/proc/thread-self/ns/net", b[:]) // net:[4026531833]
+	if err != nil {
 		return "", false
 	}
-	return fmt.Sprint(st.Ino), true
+	return string(b[:n]), true
 }
 
 // pendingIn returns a function that reports whether a listener of the kernel's has
@@ -84,19 +85,21 @@ func unixKey(path string) (string, error) {
 	return fmt.Sprintf("unix:%d:%d", st.Dev, st.Ino), nil
 }
 
-// absences are the listeners that Dials have found not to be in the directory, or
-// not to be had, so that those that end up in the kernel don't ask again and again.
+// absences are the targets at which Dials have found nobody, or nobody to be had,
+// so that those that end up in the kernel don't ask again and again.
 type absences struct {
 	mu    sync.Mutex
-	dir   string
-	stamp dirStamp // of the directory, all the while
+	stamp dirStamp // all the while
 	until map[string]time.Time
 }
 
-// A dirStamp changes whenever a file is added to or removed from a directory.
+// A dirStamp changes whenever a listener comes or goes: a file is added to or
+// removed from the directory, or one in this application.
 type dirStamp struct {
+	path     string
 	dev, ino uint64
 	mtime    unix.Timespec
+	own      uint64
 }
 
 const (
@@ -110,45 +113,53 @@ const (
 	maxAbsences = 4096
 )
 
-// present reports whether the directory has a listener for a key.
-func (r *remotes) present(key string) bool {
-	dir := runDir()
+// absent reports whether nobody is known to be at the target with this name. If not,
+// what is found out can be told to remember with the stamp that it returns.
+func (r *remotes) absent(name string) (bool, dirStamp) {
+	stamp := dirStamp{path: runDir(), own: r.app.opened.Load()}
 	var st unix.Stat_t
-	if unix.Lstat(dir, &st) != nil {
-		return false
+	if unix.Lstat(stamp.path, &st) == nil {
+		stamp.dev, stamp.ino, stamp.mtime = uint64(st.Dev), st.Ino, st.Mtim
 	}
-	stamp := dirStamp{uint64(st.Dev), st.Ino, st.Mtim}
-	a := &r.absent
+	a := &r.absences
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.until == nil || a.dir != dir || a.stamp != stamp || len(a.until) > maxAbsences {
-		a.dir, a.stamp, a.until = dir, stamp, make(map[string]time.Time)
+	if a.until == nil || a.stamp != stamp || len(a.until) > maxAbsences {
+		a.stamp, a.until = stamp, make(map[string]time.Time)
 	}
-	if until, ok := a.until[key]; ok && (until.IsZero() || time.Now().Before(until)) {
-		return false
+	until, ok := a.until[name]
+	return ok && (until.IsZero() || time.Now().Before(until)), stamp
+}
+
+// remember remembers that nobody was at a target, when the directory had a stamp.
+func (r *remotes) remember(name string, stamp dirStamp) {
+	if time.Since(time.Unix(stamp.mtime.Unix())) > stampAge {
+		r.mark(name, stamp, time.Time{})
 	}
-	delete(a.until, key)
-	path, err := socketPath(dir, key)
+}
+
+// distrust remembers that the listener at a target can't be had: it does not
+// answer, is not ours to talk to, or speaks otherwise. The next one may, so a
+// change of the stamp ends it.
+func (r *remotes) distrust(name string, stamp dirStamp) {
+	r.mark(name, stamp, time.Now().Add(distrustTime))
+}
+
+func (r *remotes) mark(name string, stamp dirStamp, until time.Time) {
+	a := &r.absences
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stamp == stamp { // otherwise it may be wrong by now
+		a.until[name] = until
+	}
+}
+
+// present reports whether the directory has a socket for a key.
+func present(key string) bool {
+	path, err := socketPath(runDir(), key)
 	if err != nil {
 		return false
 	}
-	if unix.Lstat(path, &st) == nil {
-		return true
-	}
-	if time.Since(time.Unix(stamp.mtime.Unix())) > stampAge {
-		a.until[key] = time.Time{} // until the directory changes
-	}
-	return false
-}
-
-// distrust remembers that a listener that is there can't be had: it does not
-// answer, is not ours to talk to, or speaks otherwise. The next one may, so a
-// change of the directory ends it.
-func (r *remotes) distrust(key string) {
-	a := &r.absent
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.until != nil {
-		a.until[key] = time.Now().Add(distrustTime)
-	}
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil
 }

@@ -8,48 +8,71 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestPresent follows listeners that come and go, with what is remembered between.
-func TestPresent(t *testing.T) {
+// TestAbsent follows listeners that come and go, with what is remembered between.
+func TestAbsent(t *testing.T) {
 	requireNoLeaks(t)
 	dir := useRunDir(t)
-	a := newTestApp(t, AppConfig{})
-	r := &newTestApp(t, AppConfig{}).a.remote
+	a, own := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+	r := &own.a.remote
 	key := ctTarget("x").keys[0]
-	require.False(t, r.present(key))
 	old := func() { // as if nothing had happened for long
 		long := time.Now().Add(-time.Hour)
 		require.NoError(t, os.Chtimes(dir, long, long))
 	}
+	known := func(want bool) dirStamp {
+		t.Helper()
+		absent, stamp := r.absent("x")
+		require.Equal(t, want, absent)
+		return stamp
+	}
 	for range 3 {
 		old()
-		require.False(t, r.present(key))
-		require.Contains(t, r.absent.until, key)
-		require.False(t, r.present(key))
+		require.False(t, present(key))
+		r.remember("x", known(false))
+		known(true)
 
+		// A listener of another application comes.
 		ln, err := listenAs(a, "x")
 		require.NoError(t, err)
-		require.True(t, r.present(key))
-		r.distrust(key)
-		require.False(t, r.present(key))
-		r.absent.until[key] = time.Now().Add(-time.Second)
-		require.True(t, r.present(key))
-		r.distrust(key)
+		require.True(t, present(key))
+		stamp := known(false)
+		r.distrust("x", stamp)
+		known(true)
+		r.absences.until["x"] = time.Now().Add(-time.Second)
+		known(false)
+		r.distrust("x", stamp)
+		known(true)
+		// Another one comes in its place.
 		require.NoError(t, ln.Close())
 		ln, err = listenAs(a, "x")
 		require.NoError(t, err)
-		old() // a change, whatever the clock's steps
-		require.True(t, r.present(key), "another one is not trusted")
+		known(false)
+		r.distrust("x", stamp) // by one who knows the other one only
+		known(false)
 		require.NoError(t, ln.Close())
-		require.False(t, r.present(key))
+		require.False(t, present(key))
+
+		// One of this application.
+		old()
+		r.remember("x", known(false))
+		known(true)
+		lc := ListenConfig{App: own}
+		l, err := lc.newListener(networkCT, &Addr{name: "y"})
+		require.NoError(t, err)
+		l.key = "y"
+		require.NoError(t, own.a.addListener(l))
+		known(false)
+		require.NoError(t, l.Close())
 	}
 	// What is found just after a change is not relied on.
 	now := time.Now()
 	require.NoError(t, os.Chtimes(dir, now, now))
-	require.False(t, r.present(key))
-	require.NotContains(t, r.absent.until, key)
+	r.remember("x", known(false))
+	known(false)
 
 	t.Setenv("CTNET_DIR", dir+"/none")
-	require.False(t, r.present(key))
+	require.False(t, present(key))
+	known(false)
 }
 
 // TestUnixKey identifies files, whatever their paths.

@@ -75,20 +75,24 @@ func tcpTarget(addr netip.AddrPort) (target, bool) {
 	if !ok {
 		return target{}, false
 	}
-	addr = netip.AddrPortFrom(ip, addr.Port())
 	all := netip.IPv4Unspecified()
 	if ip.Is6() {
 		all = netip.IPv6Unspecified()
 	}
 	return target{
-		name: "tcp:" + addr.String(),
+		name: tcpName(addr),
 		keys: []string{
 			tcpKey(netns, ip, false, addr.Port()),
 			tcpKey(netns, all, false, addr.Port()),
 			tcpKey(netns, all, true, addr.Port()),
 		},
-		addr: net.TCPAddrFromAddrPort(addr),
+		addr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, addr.Port())),
 	}, true
+}
+
+// tcpName returns the name of the target for an address.
+func tcpName(addr netip.AddrPort) string {
+	return "tcp:" + netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()).String()
 }
 
 // isHere reports whether an address belongs to this host: the kernel reaches
@@ -208,7 +212,11 @@ func (d *Dialer) dialCut(ctx context.Context, network, address string, ask sizes
 		if err != nil {
 			return nil, true, err
 		}
-		c, err = d.dialTarget(ctx, t, ask)
+		absent, stamp := d.App.app().remote.absent(t.name)
+		if absent {
+			return nil, true, errNobody
+		}
+		c, err = d.dialTarget(ctx, t, stamp, ask)
 		return c, true, err
 	}
 	addr, err := netip.ParseAddrPort(address)
@@ -221,38 +229,48 @@ func (d *Dialer) dialCut(ctx context.Context, network, address string, ask sizes
 }
 
 func (d *Dialer) dialTCP(ctx context.Context, addr netip.AddrPort, ask sizes) (*Conn, error) {
-	t, ok := tcpTarget(addr)
-	if !ok {
+	// What is known to lead nowhere is found out first: of one in another
+	// network namespace that may be wrong, but then the kernel is right.
+	r := &d.App.app().remote
+	name := tcpName(addr)
+	absent, stamp := r.absent(name)
+	if absent {
 		return nil, errNobody
 	}
-	return d.dialTarget(ctx, t, ask)
+	t, ok := tcpTarget(addr)
+	if !ok {
+		r.remember(name, stamp)
+		return nil, errNobody
+	}
+	return d.dialTarget(ctx, t, stamp, ask)
 }
 
 // dialTarget connects to a listener on a network of the kernel's, within a moment.
-func (d *Dialer) dialTarget(parent context.Context, t target, ask sizes) (*Conn, error) {
-	ctx, cancel := context.WithTimeout(parent, cutPatience)
-	defer cancel()
+func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, ask sizes) (*Conn, error) {
 	a := d.App.app()
 	for i, key := range t.keys {
 		l := a.listener(key, 0)
 		if l != nil && l.retired.Load() {
 			l = nil
 		}
-		if l == nil && !a.remote.present(key) {
+		if l == nil && !present(key) {
 			continue
 		}
 		if i > 0 && !isHere(t.addr.(*net.TCPAddr).AddrPort().Addr()) {
 			continue
 		}
+		ctx, cancel := context.WithTimeout(parent, cutPatience)
+		defer cancel()
 		if l != nil {
 			return a.dialLocal(ctx, l, t, ask)
 		}
 		c, err := a.dialRemote(ctx, key, t, ask)
 		if err != nil && err != errNobody && parent.Err() == nil {
-			a.remote.distrust(key)
+			a.remote.distrust(t.name, stamp)
 		}
 		return c, err
 	}
+	a.remote.remember(t.name, stamp)
 	return nil, errNobody
 }
 

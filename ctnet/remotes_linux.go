@@ -31,7 +31,7 @@ type remotes struct {
 	channels map[channel]struct{} // open ones, also of handshakes
 	users    sync.WaitGroup       // a goroutine for each of these
 
-	absent absences
+	absences absences
 }
 
 // maxServers is the most pairs that an application has as the server.

@@ -14,8 +14,14 @@ func (*remotes) init(*app)      {}
 func (*remotes) close()         {}
 func (*remotes) conns() []*Conn { return nil }
 
-func (*remotes) present(key string) bool { return false }
-func (*remotes) distrust(key string)     {}
+// A dirStamp would say when what is known of other applications is out of date.
+type dirStamp struct{}
+
+func (*remotes) absent(name string) (bool, dirStamp)  { return false, dirStamp{} }
+func (*remotes) remember(name string, stamp dirStamp) {}
+func (*remotes) distrust(name string, stamp dirStamp) {}
+
+func present(key string) bool { return false }
 
 func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (*Conn, error) {
 	return nil, &problem{syscall.ECONNREFUSED, "nobody in this process listens there; ctnet connects processes on Linux only"}
