@@ -118,8 +118,8 @@ func (a *app) addListener(l *Listener) error {
 		return net.ErrClosed
 	}
 	at := place{l.key, l.bubble}
-	if a.listeners[at] != nil {
-		return errInUse
+	if a.listeners[at] != nil && l.kernel == nil {
+		return errInUse // on other networks it has the address by the kernel's leave
 	}
 	a.listeners[at] = l
 	a.opened.Add(1)

@@ -18,7 +18,7 @@ import (
 // hands on what such a one accepts: what changes the bytes, as TLS does, goes around
 // the listener that is returned.
 //
-// If another process offers the cut-through at this address, this one takes over:
+// If another listener offers the cut-through at this address, this one takes over:
 // new connections come here, those that the other one has stay there.
 func (lc *ListenConfig) NewListener(inner net.Listener) (net.Listener, error) {
 	addr := inner.Addr()
