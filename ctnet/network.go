@@ -142,7 +142,8 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var mu sync.Mutex
-	var cut *Conn
+	var cut *Conn // the first one
+	var over bool // the kernel's Dial, whose goroutines may outlive it
 	control := kernel.ControlContext
 	if control == nil && kernel.Control != nil {
 		control = func(_ context.Context, network, address string, c syscall.RawConn) error {
@@ -155,8 +156,8 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 			if c != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				if cut != nil {
-					c.abort() // two at a time, and the other one was first
+				if cut != nil || over {
+					c.abort()
 				} else {
 					cut = c
 				}
@@ -175,6 +176,7 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 	k, err := kernel.DialContext(ctx, network, address)
 	mu.Lock()
 	defer mu.Unlock()
+	over = true
 	if cut != nil {
 		if k != nil {
 			k.Close()
