@@ -32,9 +32,13 @@ type backlog struct {
 
 	mu     sync.Mutex
 	queue  []halfOpen
-	kernel *kernelConn // waits to be accepted
-	streak int         // accepted since the kernel's last one
+	kernel []*kernelConn // to be accepted: one, and more only once it is closed
+	streak int           // accepted since the kernel's last one
 	closed bool
+
+	// drained is closed when the kernel's listener gives no more connections;
+	// nil if there is none.
+	drained chan struct{}
 
 	// pending reports whether the kernel has a connection that it has not
 	// handed over yet; nil if that can't be told.
@@ -58,20 +62,22 @@ func (b *backlog) init(size int) {
 	b.bell = makeBell()
 }
 
+// drainTime is how long a connection that can be accepted though the listener is
+// closed waits for that.
+const drainTime = time.Second
+
 // offerKernel hands over a connection of the kernel's, or an error, and waits until
-// it is taken. It returns false if the backlog is closed.
-func (b *backlog) offerKernel(c net.Conn, err error) bool {
+// it is taken or the backlog is closed.
+func (b *backlog) offerKernel(c net.Conn, err error) {
 	k := &kernelConn{c, err, make(chan struct{})}
 	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return false
-	}
-	b.kernel = k
+	b.kernel = append(b.kernel, k)
+	closed := b.closed
 	b.mu.Unlock()
 	b.bell.ring()
-	<-k.taken
-	return true
+	if !closed {
+		<-k.taken
+	}
 }
 
 // offer queues h. It never blocks.
@@ -125,27 +131,30 @@ func (b *backlog) withdraw(h halfOpen) {
 func (b *backlog) accept() (net.Conn, error) {
 	for late := false; ; {
 		b.mu.Lock()
-		if b.closed {
+		if b.closed && len(b.queue) == 0 && len(b.kernel) == 0 {
 			b.mu.Unlock()
 			b.bell.ring() // to others who wait
-			return nil, net.ErrClosed
+			return b.last()
 		}
 		if b.passed.Load() {
 			b.mu.Unlock()
 			b.bell.ring()
 			return nil, os.ErrDeadlineExceeded
 		}
-		if b.kernel == nil && len(b.queue) > 0 && b.streak >= maxStreak && b.pending != nil && !late {
+		if len(b.kernel) == 0 && len(b.queue) > 0 && b.streak >= maxStreak && b.pending != nil && !late {
 			b.mu.Unlock()
 			b.awaitKernel()
 			late = true
 			continue
 		}
-		if k := b.kernel; k != nil && (b.streak > 0 || len(b.queue) == 0) {
-			b.kernel, b.streak = nil, 0
-			more := len(b.queue) > 0
+		if len(b.kernel) > 0 && (b.streak > 0 || len(b.queue) == 0) {
+			k := b.takeKernel()
+			b.streak = 0
+			more := len(b.queue) > 0 || len(b.kernel) > 0
+			if !b.closed {
+				close(k.taken) // otherwise close has done so, or nobody waits
+			}
 			b.mu.Unlock()
-			close(k.taken)
 			if more {
 				b.bell.ring()
 			}
@@ -156,7 +165,7 @@ func (b *backlog) accept() (net.Conn, error) {
 			if b.streak++; late {
 				b.streak = 1
 			}
-			more := len(b.queue) > 0 || b.kernel != nil
+			more := len(b.queue) > 0 || len(b.kernel) > 0
 			b.mu.Unlock()
 			if next != nil {
 				next.answer()
@@ -171,6 +180,22 @@ func (b *backlog) accept() (net.Conn, error) {
 	}
 }
 
+// drop closes what nobody has accepted after the listener was closed.
+func (b *backlog) drop() {
+	b.mu.Lock()
+	queue, kernel := b.queue, b.kernel
+	b.queue, b.kernel = nil, nil
+	b.mu.Unlock()
+	for _, h := range queue {
+		h.answer().abort()
+	}
+	for _, k := range kernel {
+		if k.conn != nil {
+			k.conn.Close()
+		}
+	}
+}
+
 // awaitKernel waits for a moment for the connection that the kernel has, if it has
 // one. Another process that has the same listener may take it.
 func (b *backlog) awaitKernel() {
@@ -179,7 +204,7 @@ func (b *backlog) awaitKernel() {
 	}
 	for start := time.Now(); time.Since(start) < time.Millisecond; runtime.Gosched() {
 		b.mu.Lock()
-		there := b.kernel != nil || b.closed
+		there := len(b.kernel) > 0 || b.closed
 		b.mu.Unlock()
 		if there {
 			return
@@ -202,25 +227,64 @@ func (b *backlog) isClosed() bool {
 	return b.closed
 }
 
-// close refuses those who were not answered and resets those who were. It returns
-// false if that was done before.
-func (b *backlog) close() bool {
+// takeKernel removes the first of the kernel's, of which there is one.
+func (b *backlog) takeKernel() *kernelConn {
+	k := b.kernel[0]
+	b.kernel = b.kernel[1:]
+	return k
+}
+
+// last returns the connection that the kernel's listener gave while it was being
+// closed, if there is one, and net.ErrClosed otherwise.
+func (b *backlog) last() (net.Conn, error) {
+	if b.drained != nil {
+		select {
+		case <-b.drained:
+		case <-time.After(drainTime): // not a listener of package net's
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for len(b.kernel) > 0 {
+			if k := b.takeKernel(); k.conn != nil {
+				return k.conn, nil
+			}
+		}
+	}
+	return nil, net.ErrClosed
+}
+
+// close refuses those who were not answered and resets those who were, or if drain
+// is set leaves these to be accepted for a moment. So it does with a connection that
+// the kernel has handed over: no one else has it. It returns false if the backlog was
+// closed before.
+func (b *backlog) close(drain bool) bool {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
 		return false
 	}
 	b.closed = true
-	queue, k := b.queue, b.kernel
-	b.queue, b.kernel = nil, nil
+	queue := b.queue
+	b.queue = nil
+	if drain {
+		n := min(len(queue), b.size)
+		b.queue, queue = queue[:n:n], queue[n:]
+	}
+	kernel := b.kernel
 	b.mu.Unlock()
 	b.stop()
 	b.bell.ring()
-	if k != nil {
-		if k.conn != nil {
-			k.conn.Close()
-		}
+	for _, k := range kernel {
 		close(k.taken)
+	}
+	if b.drained != nil || drain {
+		time.AfterFunc(drainTime, b.drop)
+	}
+	if drain {
+		for _, h := range queue {
+			h.refuse(syscall.ECONNREFUSED)
+		}
+		return true
 	}
 	for i, h := range queue {
 		if i < b.size {

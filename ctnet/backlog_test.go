@@ -192,7 +192,7 @@ func TestBacklogClose(t *testing.T) {
 		requireAccept(t, b, hs[0])
 		require.False(t, b.isClosed())
 		b.set(time.Now().Add(time.Hour), b)
-		b.close()
+		b.close(false)
 		require.True(t, b.isClosed())
 		require.False(t, b.timer.Stop(), "the deadline's timer was not stopped")
 		want := []fate{fateAccepted, fateReset, fateReset, fateRefused, fateRefused}
@@ -200,7 +200,7 @@ func TestBacklogClose(t *testing.T) {
 		for _, h := range hs {
 			b.withdraw(h)
 		}
-		b.close()
+		b.close(false)
 		requireFates(t, hs, want...)
 		requireFates(t, offerMany(b, 2), fateRefused, fateRefused)
 		for range 2 {
@@ -298,7 +298,7 @@ func TestBacklogWakesEnough(t *testing.T) {
 			}
 			require.Empty(t, results)
 
-			b.close()
+			b.close(false)
 			synctest.Wait()
 			require.Len(t, results, left)
 			for range left {
@@ -362,7 +362,7 @@ func TestBacklogStress(t *testing.T) {
 		if closeAfter > 0 {
 			closed.Go(func() {
 				<-closing
-				b.close()
+				b.close(false)
 			})
 		}
 		dialing.Wait()
@@ -372,7 +372,7 @@ func TestBacklogStress(t *testing.T) {
 			b.mu.Lock()
 			require.Empty(t, b.queue)
 			b.mu.Unlock()
-			b.close()
+			b.close(false)
 		}
 		closed.Wait()
 		accepting.Wait()

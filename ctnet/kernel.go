@@ -45,6 +45,7 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 	}
 	l.kernel = kernel
 	l.backlog.pending = pendingIn(kernel)
+	l.backlog.drained = make(chan struct{})
 	if l.key, err = listenerKey(kernel); err == nil {
 		err = l.open(ctx)
 	}
@@ -83,18 +84,17 @@ func listenerKey(kernel net.Listener) (string, error) {
 // acceptKernel accepts the kernel's connections, one ahead of Accept, until the
 // listener is closed. If they are not wanted it closes them.
 func (l *Listener) acceptKernel(unwanted bool) {
+	defer close(l.backlog.drained)
 	for {
 		c, err := l.kernel.Accept()
+		if err != nil && l.backlog.isClosed() {
+			return
+		}
 		if unwanted && err == nil {
 			c.Close()
 			continue
 		}
-		if !l.backlog.offerKernel(c, err) {
-			if c != nil {
-				c.Close()
-			}
-			return
-		}
+		l.backlog.offerKernel(c, err)
 	}
 }
 

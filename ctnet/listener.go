@@ -108,8 +108,13 @@ func (l *Listener) SetDeadline(t time.Time) error {
 // Close stops listening, and returns at once. Dials that wait are refused,
 // connections that nobody has accepted are reset, and those that were accepted
 // live on.
+//
+// A connection that the kernel has handed over already is not lost: an Accept
+// within a second returns it, and net.ErrClosed only after that. If another listener
+// has taken over the address, the same is true of those in the backlog, whose
+// dialers can't know.
 func (l *Listener) Close() error {
-	if !l.backlog.close() {
+	if !l.backlog.close(l.retired.Load()) {
 		return opError("close", nil, l.addr, net.ErrClosed)
 	}
 	l.app.removeListener(l)
