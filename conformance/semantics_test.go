@@ -273,6 +273,44 @@ func TestSemanticsCloseUnblocksWrite(t *testing.T) {
 	})
 }
 
+// A closingReader closes a connection before it returns what is to be read.
+type closingReader struct {
+	io.Reader
+	c net.Conn
+}
+
+func (r *closingReader) Read(b []byte) (int, error) {
+	r.c.Close()
+	return r.Reader.Read(b[:1])
+}
+
+// TestSemanticsReadFromEnd copies nothing to a peer that has closed, as it may
+// have when it has read all that it expects: that is no error.
+func TestSemanticsReadFromEnd(t *testing.T) {
+	overPair(t, 0, func(t *testing.T, c, s *ctnet.Conn) {
+		require.NoError(t, s.Close())
+		n, err := c.ReadFrom(strings.NewReader(""))
+		require.NoError(t, err)
+		require.Zero(t, n)
+		n, err = c.ReadFrom(strings.NewReader("something"))
+		require.ErrorIs(t, err, syscall.EPIPE)
+		require.Zero(t, n)
+	})
+}
+
+// TestSemanticsCloseAmidWrite has the peer close when bytes are just being written:
+// that counts as written, and Read tells that they were lost.
+func TestSemanticsCloseAmidWrite(t *testing.T) {
+	overPair(t, 0, func(t *testing.T, c, s *ctnet.Conn) {
+		writeString(t, s, "last words")
+		readString(t, c, "last words")
+		n, err := c.ReadFrom(&closingReader{strings.NewReader("hello"), s})
+		require.EqualValues(t, 1, n)
+		require.ErrorIs(t, err, syscall.ECONNRESET) // of what would come next
+		requireReset(t, c)
+	})
+}
+
 func TestSemanticsPeerCloseUnblocksWrite(t *testing.T) {
 	overPair(t, ctnet.MinBuffer, func(t *testing.T, c, s *ctnet.Conn) {
 		got := make(chan error)

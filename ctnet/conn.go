@@ -65,6 +65,7 @@ const (
 	writeClosed             // by CloseWrite
 	peerGone                // the other process died, or detached
 	corrupted               // the peer broke the rules
+	bytesLost               // the peer closed without having read a Write's bytes
 	lingerZero              // by SetLinger(0)
 )
 
@@ -192,7 +193,7 @@ func (c *Conn) beforeRead() (end, err error) {
 	}
 	fin, reset := c.rx.Ended()
 	switch {
-	case reset:
+	case reset || state&bytesLost != 0:
 		return syscall.ECONNRESET, nil
 	case fin || state&readClosed != 0:
 		return io.EOF, nil
@@ -281,14 +282,21 @@ func (c *Conn) beforeWrite() error {
 	return c.lost()
 }
 
-// afterWrite returns an error if what was just published may never be read. A
-// peer that has read it and closed is no reason for one.
+// afterWrite returns an error if what was just published must not count. If it is
+// the peer that has closed meanwhile it does count, as with TCP: either it was read,
+// or Read is going to say that the connection was reset. Programs rely on that:
+// net/http repeats a request that it wrote to a connection which the server was just
+// closing, if reading fails, and not if writing did.
 func (c *Conn) afterWrite() error {
 	err := c.lost()
-	if (err == syscall.EPIPE || err == syscall.ECONNRESET) && c.tx.Taken() {
-		return nil
+	if err == nil || c.state.Load()&(isClosed|corrupted|writeClosed) != 0 {
+		return err
 	}
-	return err
+	if !c.tx.Taken() {
+		c.state.Or(bytesLost)
+		c.rd.wake()
+	}
+	return nil
 }
 
 // lost returns an error if what is published may never be read. Close and

@@ -25,6 +25,9 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	defer c.unlock(writing)
 	for {
 		if err := c.beforeWrite(); err != nil {
+			if c.tx.ConsumerClosed() && atEOF(r) {
+				return n, nil // there was nothing more to be written
+			}
 			return n, c.opError("write", err)
 		}
 		// Not less than a piece, unless the fifo is small: a reader should not
@@ -56,6 +59,18 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 		}
 		if err != nil {
 			return n, err
+		}
+	}
+}
+
+// atEOF reports whether nothing more is to be read from r, which it finds out by
+// reading. A peer that has read all it expects may close before the end is known.
+func atEOF(r io.Reader) bool {
+	var b [1]byte
+	for {
+		n, err := r.Read(b[:])
+		if n > 0 || err != nil {
+			return n == 0 && err == io.EOF
 		}
 	}
 }
