@@ -179,7 +179,7 @@ func TestHTTP1(t *testing.T) {
 		client := newClient(t, &http.Transport{DialContext: ln.dial})
 
 		addr := get(t, client, "http://"+ln.host+"/addr")
-		if n.network.network != "unix" {
+		if n.kind != "unix" {
 			_, _, err := net.SplitHostPort(addr)
 			require.NoError(t, err)
 		}
@@ -298,8 +298,7 @@ func TestHTTPTimeouts(t *testing.T) {
 		serveHTTP(t, ln, &http.Server{ReadHeaderTimeout: 20 * time.Millisecond})
 		conn := ln.connect(t)
 		io.WriteString(conn, "GET / HTTP/1.1\r\nHo")
-		_, err = io.Copy(io.Discard, conn)
-		require.NoError(t, err)
+		io.Copy(io.Discard, conn) // until the server closes it
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"math"
 	"math/big"
 	"math/rand/v2"
 	"net"
@@ -28,8 +29,8 @@ import (
 
 // A network is one that the tests run on.
 type network struct {
-	name    string
-	network string // what Listen and Dial get
+	name string
+	kind string // what Listen and Dial get as the network
 
 	// apart puts the servers into an application of their own, so that they
 	// and their clients meet as separate processes do.
@@ -40,20 +41,20 @@ type network struct {
 }
 
 var networks = []network{
-	{name: "ct", network: "ct"},
-	{name: "ct-apart", network: "ct", apart: true},
-	{name: "tcp", network: "tcp", apart: true},
-	{name: "unix", network: "unix", apart: true},
-	{name: "tcp-from-net", network: "tcp", netClient: true},
-	{name: "tcp-to-net", network: "tcp", netServer: true},
-	{name: "net", network: "tcp", netServer: true, netClient: true},
+	{name: "ct", kind: "ct"},
+	{name: "ct-apart", kind: "ct", apart: true},
+	{name: "tcp", kind: "tcp", apart: true},
+	{name: "unix", kind: "unix", apart: true},
+	{name: "tcp-from-net", kind: "tcp", netClient: true},
+	{name: "tcp-to-net", kind: "tcp", netServer: true},
+	{name: "net", kind: "tcp", netServer: true, netClient: true},
 }
 
 var lastName atomic.Int64
 
 // address returns one to listen on.
 func (n *network) address(t testing.TB) string {
-	switch n.network {
+	switch n.kind {
 	case "ct":
 		return fmt.Sprintf("%s-%d", t.Name(), lastName.Add(1))
 	case "unix":
@@ -113,18 +114,18 @@ func (p *place) listenOn(t testing.TB, address string) *listener {
 	var ln net.Listener
 	var err error
 	if p.netServer {
-		ln, err = net.Listen(p.network.network, address)
+		ln, err = net.Listen(p.kind, address)
 	} else {
 		lc := ctnet.ListenConfig{App: p.app}
-		ln, err = lc.Listen(t.Context(), p.network.network, address)
+		ln, err = lc.Listen(t.Context(), p.kind, address)
 	}
 	require.NoError(t, err)
 	t.Cleanup(func() { ln.Close() })
 
 	l := &listener{Listener: ln, place: p, host: "localhost"}
 	switch {
-	case p.network.network != "tcp":
-		network, address := p.network.network, ln.Addr().String()
+	case p.kind != "tcp":
+		network, address := p.kind, ln.Addr().String()
 		l.dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return ctnet.DialContext(ctx, network, address)
 		}
@@ -133,7 +134,7 @@ func (p *place) listenOn(t testing.TB, address string) *listener {
 	default:
 		l.dial = ctnet.DialContext
 	}
-	if p.network.network == "tcp" {
+	if p.kind == "tcp" {
 		l.host = fmt.Sprintf("localhost:%d", ln.Addr().(*net.TCPAddr).Port)
 	}
 	return l
@@ -148,17 +149,24 @@ func (ln *listener) connect(t testing.TB) net.Conn {
 	return c
 }
 
-// TestWay looks which way connections take.
+// TestWay looks which way connections take. A listener that has not answered after
+// a quarter of a second is passed over, so it may take another one.
 func TestWay(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, n *place) {
-		ln := n.listen(t)
-		client := ln.connect(t)
-		server, err := ln.Accept()
-		require.NoError(t, err)
-		defer server.Close()
-		for _, c := range []net.Conn{client, server} {
-			_, ok := c.(*ctnet.Conn)
-			require.Equal(t, !n.netServer && !n.netClient, ok, "%T", c)
+		want := !n.netServer && !n.netClient
+		for attempt := 1; ; attempt++ {
+			ln := n.listen(t)
+			client := ln.connect(t)
+			server, err := ln.Accept()
+			require.NoError(t, err)
+			defer server.Close()
+			_, atClient := client.(*ctnet.Conn)
+			_, atServer := server.(*ctnet.Conn)
+			require.Equal(t, atClient, atServer)
+			if atClient == want {
+				return
+			}
+			require.Less(t, attempt, 5, "%T", client)
 		}
 	})
 }
@@ -177,22 +185,22 @@ func background(t testing.TB, serve func() error, stop func() error) {
 	})
 }
 
-// acceptAll calls serve for each connection until the test ends, and waits until
-// the calls have returned. Those that have not then find their connection closed.
+// acceptAll calls serve for each connection until the test ends. Then it closes the
+// connections and waits until the calls have returned.
 func acceptAll(t testing.TB, ln net.Listener, serve func(net.Conn)) {
 	var mu sync.Mutex
 	conns := make(map[net.Conn]bool)
-	var calls sync.WaitGroup
-	background(t, func() error {
+	var accepting, serving sync.WaitGroup
+	accepting.Go(func() {
 		for {
 			c, err := ln.Accept()
 			if err != nil {
-				return err
+				return
 			}
 			mu.Lock()
 			conns[c] = true
 			mu.Unlock()
-			calls.Go(func() {
+			serving.Go(func() {
 				serve(c)
 				c.Close()
 				mu.Lock()
@@ -200,15 +208,16 @@ func acceptAll(t testing.TB, ln net.Listener, serve func(net.Conn)) {
 				mu.Unlock()
 			})
 		}
-	}, func() error {
+	})
+	t.Cleanup(func() {
 		ln.Close()
+		accepting.Wait()
 		mu.Lock()
 		for c := range conns {
 			c.Close()
 		}
 		mu.Unlock()
-		calls.Wait()
-		return nil
+		serving.Wait()
 	})
 }
 
@@ -285,15 +294,22 @@ func checkLeaks(t testing.TB) {
 	warmUp()
 	goroutines, fds := runtime.NumGoroutine(), countFDs()
 	t.Cleanup(func() {
-		for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines || countFDs() > fds; time.Sleep(time.Millisecond) {
-			if time.Now().After(end) {
-				stacks := make([]byte, 1<<20)
-				t.Errorf("%d goroutines and %d descriptors before, %d and %d now\n%s", goroutines, fds,
-					runtime.NumGoroutine(), countFDs(), stacks[:runtime.Stack(stacks, true)])
-				return
-			}
+		if !atMost(goroutines, fds) {
+			stacks := make([]byte, 1<<20)
+			t.Errorf("%d goroutines and %d descriptors before, %d and %d now\n%s", goroutines, fds,
+				runtime.NumGoroutine(), countFDs(), stacks[:runtime.Stack(stacks, true)])
 		}
 	})
+}
+
+// atMost waits until there are no more goroutines and descriptors than these.
+func atMost(goroutines, fds int) bool {
+	for end := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > goroutines || countFDs() > fds; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
 }
 
 // countFDs returns 0 where there is no such directory.
@@ -304,9 +320,9 @@ func countFDs() int {
 
 // warmUp has the runtime and the process's own application open what they keep.
 var warmUp = sync.OnceFunc(func() {
+	goroutines := runtime.NumGoroutine()
 	app, err := ctnet.NewApp(ctnet.AppConfig{})
 	check(err)
-	defer app.Close()
 	const name = "warm-up"
 	lc := ctnet.ListenConfig{App: app}
 	_, err = lc.Listen(context.Background(), "ct", name)
@@ -316,6 +332,10 @@ var warmUp = sync.OnceFunc(func() {
 		c.Close()
 	} else if runtime.GOOS == "linux" {
 		panic(err)
+	}
+	app.Close()
+	if !atMost(goroutines, math.MaxInt) {
+		panic("goroutines are left")
 	}
 })
 

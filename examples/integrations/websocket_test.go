@@ -91,7 +91,7 @@ func requireWebsocket(t testing.TB, client *http.Client, host string, mode webso
 			return err
 		}
 		defer c.CloseNow()
-		for _, n := range []int{0, 1, 125, 126, 70_000, 300_000} {
+		for _, n := range []int{0, 1, 125, 126, 70_000, 150_000} {
 			want := randomBytes(fmt.Sprint(i, n), n)
 			if err := c.Write(t.Context(), websocket.MessageBinary, want); err != nil {
 				return err
