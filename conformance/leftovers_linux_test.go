@@ -4,6 +4,7 @@ package conformance
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -56,12 +57,10 @@ func change(t *testing.T, dir string) {
 	})
 }
 
-// serveEcho serves a listener of this process until it is closed.
+// serveEcho serves a listener of this process until the test ends, or it is closed.
 func serveEcho(t *testing.T, ln net.Listener, label string) *served {
-	s := stage{listeners: make(map[string]*served)}
-	s.serve(ln, label, "echo")
 	t.Cleanup(func() { ln.Close() })
-	return s.listeners[label]
+	return serve(ln, label, "echo")
 }
 
 func listenEcho(t *testing.T, a *ctnet.App, network, address, label string) *served {
@@ -265,6 +264,44 @@ func TestImpostor(t *testing.T) {
 			require.NoError(t, ln.drain())
 		})
 	}
+}
+
+// TestImpostorGoes has the listener come back while a Dial waits for the impostor.
+// What that one finds out says nothing of the listener.
+func TestImpostorGoes(t *testing.T) {
+	leaveNothing(t)
+	dir := ownDirectory(t)
+	ln := listenEcho(t, newApp(t), "tcp", "127.0.0.1:0", "real")
+	at := ln.ln.Addr().String()
+	path := soleSocket(t, dir)
+	aside := filepath.Join(t.TempDir(), "s")
+	require.NoError(t, os.Rename(path, aside))
+	visited := make(chan struct{}, 1)
+	attend(t, impostor(t, "unixpacket", path), func(c net.Conn) {
+		visited <- struct{}{}
+		io.Copy(io.Discard, c)
+	})
+
+	client := newApp(t)
+	waiting := make(chan error, 1)
+	go func() {
+		c, err := (&ctnet.Dialer{App: client}).Dial("tcp", at)
+		if err == nil && isCut(c) {
+			err = errors.New("a way to the impostor")
+		}
+		if err == nil {
+			hangUp(c)
+		}
+		waiting <- err
+	}()
+	<-visited
+	change(t, dir)
+	require.NoError(t, os.Rename(aside, path))
+	// Of another size, so it does not wait for that one.
+	requireReaches(t, "cut real", (&ctnet.Dialer{App: client, ReadBuffer: ctnet.MinBuffer}).Dial, "tcp", at)
+	require.NoError(t, <-waiting)
+	requireReaches(t, "cut real", (&ctnet.Dialer{App: client}).Dial, "tcp", at)
+	require.NoError(t, ln.drain())
 }
 
 // TestImpostorOfOtherUser has another user's process in the place of a listener's

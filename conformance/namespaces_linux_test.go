@@ -123,38 +123,82 @@ func (p *puppet) freeze() {
 	p.t.Helper()
 	p.t.Cleanup(p.thaw)
 	require.NoError(p.t, p.cmd.Process.Signal(syscall.SIGSTOP))
-	require.NoError(p.t, unix.Waitid(unix.P_PID, p.pid, nil, unix.WSTOPPED, nil))
+	err := unix.EINTR
+	for err == unix.EINTR {
+		err, _ = unix.Waitid(unix.P_PID, p.pid, nil, unix.WSTOPPED, nil).(syscall.Errno)
+	}
+	require.Zero(p.t, err)
 }
 
 func (p *puppet) thaw() { p.cmd.Process.Signal(syscall.SIGCONT) }
 
-// send gives an order: its name and arguments, and files that go with it.
-func (p *puppet) send(order []string, files ...*os.File) {
+// send gives an order: its name and arguments, and a file that goes with it, or nil.
+func (p *puppet) send(order []string, file *os.File) {
 	p.t.Helper()
 	var rights []byte
-	for _, f := range files {
-		raw, err := f.SyscallConn() // Fd would make it blocking, for others too
+	if file != nil {
+		var err error
+		rights, err = rightsTo(file)
 		require.NoError(p.t, err)
-		require.NoError(p.t, raw.Control(func(fd uintptr) { rights = append(rights, unix.UnixRights(int(fd))...) }))
 	}
 	_, _, err := p.control.WriteMsgUnix([]byte(strings.Join(order, " ")), rights, nil)
 	require.NoError(p.t, err, "%v", order)
 }
 
+// rightsTo returns what is sent along with a message for the receiver to get a file.
+func rightsTo(f *os.File) (rights []byte, err error) {
+	raw, err := f.SyscallConn() // Fd would make it blocking, for others too
+	if err != nil {
+		return nil, err
+	}
+	err = raw.Control(func(fd uintptr) { rights = unix.UnixRights(int(fd)) })
+	return rights, err
+}
+
+// receive returns a message and the file that came with it, or nil.
+func receive(control *net.UnixConn) (text string, file *os.File, err error) {
+	b, oob := make([]byte, 1<<10), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := control.ReadMsgUnix(b, oob)
+	if err != nil {
+		return "", nil, err
+	}
+	if n == 0 {
+		return "", nil, io.EOF
+	}
+	if oobn > 0 {
+		msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+		check(err)
+		fds, err := unix.ParseUnixRights(&msgs[0])
+		check(err)
+		unix.CloseOnExec(fds[0])
+		// As a blocking one, which it is not: os/exec would make it so, for the
+		// process that listens too, and its Accept would hold a thread.
+		check(unix.SetNonblock(fds[0], false))
+		file = os.NewFile(uintptr(fds[0]), "")
+		check(unix.SetNonblock(fds[0], true))
+	}
+	return string(b[:n]), file, nil
+}
+
 // answer returns the answer to the order that was given first.
 func (p *puppet) answer() string {
 	p.t.Helper()
-	b := make([]byte, 1<<10)
+	text, _ := p.answerWithFile()
+	return text
+}
+
+func (p *puppet) answerWithFile() (string, *os.File) {
+	p.t.Helper()
 	p.control.SetReadDeadline(time.Now().Add(20 * time.Second))
-	n, err := p.control.Read(b)
+	text, file, err := receive(p.control)
 	require.NoError(p.t, err)
-	return string(b[:n])
+	return text, file
 }
 
 // ask gives an order and returns the answer, which may be that it failed.
 func (p *puppet) ask(order ...string) string {
 	p.t.Helper()
-	p.send(order)
+	p.send(order, nil)
 	return p.answer()
 }
 
@@ -218,22 +262,14 @@ func puppetMain() {
 	}
 	answer("ready", nil)
 	for {
-		b, oob := make([]byte, 1<<10), make([]byte, unix.CmsgSpace(4))
-		n, oobn, _, _, err := control.ReadMsgUnix(b, oob)
-		if err != nil || n == 0 {
+		text, file, err := receive(control)
+		if err != nil {
 			break // the test has ended
 		}
-		var file *os.File
-		if msgs, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil && len(msgs) > 0 {
-			fds, err := unix.ParseUnixRights(&msgs[0])
-			check(err)
-			unix.CloseOnExec(fds[0])
-			file = os.NewFile(uintptr(fds[0]), "")
-		}
-		args := strings.Fields(string(b[:n]))
+		args := strings.Fields(text)
 		orders <- func() {
 			if args[0] == "file" {
-				answer("file", s.file(control, args[1]))
+				answer("file", s.sendFile(control, args[1]))
 			} else {
 				answer(s.obey(args, file))
 			}
@@ -254,10 +290,12 @@ func (s *stage) obey(args []string, file *os.File) (answer string, err error) {
 		if err != nil {
 			return "", err
 		}
-		s.serve(ln, arg(4), arg(5))
+		s.listeners[arg(4)] = serve(ln, arg(4), arg(5))
 		return ln.Addr().String(), nil
 	case "inherit": // label, what: the listener is the second file that it was started with
-		inner, err := net.FileListener(os.NewFile(4, ""))
+		f := os.NewFile(4, "")
+		inner, err := net.FileListener(f)
+		f.Close()
 		if err != nil {
 			return "", err
 		}
@@ -265,21 +303,21 @@ func (s *stage) obey(args []string, file *os.File) (answer string, err error) {
 		if err != nil {
 			return "", err
 		}
-		s.serve(ln, arg(1), arg(2))
+		s.listeners[arg(1)] = serve(ln, arg(1), arg(2))
 		return fmt.Sprintf("%T", ln), nil
 	case "close": // label
 		return "closed", s.listeners[arg(1)].close()
 	case "drain": // label: returns when the last connection has ended
 		return "drained", s.listeners[arg(1)].drain()
-	case "dial": // how, network, address
-		c, err := dialAs(arg(1), arg(2), arg(3))
+	case "dial": // path, network, address
+		c, err := dialBy(arg(1), arg(2), arg(3))
 		if err != nil {
 			return "", err
 		}
 		defer c.Close()
 		return answerOf(c)
-	case "hold": // how, network, address: dials, and keeps the connection
-		if s.held, err = dialAs(arg(1), arg(2), arg(3)); err != nil {
+	case "hold": // path, network, address: dials, and keeps the connection
+		if s.held, err = dialBy(arg(1), arg(2), arg(3)); err != nil {
 			return "", err
 		}
 		return answerOf(s.held)
@@ -289,8 +327,6 @@ func (s *stage) obey(args []string, file *os.File) (answer string, err error) {
 		return fmt.Sprint(err), nil
 	case "environment": // name, value
 		return "set", os.Setenv(arg(1), arg(2))
-	case "user":
-		return fmt.Sprint(os.Geteuid()), nil
 	case "up": // interface, address with prefix or none
 		return "up", interfaceUp(arg(1), args[2:])
 	case "veth": // name, name and process of the other end
@@ -357,50 +393,37 @@ func (s *stage) obey(args []string, file *os.File) (answer string, err error) {
 	return "", errors.New("no such order")
 }
 
-// file answers with the file of a listener.
-func (s *stage) file(control *net.UnixConn, label string) error {
+// sendFile sends the file of a listener.
+func (s *stage) sendFile(control *net.UnixConn, label string) error {
 	f, err := s.listeners[label].ln.(*ctnet.Listener).File()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	raw, err := f.SyscallConn()
+	rights, err := rightsTo(f)
 	if err != nil {
-		return err
-	}
-	var rights []byte
-	if err := raw.Control(func(fd uintptr) { rights = unix.UnixRights(int(fd)) }); err != nil {
 		return err
 	}
 	_, _, err = control.WriteMsgUnix([]byte("here it is"), rights, nil)
 	return err
 }
 
-// file returns the file of a puppet's listener, for another one.
+// file returns the file of a puppet's listener.
 func (p *puppet) file(label string) *os.File {
 	p.t.Helper()
-	p.send([]string{"file", label})
-	b, oob := make([]byte, 1<<10), make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := p.control.ReadMsgUnix(b, oob)
-	require.NoError(p.t, err)
-	require.Equal(p.t, "here it is", string(b[:n]))
-	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-	require.NoError(p.t, err)
-	fds, err := unix.ParseUnixRights(&msgs[0])
-	require.NoError(p.t, err)
-	unix.CloseOnExec(fds[0])
+	p.send([]string{"file", label}, nil)
+	text, file := p.answerWithFile()
+	require.Equal(p.t, "here it is", text)
 	require.Equal(p.t, "file", p.answer())
-	return os.NewFile(uintptr(fds[0]), "")
+	return file
 }
 
-// listenAs listens with ctnet, or with package net as "plain". "kept" is a unix
-// listener whose file is there after Close.
+// listenAs listens. "kept" is as "ctnet", but the file of a unix listener stays when
+// it is closed.
 func listenAs(how, network, address string) (net.Listener, error) {
 	switch how {
 	case "ctnet":
 		return ctnet.Listen(network, address)
-	case "plain":
-		return net.Listen(network, address)
 	case "kept":
 		inner, err := net.Listen(network, address)
 		if err != nil {
@@ -416,12 +439,8 @@ func listenAs(how, network, address string) (net.Listener, error) {
 
 var paths = map[string]ctnet.Path{"any": ctnet.AnyPath, "cut": ctnet.CutThrough, "kernel": ctnet.Kernel}
 
-// dialAs dials by a path, or with package net as "plain".
-func dialAs(how, network, address string) (net.Conn, error) {
-	if how == "plain" {
-		return net.Dial(network, address)
-	}
-	d := ctnet.Dialer{Path: paths[how]}
+func dialBy(path, network, address string) (net.Conn, error) {
+	d := ctnet.Dialer{Path: paths[path]}
 	return d.Dial(network, address)
 }
 
@@ -437,10 +456,9 @@ type served struct {
 	fresh map[net.Conn]bool
 }
 
-// serve accepts connections. What is "echo" or "http".
-func (s *stage) serve(ln net.Listener, label, what string) {
+// serve accepts connections until the listener is closed. What is "echo" or "http".
+func serve(ln net.Listener, label, what string) *served {
 	l := &served{ln: ln, done: make(chan struct{})}
-	s.listeners[label] = l
 	if what == "http" {
 		l.serveHTTP(label)
 	}
@@ -459,6 +477,7 @@ func (s *stage) serve(ln net.Listener, label, what string) {
 			l.conns.Go(func() { echoLabelled(c, label) })
 		}
 	}()
+	return l
 }
 
 // close ends accepting.
@@ -658,10 +677,10 @@ func startApart(t *testing.T, flags uintptr, change func(*exec.Cmd)) *puppet {
 // requireRefused requires that nobody is found at an address, by either path.
 func requireRefused(t *testing.T, p *puppet, prefix []string, network, address string) {
 	t.Helper()
-	for how := range paths {
-		answer := p.ask(append(prefix, "dial", how, network, address)...)
-		require.Contains(t, answer, failed, how)
-		require.Contains(t, answer, syscall.ECONNREFUSED.Error(), how)
+	for path := range paths {
+		answer := p.ask(append(prefix, "dial", path, network, address)...)
+		require.Contains(t, answer, failed, path)
+		require.Contains(t, answer, syscall.ECONNREFUSED.Error(), path)
 	}
 }
 
@@ -702,8 +721,8 @@ func TestNetworkNamespaces(t *testing.T) {
 			}
 			for range 2 { // the second time by a pair that is there
 				for _, place := range places {
-					for how, way := range map[string]string{"any": "cut", "cut": "cut", "kernel": "kernel"} {
-						require.Equal(t, way+" "+place.label, place.p.do(append(place.prefix, "dial", how, network, dial)...))
+					for path, way := range map[string]string{"any": "cut", "cut": "cut", "kernel": "kernel"} {
+						require.Equal(t, way+" "+place.label, place.p.do(append(place.prefix, "dial", path, network, dial)...))
 					}
 				}
 				requireReaches(t, "cut host", (&ctnet.Dialer{App: client}).Dial, network, dial)
@@ -761,7 +780,7 @@ func TestNamespacesShareDirectory(t *testing.T) {
 	// A peer's death is noticed, and its name is free.
 	for _, to := range [][]string{{"ct", "svc/echo"}, {"unix", socket}} {
 		require.Equal(t, "cut "+to[0], client.do("hold", "any", to[0], to[1]))
-		client.send([]string{"ended"})
+		client.send([]string{"ended"}, nil)
 		server.kill()
 		require.Contains(t, client.answer(), syscall.ECONNRESET.Error())
 		refused := client.ask("dial", "any", to[0], to[1])

@@ -329,7 +329,7 @@ func TestRestart(t *testing.T) {
 				require.Equal(t, "*ctnet.Listener", own.do("inherit", next, "echo"))
 				clients.proceed(2)
 				require.Equal(t, "closed", old.do("close", label))
-				old.send([]string{"drain", label})
+				old.send([]string{"drain", label}, nil)
 				clients.proceed(2)
 				ss.proceed()
 				ss.end()
@@ -341,6 +341,51 @@ func TestRestart(t *testing.T) {
 				old = own
 			}
 			clients.end()
+		})
+	}
+}
+
+// TestRestartWaiting has connections wait to be accepted when the listener is handed
+// over and closed: none is lost. Whoever has been asked for one serves it.
+func TestRestartWaiting(t *testing.T) {
+	for network, address := range restartNetworks(t) {
+		t.Run(network, func(t *testing.T) {
+			leaveNothing(t)
+			inner, err := net.Listen(network, address)
+			require.NoError(t, err)
+			if u, ok := inner.(*net.UnixListener); ok {
+				u.SetUnlinkOnClose(false)
+			}
+			old, err := (&ctnet.ListenConfig{App: newApp(t)}).NewListener(inner)
+			require.NoError(t, err)
+			defer old.Close()
+			var conns []net.Conn
+			client := newApp(t)
+			for i := range 20 {
+				d := ctnet.Dialer{App: client, Path: []ctnet.Path{ctnet.CutThrough, ctnet.Kernel}[i%2]}
+				c, err := d.Dial(network, old.Addr().String())
+				require.NoError(t, err)
+				defer hangUp(c)
+				conns = append(conns, c)
+			}
+			f, err := old.(*ctnet.Listener).File()
+			require.NoError(t, err)
+			heir, err := net.FileListener(f)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+			own, err := (&ctnet.ListenConfig{App: newApp(t)}).NewListener(heir)
+			require.NoError(t, err)
+			defer own.Close()
+			require.NoError(t, old.Close())
+			serve(old, "old", "echo")
+			serve(own, "new", "echo")
+			for i, c := range conns {
+				answer, err := answerOf(c)
+				require.NoError(t, err, "%d", i)
+				if i%2 == 0 {
+					require.Equal(t, "cut old", answer)
+				}
+			}
 		})
 	}
 }
@@ -383,7 +428,7 @@ func TestRestartOfStopped(t *testing.T) {
 			clients = echoCrowd(t, network, address)
 			require.NoError(t, exchange(held))
 			require.Equal(t, "closed", old.do("close", "old"))
-			old.send([]string{"drain", "old"})
+			old.send([]string{"drain", "old"}, nil)
 			require.NoError(t, exchange(held))
 			require.NoError(t, held.Close())
 			old.leave()
@@ -510,7 +555,7 @@ func TestRestartHTTP(t *testing.T) {
 				clients.proceed(3)
 				own := successor(old, label)
 				require.Equal(t, "*ctnet.Listener", own.do("inherit", next, "http"))
-				old.send([]string{"drain", label})
+				old.send([]string{"drain", label}, nil)
 				old.leave()
 				clients.proceed(3)
 				eventually(t, func() bool { // as in requireCutSoon
