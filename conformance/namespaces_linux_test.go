@@ -171,11 +171,9 @@ func receive(control *net.UnixConn) (text string, file *os.File, err error) {
 		fds, err := unix.ParseUnixRights(&msgs[0])
 		check(err)
 		unix.CloseOnExec(fds[0])
-		// As a blocking one, which it is not: os/exec would make it so, for the
-		// process that listens too, and its Accept would hold a thread.
-		check(unix.SetNonblock(fds[0], false))
+		// Unlike one of package net's it stays as it is, which is not blocking,
+		// when os/exec passes it on.
 		file = os.NewFile(uintptr(fds[0]), "")
-		check(unix.SetNonblock(fds[0], true))
 	}
 	return string(b[:n]), file, nil
 }

@@ -435,7 +435,7 @@ func TestRestartOfStopped(t *testing.T) {
 			clients.proceed(3)
 			require.Zero(t, clients.end()["cut old"])
 			own.do("listen", "ctnet", "ct", t.Name(), "other", "echo") // changes the directory
-			requireReaches(t, "cut new", (&ctnet.Dialer{App: known}).Dial, network, address)
+			requireCutSoon(t, "new", (&ctnet.Dialer{App: known}).Dial, network, address)
 		})
 	}
 }
