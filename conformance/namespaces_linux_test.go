@@ -1,5 +1,3 @@
-//go:build restart
-
 package conformance
 
 import (
@@ -147,7 +145,7 @@ func (p *puppet) send(order []string, file *os.File) {
 
 // rightsTo returns what is sent along with a message for the receiver to get a file.
 func rightsTo(f *os.File) (rights []byte, err error) {
-	raw, err := f.SyscallConn() // Fd would make it blocking, for others too
+	raw, err := f.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
@@ -171,8 +169,6 @@ func receive(control *net.UnixConn) (text string, file *os.File, err error) {
 		fds, err := unix.ParseUnixRights(&msgs[0])
 		check(err)
 		unix.CloseOnExec(fds[0])
-		// Unlike one of package net's it stays as it is, which is not blocking,
-		// when os/exec passes it on.
 		file = os.NewFile(uintptr(fds[0]), "")
 	}
 	return string(b[:n]), file, nil
@@ -398,11 +394,8 @@ func (s *stage) sendFile(control *net.UnixConn, label string) error {
 		return err
 	}
 	defer f.Close()
-	rights, err := rightsTo(f)
-	if err != nil {
-		return err
-	}
-	_, _, err = control.WriteMsgUnix([]byte("here it is"), rights, nil)
+	// As os/exec would do it, which makes the socket blocking.
+	_, _, err = control.WriteMsgUnix([]byte("here it is"), unix.UnixRights(int(f.Fd())), nil)
 	return err
 }
 

@@ -1,5 +1,3 @@
-//go:build restart
-
 package conformance
 
 import (
@@ -386,6 +384,40 @@ func TestRestartWaiting(t *testing.T) {
 					require.Equal(t, "cut old", answer)
 				}
 			}
+		})
+	}
+}
+
+// TestListenerMadeBlocking has the socket made blocking by one who shares it, which
+// neither Accept nor Close notice.
+func TestListenerMadeBlocking(t *testing.T) {
+	for network, address := range restartNetworks(t) {
+		t.Run(network, func(t *testing.T) {
+			leaveNothing(t)
+			ln, err := (&ctnet.ListenConfig{App: newApp(t)}).Listen(t.Context(), network, address)
+			require.NoError(t, err)
+			f, err := ln.(*ctnet.Listener).File()
+			require.NoError(t, err)
+			defer f.Close()
+			for range 3 {
+				f.Fd()
+				c, err := net.Dial(network, ln.Addr().String())
+				require.NoError(t, err)
+				defer hangUp(c)
+				own, err := ln.Accept()
+				require.NoError(t, err)
+				require.NoError(t, own.Close())
+			}
+			closed := make(chan error)
+			go func() { closed <- ln.Close() }()
+			select {
+			case err := <-closed:
+				require.NoError(t, err)
+			case <-time.After(10 * time.Second):
+				t.Fatal("Close waits")
+			}
+			_, err = ln.Accept()
+			require.ErrorIs(t, err, net.ErrClosed)
 		})
 	}
 }

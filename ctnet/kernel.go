@@ -85,7 +85,9 @@ func listenerKey(kernel net.Listener) (string, error) {
 // listener is closed. If they are not wanted it closes them.
 func (l *Listener) acceptKernel(unwanted bool) {
 	defer close(l.backlog.drained)
+	ready := keepNonblocking(l.kernel)
 	for {
+		ready()
 		c, err := l.kernel.Accept()
 		if err != nil && l.backlog.isClosed() {
 			return
@@ -100,15 +102,24 @@ func (l *Listener) acceptKernel(unwanted bool) {
 
 // onlyIPv6 reports whether a listener on all addresses of IPv6 does not take IPv4.
 func onlyIPv6(kernel net.Listener) bool {
-	c, ok := kernel.(syscall.Conn)
-	if !ok {
+	raw := rawConn(kernel)
+	if raw == nil {
 		return true // it may not
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return true
 	}
 	only := true
 	raw.Control(func(fd uintptr) { only = socketOnlyIPv6(fd) })
 	return only
+}
+
+// rawConn returns the socket of a listener of the kernel's, or nil if it can't be had.
+func rawConn(kernel net.Listener) syscall.RawConn {
+	c, ok := kernel.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
 }

@@ -133,9 +133,8 @@ func (l *Listener) Addr() net.Addr { return l.addr }
 // File returns a duplicate of the kernel's socket, as *net.TCPListener has it, for
 // passing it to a process that is to take over. On network "ct" there is none.
 //
-// As with package net's, os/exec and File.Fd make the socket blocking, for this
-// listener too, whose Accept then holds up the process while it waits; the process
-// that takes over undoes that with net.FileListener.
+// os/exec and File.Fd make the socket blocking, for whoever has it. This listener
+// makes it non-blocking again before it accepts the next connection.
 func (l *Listener) File() (*os.File, error) {
 	if k, ok := l.kernel.(interface{ File() (*os.File, error) }); ok {
 		return k.File()

@@ -5,7 +5,6 @@ import (
 	"net"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,12 +24,8 @@ func netNamespace() (id string, ok bool) {
 // pendingIn returns a function that reports whether a listener of the kernel's has
 // a connection to be accepted, or nil if that can't be told.
 func pendingIn(kernel net.Listener) func() bool {
-	c, ok := kernel.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
+	raw := rawConn(kernel)
+	if raw == nil {
 		return nil
 	}
 	return func() (pending bool) {
@@ -40,6 +35,25 @@ func pendingIn(kernel net.Listener) func() bool {
 			pending = err == nil && n > 0
 		})
 		return pending
+	}
+}
+
+// keepNonblocking returns a function that makes a listener of the kernel's
+// non-blocking, should it have become blocking. That is a property of the socket, so
+// whoever has a duplicate can change it, and os/exec and os.File.Fd do. An accept
+// that finds no connection would then hold up a thread, and Close would wait for it.
+func keepNonblocking(kernel net.Listener) func() {
+	raw := rawConn(kernel)
+	if raw == nil {
+		return func() {}
+	}
+	return func() {
+		raw.Control(func(fd uintptr) {
+			flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
+			if err == nil && flags&unix.O_NONBLOCK == 0 {
+				unix.SetNonblock(int(fd), true)
+			}
+		})
 	}
 }
 

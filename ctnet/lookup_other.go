@@ -13,6 +13,9 @@ func netNamespace() (id string, ok bool) { return "", true }
 // pendingIn can't tell.
 func pendingIn(kernel net.Listener) func() bool { return nil }
 
+// keepNonblocking returns a function that does nothing.
+func keepNonblocking(kernel net.Listener) func() { return func() {} }
+
 func socketOnlyIPv6(fd uintptr) bool { return true }
 
 // unixTarget returns the target for the path of a socket file.

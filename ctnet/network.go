@@ -215,7 +215,7 @@ func (d *Dialer) dialCut(ctx context.Context, network, address string, ask sizes
 			return nil, true, err
 		}
 		absent, stamp := d.App.app().remote.absent(t.name)
-		if absent {
+		if absent && d.Path != CutThrough {
 			return nil, true, errNobody
 		}
 		c, err = d.dialTarget(ctx, t, stamp, ask)
@@ -236,7 +236,7 @@ func (d *Dialer) dialTCP(ctx context.Context, addr netip.AddrPort, ask sizes) (*
 	r := &d.App.app().remote
 	name := tcpName(addr)
 	absent, stamp := r.absent(name)
-	if absent {
+	if absent && d.Path != CutThrough {
 		return nil, errNobody
 	}
 	t, ok := tcpTarget(addr)
@@ -247,7 +247,8 @@ func (d *Dialer) dialTCP(ctx context.Context, addr netip.AddrPort, ask sizes) (*
 	return d.dialTarget(ctx, t, stamp, ask)
 }
 
-// dialTarget connects to a listener on a network of the kernel's, within a moment.
+// dialTarget connects to a listener on a network of the kernel's, within a moment if
+// there is another way to connect.
 func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, ask sizes) (*Conn, error) {
 	a := d.App.app()
 	for i, key := range t.keys {
@@ -261,8 +262,12 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, as
 		if i > 0 && !isHere(t.addr.(*net.TCPAddr).AddrPort().Addr()) {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(parent, cutPatience)
-		defer cancel()
+		ctx := parent
+		if d.Path != CutThrough { // there is something to fall back to
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(parent, cutPatience)
+			defer cancel()
+		}
 		if l != nil {
 			return a.dialLocal(ctx, l, t, ask)
 		}

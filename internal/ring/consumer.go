@@ -45,7 +45,7 @@ func (c *Consumer) release(off uint64, n int) {
 	c.high = max(c.high, min(off+uint64(n), uint64(len(c.data))))
 	c.head += uint64(n)
 	// After the copy: an atomic store is not overtaken by earlier reads.
-	c.h.head.Store(c.head)
+	Store64(&c.h.head, c.head)
 }
 
 // Read copies up to len(b) bytes, PieceSize at most, and releases them. It
@@ -144,7 +144,7 @@ func (c *Consumer) Ended() (fin, reset bool) {
 
 // Close says that the consumer will take no more bytes. Call Unread afterwards:
 // a producer that publishes at the same time either sees the mark or is seen.
-func (c *Consumer) Close() { c.h.closed.Store(1) }
+func (c *Consumer) Close() { Store32(&c.h.closed, 1) }
 
 // Unread reports whether published bytes have not been released.
 func (c *Consumer) Unread() bool { return c.h.tail.Load() != c.h.head.Load() }

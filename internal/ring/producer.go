@@ -64,7 +64,7 @@ func (p *Producer) publish(off uint64, n int) {
 		p.h.base.Store(p.base)
 	}
 	// After the bytes: atomic stores are not overtaken by earlier writes.
-	p.h.tail.Store(p.tail)
+	Store64(&p.h.tail, p.tail)
 }
 
 // Write copies as much of b as there is room for, PieceSize at most, and

@@ -30,7 +30,8 @@
 //
 // Package sync/atomic is sequentially consistent, which is what the pairs of
 // the form "store mine, then load yours" need: of two sides that do so at the
-// same time at least one sees the other.
+// same time at least one sees the other. Where that counts the store is Store32 or
+// Store64, because the race detector makes less of others.
 //
 // # An untrusted peer
 //
@@ -153,7 +154,7 @@ type request struct {
 
 func (r *request) raise(w *atomic.Uint32) {
 	r.seq += 2
-	w.Store(r.seq | raised)
+	Store32(w, r.seq|raised)
 }
 
 func (r *request) drop(w *atomic.Uint32) {

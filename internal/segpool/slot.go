@@ -136,9 +136,9 @@ func (s *Segment) slot(k, i int) Slot {
 	}
 }
 
-// say stores this side's word. It comes after whatever it speaks of, and the
-// other side loads it before.
-func say(w *atomic.Uint64, use, code uint32) { w.Store(uint64(MakeState(use, code))) }
+// say stores this side's word. It comes after whatever it speaks of, and before
+// a look at the other side's word.
+func say(w *atomic.Uint64, use, code uint32) { ring.Store64(w, uint64(MakeState(use, code))) }
 
 // SayClient and SayServer store a side's state for this use.
 func (s *Slot) SayClient(code uint32) { say(s.ClientState, s.Use, code) }
