@@ -48,7 +48,16 @@ type half struct {
 	waiter
 	deadline
 	spin    sched.Spin
+	near    bool // the other end is this application's too
 	waiters bell // for the gate's lock
+}
+
+// look looks at ready for a moment, which may spare a wake-up.
+func (h *half) look(ready func() bool) bool {
+	if h.near {
+		return sched.Yield(ready)
+	}
+	return h.spin.Until(ready)
 }
 
 // expired is called when the deadline passes.
@@ -213,7 +222,7 @@ func (c *Conn) awaitData(have int) {
 		fin, reset := c.rx.Ended()
 		return fin || reset
 	}
-	if c.rd.spin.Until(ready) {
+	if c.rd.look(ready) {
 		return
 	}
 	c.rd.prepare()
@@ -333,7 +342,7 @@ func (c *Conn) awaitSpace(n int) {
 			c.state.Load()&^(readClosed|lingerZero) != 0 ||
 			c.tx.ConsumerWaits() && c.tx.HasSpace(1)
 	}
-	if c.wr.spin.Until(ready) {
+	if c.wr.look(ready) {
 		return
 	}
 	c.wr.prepare()

@@ -138,6 +138,9 @@ func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error)
 	p.server.init(slot.ToServer, slot.ToClient, key)
 	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
 	p.server.peer = &localPeer{p, &p.client}
+	for _, c := range []*Conn{&p.client, &p.server} {
+		c.rd.near, c.wr.near = true, true
+	}
 	a.addLocal(p)
 	return p, nil
 }

@@ -526,6 +526,30 @@ func TestSpin(t *testing.T) {
 	require.Zero(t, spinners.Load())
 }
 
+// TestSpinMustPay has the answer come so late that to sleep would have been as good.
+func TestSpinMustPay(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	var s Spin
+	start := time.Now()
+	s.Until(func() bool { return time.Since(start) > spinPays+10*time.Microsecond })
+	require.False(t, s.Until(func() bool { t.Error("spins again"); return true }))
+	require.True(t, s.Until(func() bool { return true }))
+}
+
+// TestYield has the answer be given by a goroutine that is ready on the same P.
+func TestYield(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var answer atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		answer.Store(true)
+		close(done)
+	}()
+	require.True(t, Yield(answer.Load))
+	<-done
+	require.False(t, Yield(func() bool { return false }))
+}
+
 // TestSpinYields has the only other goroutine that could make the answer wait for
 // the P on which the waiter spins.
 func TestSpinYields(t *testing.T) {

@@ -8,16 +8,18 @@ import (
 )
 
 // Spinning: a waiter that looks for a moment before it parks saves two wake-ups
-// a round trip if the peer answers within that moment. A moment shorter than a
-// wake-up and the peer's usual thinking time never pays, because with both sides
-// asleep each takes longer than that.
+// a round trip if the peer answers within that moment. It must be longer than what
+// the peer takes when it sleeps too, a wake-up and its thinking time, because who
+// gives up earlier finds both sides asleep for ever. But an answer that takes longer
+// than the wake-ups that were saved was not worth it, and counts as none.
 //
 // Between two looks it lets other goroutines run, on the same P if they are ready
 // there: what the peer answers to is often still to be done by one of these, and
 // to wait until another thread is awake and takes it over costs more than all the
 // rest. Only where the last answer came at once does it look without a break.
 const (
-	spinTime  = 60 * time.Microsecond
+	spinTime  = 250 * time.Microsecond
+	spinPays  = 150 * time.Microsecond
 	spinRetry = 32 // the most waits to go without after vain spins
 
 	// glances is how often it looks without a break, about a microsecond.
@@ -46,6 +48,18 @@ type Spin struct {
 	vain   uint8 // what skip was last set to, while all has been in vain
 	glance uint8 // waits to go without a glance
 	waits  uint8
+}
+
+// Yield looks at ready, lets others run on this P and looks again. It is for one who
+// waits for a goroutine of this process: that may be just about to run here, and to
+// leave the P to it costs less than to be woken, or to have it run elsewhere, away
+// from the caches. It reports whether ready became true.
+func Yield(ready func() bool) bool {
+	if ready() {
+		return true
+	}
+	runtime.Gosched()
+	return ready()
 }
 
 // Until looks at ready for a while, if that has been paying and the process has
@@ -80,17 +94,20 @@ func (s *Spin) Until(ready func() bool) bool {
 		s.glance = glanceSkip
 	}
 	start := time.Now()
+	var took time.Duration
+	found := false
 	for range spinLimit {
-		if ready() {
-			s.vain = 0
-			return true
-		}
-		runtime.Gosched()
-		if time.Since(start) > spinTime {
+		if found = ready(); found || took > spinTime {
 			break
 		}
+		runtime.Gosched()
+		took = time.Since(start)
+	}
+	if found && took <= spinPays {
+		s.vain = 0
+		return true
 	}
 	s.vain = min(max(2*s.vain, 1), spinRetry)
 	s.skip = s.vain
-	return false
+	return found
 }

@@ -72,6 +72,9 @@ type Worker struct {
 
 	sources atomic.Pointer[[]*Source] // replaced as a whole, under mu
 
+	spin    Spin
+	looking bool // there were connects since it last slept
+
 	mu       sync.Mutex
 	running  bool
 	poller   *poller
@@ -168,11 +171,14 @@ func (w *Worker) run(p *poller) {
 	defer w.group.running.Done()
 	defer p.close()
 	for {
-		if w.pass() {
+		// After connects it looks for more, and no longer than that: it would be in
+		// the way of those who look for themselves, as a Dial's other end can't.
+		if w.pass() || w.looking && w.spin.Until(w.pending) && w.pass() {
 			// Those who were woken run now, on this P.
 			runtime.Gosched()
 			continue
 		}
+		w.looking = false
 		// Announce, then look again: whoever sets a bit looks at the word
 		// afterwards, so one of the two sees the other.
 		w.sleep.Add(1)
@@ -239,6 +245,7 @@ func (w *Worker) pass() bool {
 	}
 	for _, f := range connects {
 		f()
+		w.looking = true
 	}
 	for len(cleanups) > 0 && budget > 0 {
 		budget--
