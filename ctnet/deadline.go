@@ -28,10 +28,14 @@ type expirer interface{ expired() }
 func (d *deadline) set(t time.Time, e expirer) {
 	d.mu.Lock()
 	d.at = t
-	left := time.Until(t)
-	passed := !t.IsZero() && left <= 0
+	var left time.Duration
+	passed := false
+	if !t.IsZero() {
+		left = time.Until(t)
+		passed = left <= 0
+	}
 	d.passed.Store(passed)
-	if !t.IsZero() && !passed && !d.ended && (d.fires.IsZero() || t.Before(d.fires)) {
+	if left > 0 && !d.ended && (d.fires.IsZero() || t.Before(d.fires)) {
 		d.fires = t
 		if d.timer == nil {
 			d.timer = time.AfterFunc(left, func() { d.fire(e) })

@@ -15,6 +15,8 @@ type Producer struct {
 
 	space request
 	want  answer
+
+	copier *copier // once there was anything that it is for
 }
 
 // Init makes p the producing end of the fifo with header h over data, whose
@@ -80,12 +82,23 @@ func (p *Producer) Write(b []byte) (int, error) {
 	if len(b) > free {
 		b = b[:free]
 	}
-	n := copy(p.data[off:], b)
-	if n < len(b) {
-		copy(p.data, b[n:])
-	}
+	n := min(len(b), len(p.data)-int(off))
+	p.copy(p.data[off:], b[:n])
+	p.copy(p.data, b[n:])
 	p.publish(off, len(b))
 	return len(b), nil
+}
+
+// copy copies src to dst, which is a part of the fifo.
+func (p *Producer) copy(dst, src []byte) {
+	if !canGoAround || len(src) < leastAround {
+		copy(dst, src)
+		return
+	}
+	if p.copier == nil {
+		p.copier = new(copier)
+	}
+	p.copier.copy(dst, src)
 }
 
 // Space returns the number of bytes that can be written now, having looked at
