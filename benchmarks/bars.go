@@ -160,6 +160,7 @@ var bars = append([]bar{
 	ofBestRing("stream-1m"),
 	better("stream-1k", "gbs", tcp, 20, 6),
 	better("stream-1k", "gbs", unixes, 8, 3),
+	better("stream-checked", "gbs", tcp, 2, 2),
 	better("streams-64", "gbs", tcp, 2, 2),
 	better("streams-64", "gbs", unixes, 1.5, 1.5),
 	least("streams-64", "slowest", 0.5),

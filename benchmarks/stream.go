@@ -24,6 +24,7 @@ var streams = append([]*workload{
 		serve:   serveBothWays(64 << 10),
 		run:     func(c *client) (sample, error) { return stream(c, 64, 64<<10, true) },
 	},
+	checkedStream,
 }, streamSizes...)
 
 // streamSizes are there for the chart of throughput against size only.

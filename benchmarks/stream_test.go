@@ -46,6 +46,24 @@ func TestStream(t *testing.T) {
 	}
 }
 
+func TestStreamChecked(t *testing.T) {
+	var b bytes.Buffer
+	sum, err := sendChecked(&b, 3*checkedPiece)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := receiveChecked(iotest.HalfReader(bytes.NewReader(b.Bytes()))); err != nil || got != sum {
+		t.Errorf("%x, %v; want %x", got, err, sum)
+	}
+	b.Bytes()[2*checkedPiece+5000]++
+	if got, err := receiveChecked(bytes.NewReader(b.Bytes())); err != nil || got == sum {
+		t.Errorf("damaged: %x, %v", got, err)
+	}
+	if _, err := receiveChecked(bytes.NewReader(b.Bytes()[:b.Len()-1])); err == nil {
+		t.Error("no error though a byte is missing")
+	}
+}
+
 func TestStreamDamaged(t *testing.T) {
 	const size = 128
 	for name, damage := range map[string]func(b []byte) []byte{

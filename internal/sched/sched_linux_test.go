@@ -577,9 +577,22 @@ func TestSpinYields(t *testing.T) {
 	require.Greater(t, answered, 50) // the system may cut a spin short
 }
 
-func TestSpinNeedsAnIdleP(t *testing.T) {
+// TestSpinOnTheOnlyP has one goroutine spin and no more, and that one leave the P to
+// the runtime's poller now and then.
+func TestSpinOnTheOnlyP(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	var s Spin
-	require.False(t, s.Until(func() bool { t.Error("spins"); return true }))
+	var s, other Spin
+	for !s.Until(func() bool {
+		require.False(t, other.Until(func() bool { t.Error("two spin"); return true }))
+		return true
+	}) {
+	}
+	parked := 0
+	for range 4 * soleTurns {
+		if !s.Until(func() bool { return true }) {
+			parked++
+		}
+	}
+	require.Equal(t, 4, parked)
 	require.Zero(t, spinners.Load())
 }

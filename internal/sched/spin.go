@@ -27,14 +27,22 @@ const (
 	glances    = 64
 	glanceSkip = 16
 
+	// soleTurns is for a process with a single P. Who spins there never lets it
+	// become idle, which is when the runtime looks for what comes from the kernel,
+	// and that is other connections' events too. So one wait of so many parks.
+	soleTurns = 32
+
 	// spinLimit bounds the looks where the clock stands still, as in a
 	// testing/synctest bubble.
 	spinLimit = 1 << 10
 )
 
-// spinners counts the goroutines of this process that spin. They are never more
-// than the Ps that would otherwise be idle could be.
+// spinners counts the goroutines of this process that spin. They are fewer than the
+// Ps, but for one where that is the only P.
 var spinners, maxSpinners atomic.Int32
+
+// turns counts the waits of a process with a single P.
+var turns atomic.Uint32
 
 func init() { maxSpinners.Store(-1) }
 
@@ -76,7 +84,14 @@ func (s *Spin) Until(ready func() bool) bool {
 		maxSpinners.Store(int32(runtime.GOMAXPROCS(0) - 1)) // it may change
 	}
 	s.waits++
-	if spinners.Add(1) > maxSpinners.Load() {
+	limit := maxSpinners.Load()
+	if limit == 0 {
+		if turns.Add(1)%soleTurns == 0 {
+			return false
+		}
+		limit = 1
+	}
+	if spinners.Add(1) > limit {
 		spinners.Add(-1)
 		return false
 	}
