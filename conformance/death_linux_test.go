@@ -765,6 +765,10 @@ func TestPeerStopped(t *testing.T) {
 		requireEcho(t, conns[i])
 	}
 	reader, writer, closedReader, closedWriter, idle := conns[0], conns[1], conns[2], conns[3], conns[4]
+	for _, c := range conns {
+		// The server's io.Copy lets go of the bytes after it has sent them back.
+		eventually(t, func() bool { return sendQueue(a, c) == 0 })
+	}
 	stop(t, cmd)
 
 	const wait = 20 * time.Millisecond
