@@ -3,8 +3,10 @@ package ctnet
 import (
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +20,29 @@ func netNamespace() (id string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	return string(b[:n]), true
+	if id = string(b[:n]); id != ownNamespace() {
+		manyNamespaces.Store(true)
+	}
+	return id, true
+}
+
+// ownNamespace is the network namespace of the process's first thread.
+var ownNamespace = sync.OnceValue(func() string {
+	id, _ := os.Readlink("/proc/self/ns/net")
+	return id
+})
+
+// manyNamespaces is set when a thread was seen that is in another one.
+var manyNamespaces atomic.Bool
+
+// likelyNamespace is netNamespace for one who only wants to know where to look, and
+// makes sure before it believes what it finds. To ask the kernel is most of what a
+// Dial costs that finds nothing.
+func likelyNamespace() (id string, ok bool) {
+	if id = ownNamespace(); id == "" || manyNamespaces.Load() {
+		return netNamespace()
+	}
+	return id, true
 }
 
 // pendingIn returns a function that reports whether a listener of the kernel's has

@@ -10,6 +10,8 @@ import (
 // netNamespace returns the same for all: there is one network.
 func netNamespace() (id string, ok bool) { return "", true }
 
+func likelyNamespace() (id string, ok bool) { return netNamespace() }
+
 // pendingIn can't tell.
 func pendingIn(kernel net.Listener) func() bool { return nil }
 

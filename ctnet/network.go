@@ -46,6 +46,8 @@ type target struct {
 	// the kernel would choose among them.
 	keys []string
 	addr net.Addr // the remote address of the connection
+
+	netns string // that the keys are for; "" if they are for any
 }
 
 // ctTarget returns the target for a name of network "ct".
@@ -71,7 +73,7 @@ func tcpTarget(addr netip.AddrPort) (target, bool) {
 	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
 		return target{}, false
 	}
-	netns, ok := netNamespace()
+	netns, ok := likelyNamespace()
 	if !ok {
 		return target{}, false
 	}
@@ -80,7 +82,8 @@ func tcpTarget(addr netip.AddrPort) (target, bool) {
 		all = netip.IPv6Unspecified()
 	}
 	return target{
-		name: tcpName(addr),
+		netns: netns,
+		name:  tcpName(addr),
 		keys: []string{
 			tcpKey(netns, ip, false, addr.Port()),
 			tcpKey(netns, all, false, addr.Port()),
@@ -258,6 +261,9 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, as
 		}
 		if l == nil && !present(key) {
 			continue
+		}
+		if now, _ := netNamespace(); t.netns != "" && now != t.netns {
+			return nil, errNobody // here; the next Dial looks here
 		}
 		if i > 0 && !isHere(t.addr.(*net.TCPAddr).AddrPort().Addr()) {
 			continue
