@@ -86,15 +86,11 @@ func TestLeftovers(t *testing.T) {
 			listen := p.do("listen", "ctnet", network, address, "dead", "echo")
 			at := strings.Replace(listen, "0.0.0.0", "127.0.0.1", 1)
 			known := newApp(t)
-			held, err := (&ctnet.Dialer{App: known}).Dial(network, at)
-			require.NoError(t, err)
+			held := hold(t, "cut dead", known, network, at)
 			defer held.Close()
-			answer, err := answerOf(held)
-			require.NoError(t, err)
-			require.Equal(t, "cut dead", answer)
 			p.kill()
 			held.SetReadDeadline(time.Now().Add(10 * time.Second))
-			_, err = held.Read(make([]byte, 1))
+			_, err := held.Read(make([]byte, 1))
 			require.ErrorIs(t, err, syscall.ECONNRESET)
 
 			left := soleSocket(t, dir)
@@ -415,12 +411,8 @@ func TestServerStopped(t *testing.T) {
 			p := startPuppet(t, nil)
 			at := p.do("listen", "ctnet", network, address, "real", "echo")
 			known := newApp(t)
-			held, err := (&ctnet.Dialer{App: known}).Dial(network, at)
-			require.NoError(t, err)
+			held := hold(t, "cut real", known, network, at)
 			defer held.Close()
-			answer, err := answerOf(held)
-			require.NoError(t, err)
-			require.Equal(t, "cut real", answer)
 			p.freeze()
 
 			var conns []net.Conn
@@ -442,7 +434,7 @@ func TestServerStopped(t *testing.T) {
 				}
 				// Who has no other way waits for as long as was said.
 				start := time.Now()
-				_, err = (&ctnet.Dialer{App: a, Path: ctnet.CutThrough, Timeout: 2 * patience}).Dial(network, at)
+				_, err := (&ctnet.Dialer{App: a, Path: ctnet.CutThrough, Timeout: 2 * patience}).Dial(network, at)
 				took := time.Since(start)
 				require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 				require.GreaterOrEqual(t, took, 2*patience)

@@ -279,6 +279,18 @@ func (ss *streams) end() {
 	}
 }
 
+// hold returns a connection that an application has dialed and used, and that got
+// this answer.
+func hold(t *testing.T, want string, a *ctnet.App, network, address string) net.Conn {
+	t.Helper()
+	c, err := (&ctnet.Dialer{App: a}).Dial(network, address)
+	require.NoError(t, err)
+	answer, err := answerOf(c)
+	require.NoError(t, err)
+	require.Equal(t, want, answer)
+	return c
+}
+
 // requireReaches requires that a Dial gets this answer.
 func requireReaches(t *testing.T, want string, dial func(network, address string) (net.Conn, error), network, address string) {
 	t.Helper()
@@ -432,12 +444,8 @@ func TestRestartOfStopped(t *testing.T) {
 			old := startPuppet(t, nil)
 			address := old.do("listen", "kept", network, address, "old", "echo")
 			known := newApp(t) // one that has a connection to the old one
-			held, err := (&ctnet.Dialer{App: known}).Dial(network, address)
-			require.NoError(t, err)
+			held := hold(t, "cut old", known, network, address)
 			defer held.Close()
-			answer, err := answerOf(held)
-			require.NoError(t, err)
-			require.Equal(t, "cut old", answer)
 			own := successor(old, "old")
 			old.freeze()
 
