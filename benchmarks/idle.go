@@ -5,7 +5,6 @@ package main
 import (
 	"bufio"
 	"fmt"
-	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -37,21 +36,10 @@ func idle(c *client) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	conns := make([]net.Conn, 0, n)
-	defer func() {
-		for _, conn := range conns {
-			conn.Close()
-		}
-	}()
-	for range n {
-		conn, err := c.dial()
-		if err != nil {
-			return sample{}, fmt.Errorf("connection %d: %w", len(conns)+1, err)
-		}
-		conns = append(conns, conn)
-		if err := echoOn(conn)(); err != nil {
-			return sample{}, fmt.Errorf("connection %d: %w", len(conns), err)
-		}
+	conns, err := c.dialEchoed(n)
+	defer func() { closeAll(conns) }()
+	if err != nil {
+		return sample{}, err
 	}
 	open, err := c.footprints()
 	if err != nil {
@@ -68,9 +56,7 @@ func idle(c *client) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	for _, conn := range conns {
-		conn.Close()
-	}
+	closeAll(conns)
 	conns = nil
 	// What is kept for a while for the next Dial goes within some seconds.
 	var after Footprint

@@ -25,26 +25,38 @@ var scales = func() (all []*workload) {
 	return append(all, peerWorkloads()...)
 }()
 
+// dialEchoed dials so many connections and has one echo on each. The caller closes
+// those that it returns, also with an error.
+func (c *client) dialEchoed(n int) (conns []net.Conn, err error) {
+	conns = make([]net.Conn, 0, n)
+	for range n {
+		conn, err := c.dial()
+		if err != nil {
+			return conns, fmt.Errorf("connection %d: %w", len(conns)+1, err)
+		}
+		conns = append(conns, conn)
+		if err := echoOn(conn)(); err != nil {
+			return conns, fmt.Errorf("connection %d: %w", len(conns), err)
+		}
+	}
+	return conns, nil
+}
+
+func closeAll(conns []net.Conn) {
+	for _, conn := range conns {
+		conn.Close()
+	}
+}
+
 // amongIdle does round trips on every so many-th connection.
 func amongIdle(c *client, active, n int) (sample, error) {
 	if c.Quick {
 		n = min(n, 2000)
 	}
-	conns := make([]net.Conn, 0, n)
-	defer func() {
-		for _, conn := range conns {
-			conn.Close()
-		}
-	}()
-	for range n {
-		conn, err := c.dial()
-		if err != nil {
-			return sample{}, fmt.Errorf("connection %d: %w", len(conns)+1, err)
-		}
-		conns = append(conns, conn)
-		if err := echoOn(conn)(); err != nil {
-			return sample{}, fmt.Errorf("connection %d: %w", len(conns), err)
-		}
+	conns, err := c.dialEchoed(n)
+	defer closeAll(conns)
+	if err != nil {
+		return sample{}, err
 	}
 	next := 0
 	return c.drive(active, func() (func() error, func(), error) {
