@@ -135,6 +135,26 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
+// TestLeftoverOfOneAddress kills a listener on one address, and finds one on all
+// addresses that comes after it on the same port.
+func TestLeftoverOfOneAddress(t *testing.T) {
+	leaveNothing(t)
+	dir := ownDirectory(t)
+	p := startPuppet(t, nil)
+	at := p.do("listen", "ctnet", "tcp", "127.0.0.1:0", "dead", "echo")
+	p.kill()
+	soleSocket(t, dir)
+	_, port, err := net.SplitHostPort(at)
+	require.NoError(t, err)
+	server := newApp(t)
+	live := listenEcho(t, server, "tcp", ":"+port, "live")
+	for _, a := range []*ctnet.App{server, newApp(t)} {
+		requireReaches(t, "cut live", (&ctnet.Dialer{App: a}).Dial, "tcp", at)
+		requireReaches(t, "cut live", (&ctnet.Dialer{App: a}).Dial, "tcp", "localhost:"+port)
+	}
+	require.NoError(t, live.drain())
+}
+
 // impostors are what may be found in the place of a listener's socket. Each makes it
 // at a path. The slow ones are those that have a Dial wait.
 var impostors = []struct {

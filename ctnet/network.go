@@ -278,7 +278,10 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, as
 			return a.dialLocal(ctx, l, t, ask)
 		}
 		c, err := a.dialRemote(ctx, key, t, ask)
-		if err != nil && err != errNobody && parent.Err() == nil {
+		if err == errNobody {
+			continue // a dead process's file; the kernel would find the next one too
+		}
+		if err != nil && parent.Err() == nil {
 			a.remote.distrust(t.name, stamp)
 		}
 		return c, err
