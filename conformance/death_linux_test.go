@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 )
@@ -147,25 +148,15 @@ func reap(t *testing.T, cmd *exec.Cmd) {
 	require.True(t, status.Signaled() && status.Signal() == syscall.SIGKILL, "%v", cmd.ProcessState)
 }
 
-// allDone returns a channel that is closed when the group is done.
-func allDone(wg *sync.WaitGroup) <-chan struct{} {
-	done := make(chan struct{})
-	go func() {
-		wg.Wait()
-		close(done)
-	}()
-	return done
-}
-
 // churn accepts connections to NAME and replies, as fast as it can.
 func churn() {
 	ln, err := ctnet.Listen("ct", os.Getenv("CTNET_TEST_NAME"))
-	check(err)
+	harness.Check(err)
 	go func() {
 		for {
 			c, err := ln.Accept()
-			check(err)
-			go func() { check(reply(c)) }()
+			harness.Check(err)
+			go func() { harness.Check(reply(c)) }()
 		}
 	}()
 	untilStdinCloses()
@@ -175,9 +166,9 @@ func churn() {
 // all the time, by applications that know it and by new ones.
 func TestServerKilled(t *testing.T) {
 	rnd := newSeed(t)
-	a := newApp(t)
+	a := harness.NewApp(t)
 	// The first round makes the application have what it keeps.
-	var before usage
+	var before harness.Usage
 	ends := make(map[string]int)
 	for round := range 11 {
 		cmd := startProcess(t, "churn", t.Name())
@@ -216,7 +207,7 @@ func TestServerKilled(t *testing.T) {
 				}
 			})
 		}
-		done := allDone(&running)
+		done := harness.AllDone(&running)
 		if target > 0 {
 			select {
 			case <-reached:
@@ -225,7 +216,7 @@ func TestServerKilled(t *testing.T) {
 		}
 		killed.Store(true)
 		kill(t, cmd)
-		requireWithin(t, time.Second, done, "a call after the server was killed")
+		harness.RequireWithin(t, time.Second, done, "a call after the server was killed")
 		close(errs)
 		for err := range errs {
 			if !errors.Is(err, syscall.ECONNREFUSED) {
@@ -238,9 +229,9 @@ func TestServerKilled(t *testing.T) {
 		reap(t, cmd)
 		require.ErrorIs(t, cycle(a, t.Name(), 1), syscall.ECONNREFUSED)
 		if round == 0 {
-			before = measureIdle(t)
+			before = harness.MeasureIdle(t)
 		}
-		requireBack(t, before)
+		harness.RequireBack(t, before)
 	}
 	t.Logf("calls that failed: %v", ends)
 }
@@ -251,7 +242,7 @@ func storm() {
 		rnd := rand.New(rand.NewPCG(uint64(os.Getpid()), uint64(i)))
 		go func() {
 			for {
-				check(cycle(nil, os.Getenv("CTNET_TEST_NAME"), requestSize(rnd)))
+				harness.Check(cycle(nil, os.Getenv("CTNET_TEST_NAME"), requestSize(rnd)))
 			}
 		}()
 	}
@@ -266,14 +257,14 @@ const streamSize = 1 << 20
 func survivor() {
 	name := os.Getenv("CTNET_TEST_NAME")
 	control, err := ctnet.Dial("ct", name+"-control")
-	check(err)
+	harness.Check(err)
 	go survive(name, control)
 	untilStdinCloses()
 }
 
 func survive(name string, control net.Conn) {
 	_, err := io.ReadFull(control, make([]byte, 2)) // that it should go
-	check(err)
+	harness.Check(err)
 	var stop atomic.Bool
 	var streams atomic.Uint64
 	var running sync.WaitGroup
@@ -284,31 +275,31 @@ func survive(name string, control net.Conn) {
 			for !stop.Load() {
 				rnd.Read(data)
 				c, err := ctnet.Dial("ct", name)
-				check(err)
+				harness.Check(err)
 				var writing sync.WaitGroup
 				writing.Go(func() {
 					_, err := c.Write(data)
-					check(err)
-					check(c.(*ctnet.Conn).CloseWrite())
+					harness.Check(err)
+					harness.Check(c.(*ctnet.Conn).CloseWrite())
 				})
 				h := sha256.New()
 				_, err = io.Copy(h, c)
-				check(err)
+				harness.Check(err)
 				if want := sha256.Sum256(data); !bytes.Equal(want[:], h.Sum(nil)) {
 					panic("the stream was spoiled")
 				}
 				writing.Wait()
-				check(c.Close())
+				harness.Check(c.Close())
 				streams.Add(1)
 			}
 		})
 	}
 	_, err = io.Copy(io.Discard, control)
-	check(err)
+	harness.Check(err)
 	stop.Store(true)
 	running.Wait()
-	check(binary.Write(control, binary.LittleEndian, streams.Load()))
-	check(control.Close())
+	harness.Check(binary.Write(control, binary.LittleEndian, streams.Load()))
+	harness.Check(control.Close())
 }
 
 // A stormServer replies to storms, and echoes the survivor's streams.
@@ -384,7 +375,7 @@ func (s *stormServer) reply(c *ctnet.Conn) {
 // time. Another client, which uses the same listener, is not harmed.
 func TestClientKilled(t *testing.T) {
 	rnd := newSeed(t)
-	a := newApp(t)
+	a := harness.NewApp(t)
 	// With a small backlog Dials wait to be answered.
 	s := &stormServer{
 		ln:      listenOn(t, ctnet.ListenConfig{App: a, Backlog: 4}),
@@ -403,23 +394,23 @@ func TestClientKilled(t *testing.T) {
 		s.replies.Store(0)
 		s.target.Store(1 + rnd.Int64N(500))
 		cmd := startProcess(t, "storm", t.Name())
-		requireWithin(t, 10*time.Second, s.reached, "the storm")
+		harness.RequireWithin(t, 10*time.Second, s.reached, "the storm")
 		s.killed.Store(true)
 		kill(t, cmd)
 		start := time.Now()
 		// Its memory is let go of with the last of its connections, also those
 		// that nobody has accepted yet.
-		eventually(t, func() bool { return s.active.Load() == 0 && mappings(t, "ctnet events") == pairs })
+		harness.Eventually(t, func() bool { return s.active.Load() == 0 && harness.Mappings(t, "ctnet events") == pairs })
 		require.Less(t, time.Since(start), time.Second)
-		require.Equal(t, pairs, mappings(t, "ctnet segment"))
+		require.Equal(t, pairs, harness.Mappings(t, "ctnet segment"))
 		reap(t, cmd)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		require.Empty(t, s.wrong)
 	}
-	measureIdle(t) // no pair is left of another test
-	round(0)       // the application has what it keeps
-	before := measure(t)
+	harness.MeasureIdle(t) // no pair is left of another test
+	round(0)               // the application has what it keeps
+	before := harness.Measure(t)
 
 	cmd := startProcess(t, "survivor", t.Name())
 	s.survivor.Store(int64(cmd.Process.Pid))
@@ -431,7 +422,7 @@ func TestClientKilled(t *testing.T) {
 	progress := func() {
 		t.Helper()
 		n := s.streams.Load()
-		eventually(t, func() bool { return s.streams.Load() > n+2 })
+		harness.Eventually(t, func() bool { return s.streams.Load() > n+2 })
 	}
 	progress()
 	for range 8 {
@@ -443,7 +434,7 @@ func TestClientKilled(t *testing.T) {
 	require.NoError(t, binary.Read(control, binary.LittleEndian, &streams))
 	_, err = control.Read(make([]byte, 1))
 	require.Equal(t, io.EOF, err)
-	eventually(t, func() bool { return s.streams.Load() == streams })
+	harness.Eventually(t, func() bool { return s.streams.Load() == streams })
 	s.mu.Lock()
 	require.Empty(t, s.wrong)
 	t.Logf("%d streams; calls reset: %v", streams, s.resets)
@@ -451,7 +442,7 @@ func TestClientKilled(t *testing.T) {
 	require.NoError(t, control.Close())
 	kill(t, cmd)
 	reap(t, cmd)
-	requireBack(t, before)
+	harness.RequireBack(t, before)
 }
 
 // dialMany dials NAME, many times at once, and writes to what it gets.
@@ -459,9 +450,9 @@ func dialMany() {
 	for range 500 {
 		go func() {
 			c, err := ctnet.Dial("ct", os.Getenv("CTNET_TEST_NAME"))
-			check(err)
+			harness.Check(err)
 			_, err = c.Write([]byte("hello"))
-			check(err)
+			harness.Check(err)
 		}()
 	}
 	untilStdinCloses()
@@ -473,8 +464,8 @@ func dialMany() {
 func TestClientKilledWhileItDials(t *testing.T) {
 	rnd := newSeed(t)
 	const backlog = 4
-	a := newApp(t)
-	var before usage
+	a := harness.NewApp(t)
+	var before harness.Usage
 	for round := range 9 {
 		ln := listenOn(t, ctnet.ListenConfig{App: a, Backlog: backlog})
 		waiting := func() int { return a.Snapshot().Listeners[0].Waiting }
@@ -488,7 +479,7 @@ func TestClientKilledWhileItDials(t *testing.T) {
 		start := time.Now()
 		reap(t, cmd)
 		// When the pair's worker has ended it has seen all Dials and the death.
-		eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines })
+		harness.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines })
 		require.Equal(t, backlog, waiting())
 		require.EqualValues(t, backlog, a.Snapshot().Conns)
 		require.Less(t, time.Since(start), time.Second)
@@ -506,9 +497,9 @@ func TestClientKilledWhileItDials(t *testing.T) {
 		require.NoError(t, ln.Close())
 		require.Zero(t, a.Snapshot().Conns)
 		if round == 0 {
-			before = measureIdle(t)
+			before = harness.MeasureIdle(t)
 		}
-		requireBack(t, before)
+		harness.RequireBack(t, before)
 	}
 }
 
@@ -516,7 +507,7 @@ func TestClientKilledWhileItDials(t *testing.T) {
 func noAccept() {
 	lc := ctnet.ListenConfig{Backlog: 1}
 	ln, err := lc.Listen(context.Background(), "ct", os.Getenv("CTNET_TEST_NAME"))
-	check(err)
+	harness.Check(err)
 	defer ln.Close()
 	untilStdinCloses()
 }
@@ -524,8 +515,8 @@ func noAccept() {
 // TestKilledWhileDialWaits kills a server while Dials wait because its backlog is
 // full.
 func TestKilledWhileDialWaits(t *testing.T) {
-	a := newApp(t)
-	var before usage
+	a := harness.NewApp(t)
+	var before harness.Usage
 	for round := range 4 {
 		cmd := startProcess(t, "no accept", t.Name())
 		answered := dialConn(t, a)
@@ -537,7 +528,7 @@ func TestKilledWhileDialWaits(t *testing.T) {
 		kill(t, cmd)
 		start := time.Now()
 		for _, p := range waiting {
-			requireWithin(t, time.Second, p.done, "Dial after the server was killed")
+			harness.RequireWithin(t, time.Second, p.done, "Dial after the server was killed")
 			require.Nil(t, p.conn)
 			require.ErrorIs(t, p.err, syscall.ECONNREFUSED)
 			e := opErrorOf(t, p.err)
@@ -549,9 +540,9 @@ func TestKilledWhileDialWaits(t *testing.T) {
 		require.NoError(t, answered.Close())
 		reap(t, cmd)
 		if round == 0 {
-			before = measureIdle(t)
+			before = harness.MeasureIdle(t)
 		}
-		requireBack(t, before)
+		harness.RequireBack(t, before)
 	}
 }
 
@@ -581,18 +572,18 @@ func requirePattern(t *testing.T, b []byte, from int) {
 // larger than the fifo.
 func writer() {
 	ln, err := ctnet.Listen("ct", os.Getenv("CTNET_TEST_NAME"))
-	check(err)
+	harness.Check(err)
 	go func() {
 		for {
 			c, err := ln.Accept()
-			check(err)
+			harness.Check(err)
 			go func() {
 				b := make([]byte, 4<<20)
 				for pos := 0; ; {
 					b := b[:1+rand.IntN(cap(b))]
 					fillPattern(b, pos)
 					n, err := c.Write(b)
-					check(err)
+					harness.Check(err)
 					pos += n
 				}
 			}()
@@ -605,7 +596,7 @@ func writer() {
 // published is read, and then ECONNRESET.
 func TestKilledWhileWriting(t *testing.T) {
 	rnd := newSeed(t)
-	a := newApp(t)
+	a := harness.NewApp(t)
 	ways := map[string]func(c *ctnet.Conn, have int) ([]byte, error){
 		"Read": func(c *ctnet.Conn, have int) (got []byte, err error) {
 			for b := make([]byte, 100_000); ; {
@@ -634,8 +625,8 @@ func TestKilledWhileWriting(t *testing.T) {
 			return got, err2
 		},
 	}
-	var before usage
-	for round := range 5 {
+	var before harness.Usage
+	for round := range harness.Long(3, 30) {
 		cmd := startProcess(t, "writer", t.Name())
 		type stream struct {
 			*ctnet.Conn
@@ -663,7 +654,7 @@ func TestKilledWhileWriting(t *testing.T) {
 			}
 		}
 		for _, some := range streams {
-			eventually(t, func() bool { return some[0].Buffered() == ctnet.DefaultBuffer })
+			harness.Eventually(t, func() bool { return some[0].Buffered() == ctnet.DefaultBuffer })
 		}
 		kill(t, cmd)
 		reap(t, cmd)
@@ -678,7 +669,7 @@ func TestKilledWhileWriting(t *testing.T) {
 					got, err = ways[way](s.Conn, have)
 					close(done)
 				}()
-				requireWithin(t, time.Second, done, way)
+				harness.RequireWithin(t, time.Second, done, way)
 				require.ErrorIs(t, err, syscall.ECONNRESET, way)
 				require.NotErrorIs(t, err, io.EOF, way)
 				require.Equal(t, have, len(got), way)
@@ -694,9 +685,9 @@ func TestKilledWhileWriting(t *testing.T) {
 			require.NoError(t, s.Close())
 		}
 		if round == 0 {
-			before = measureIdle(t)
+			before = harness.MeasureIdle(t)
 		}
-		requireBack(t, before)
+		harness.RequireBack(t, before)
 	}
 }
 
@@ -706,7 +697,7 @@ func stop(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
 	t.Cleanup(func() { cmd.Process.Signal(syscall.SIGCONT) })
-	eventually(t, func() bool {
+	harness.Eventually(t, func() bool {
 		dir := fmt.Sprintf("/proc/%d/task/", cmd.Process.Pid)
 		threads, err := os.ReadDir(dir)
 		require.NoError(t, err)
@@ -739,18 +730,18 @@ func startCall(call func([]byte) (int, error), b []byte) *pendingCall {
 
 func (p *pendingCall) require(t *testing.T, n int, err error) {
 	t.Helper()
-	requireWithin(t, time.Second, p.done, "a call with a stopped peer")
+	harness.RequireWithin(t, time.Second, p.done, "a call with a stopped peer")
 	require.ErrorIs(t, p.err, err)
 	require.Equal(t, n, p.n)
 }
 
 // measureWarm measures after an application has come, dialed, and gone.
-func measureWarm(t *testing.T) usage {
+func measureWarm(t *testing.T) harness.Usage {
 	t.Helper()
-	a := newApp(t)
+	a := harness.NewApp(t)
 	requireEchoOnce(t, a)
 	require.NoError(t, a.Close())
-	return measureIdle(t)
+	return harness.MeasureIdle(t)
 }
 
 // TestPeerStopped stops a server: deadlines and Close work, and when it goes on
@@ -758,7 +749,7 @@ func measureWarm(t *testing.T) usage {
 func TestPeerStopped(t *testing.T) {
 	cmd := startProcess(t, "echo", t.Name())
 	before := measureWarm(t)
-	a := newApp(t)
+	a := harness.NewApp(t)
 	conns := make([]*ctnet.Conn, 6)
 	for i := range conns {
 		conns[i] = dialConn(t, a)
@@ -767,7 +758,7 @@ func TestPeerStopped(t *testing.T) {
 	reader, writer, closedReader, closedWriter, idle := conns[0], conns[1], conns[2], conns[3], conns[4]
 	for _, c := range conns {
 		// The server's io.Copy lets go of the bytes after it has sent them back.
-		eventually(t, func() bool { return sendQueue(a, c) == 0 })
+		harness.Eventually(t, func() bool { return sendQueue(a, c) == 0 })
 	}
 	stop(t, cmd)
 
@@ -780,10 +771,10 @@ func TestPeerStopped(t *testing.T) {
 
 	require.NoError(t, reader.SetReadDeadline(time.Now().Add(wait)))
 	read.require(t, 0, os.ErrDeadlineExceeded)
-	eventually(t, func() bool { return sendQueue(a, writer) == ctnet.DefaultBuffer })
+	harness.Eventually(t, func() bool { return sendQueue(a, writer) == ctnet.DefaultBuffer })
 	require.NoError(t, writer.SetWriteDeadline(time.Now().Add(wait)))
 	write.require(t, ctnet.DefaultBuffer, os.ErrDeadlineExceeded)
-	other := newApp(t)
+	other := harness.NewApp(t)
 	for _, app := range []*ctnet.App{a, other} { // a pair that is there, and a new one
 		start := time.Now()
 		d := ctnet.Dialer{App: app, Timeout: wait}
@@ -797,7 +788,7 @@ func TestPeerStopped(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 		require.Less(t, time.Since(start), time.Second)
 	}
-	eventually(t, func() bool { return sendQueue(a, closedWriter) == ctnet.DefaultBuffer })
+	harness.Eventually(t, func() bool { return sendQueue(a, closedWriter) == ctnet.DefaultBuffer })
 	start := time.Now()
 	for _, c := range []*ctnet.Conn{closedReader, closedWriter, idle} {
 		require.NoError(t, c.Close())
@@ -822,7 +813,7 @@ func TestPeerStopped(t *testing.T) {
 	requireEchoOnce(t, other)
 	require.NoError(t, a.Close())
 	require.NoError(t, other.Close())
-	requireBack(t, before)
+	harness.RequireBack(t, before)
 	kill(t, cmd) // with the race detector it takes a second to end
 }
 
@@ -841,7 +832,7 @@ func sendQueue(a *ctnet.App, c *ctnet.Conn) int {
 func TestAppCloseServerStopped(t *testing.T) {
 	cmd := startProcess(t, "echo", t.Name())
 	before := measureWarm(t)
-	a := newApp(t)
+	a := harness.NewApp(t)
 	var calls []*pendingCall
 	conns := make([]*ctnet.Conn, 10)
 	for i := range conns {
@@ -851,7 +842,7 @@ func TestAppCloseServerStopped(t *testing.T) {
 	}
 	stop(t, cmd)
 	write := startCall(conns[0].Write, make([]byte, 2*ctnet.DefaultBuffer))
-	eventually(t, func() bool { return sendQueue(a, conns[0]) == ctnet.DefaultBuffer })
+	harness.Eventually(t, func() bool { return sendQueue(a, conns[0]) == ctnet.DefaultBuffer })
 	start := time.Now()
 	require.NoError(t, a.Close())
 	require.Less(t, time.Since(start), time.Second)
@@ -861,7 +852,7 @@ func TestAppCloseServerStopped(t *testing.T) {
 	write.require(t, ctnet.DefaultBuffer, net.ErrClosed)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
 	measureWarm(t) // the server is well
-	requireBack(t, before)
+	harness.RequireBack(t, before)
 	kill(t, cmd)
 }
 
@@ -873,8 +864,8 @@ func TestAppCloseClientStopped(t *testing.T) {
 	measureWarm(t)
 	kill(t, echoing)
 	reap(t, echoing)
-	before := measure(t)
-	a := newApp(t)
+	before := harness.Measure(t)
+	a := harness.NewApp(t)
 	ln := listenOn(t, ctnet.ListenConfig{App: a, Backlog: 4})
 	cmd := startProcess(t, "storm", t.Name())
 	var conns []*ctnet.Conn
@@ -885,7 +876,7 @@ func TestAppCloseClientStopped(t *testing.T) {
 		_, err := readRequest(c)
 		require.NoError(t, err)
 	}
-	eventually(t, func() bool { return a.Snapshot().Listeners[0].Waiting == 8 })
+	harness.Eventually(t, func() bool { return a.Snapshot().Listeners[0].Waiting == 8 })
 	stop(t, cmd)
 	read := startCall(conns[0].Read, make([]byte, 1))
 	require.NoError(t, conns[0].SetReadDeadline(time.Now().Add(20*time.Millisecond)))
@@ -895,7 +886,7 @@ func TestAppCloseClientStopped(t *testing.T) {
 		calls = append(calls, startCall(c.Read, make([]byte, 1)))
 	}
 	write := startCall(conns[1].Write, make([]byte, 2*ctnet.DefaultBuffer))
-	eventually(t, func() bool { return sendQueue(a, conns[1]) == ctnet.DefaultBuffer })
+	harness.Eventually(t, func() bool { return sendQueue(a, conns[1]) == ctnet.DefaultBuffer })
 	start := time.Now()
 	require.NoError(t, conns[0].Close())
 	require.NoError(t, ln.Close())
@@ -907,7 +898,7 @@ func TestAppCloseClientStopped(t *testing.T) {
 	write.require(t, ctnet.DefaultBuffer, net.ErrClosed)
 	kill(t, cmd)
 	reap(t, cmd)
-	requireBack(t, before)
+	harness.RequireBack(t, before)
 }
 
 // closeWhileDialing closes an application while a Dial of it to NAME waits, and
@@ -915,10 +906,10 @@ func TestAppCloseClientStopped(t *testing.T) {
 func closeWhileDialing() {
 	name := os.Getenv("CTNET_TEST_NAME")
 	pid, err := strconv.Atoi(os.Getenv("CTNET_TEST_PID"))
-	check(err)
+	harness.Check(err)
 	goroutines := runtime.NumGoroutine()
 	a, err := ctnet.NewApp(ctnet.AppConfig{})
-	check(err)
+	harness.Check(err)
 	d := ctnet.Dialer{App: a}
 	ctx := &watchedContext{Context: context.Background(), watched: make(chan struct{})}
 	until := func(what string, ok func() bool) {
@@ -930,7 +921,7 @@ func closeWhileDialing() {
 	}
 	if os.Getenv("CTNET_TEST_FULL") != "" {
 		_, err := d.Dial("ct", name)
-		check(err)
+		harness.Check(err)
 	}
 	dialed := make(chan error, 1)
 	go func() {
@@ -940,15 +931,15 @@ func closeWhileDialing() {
 	<-ctx.watched
 	until("it attaches", func() bool {
 		maps, err := os.ReadFile("/proc/self/maps")
-		check(err)
+		harness.Check(err)
 		return bytes.Contains(maps, []byte("memfd:ctnet events"))
 	})
 	start := time.Now()
-	check(a.Close())
+	harness.Check(a.Close())
 	if took := time.Since(start); took > time.Second {
 		panic(fmt.Sprintf("App.Close took %v", took))
 	}
-	check(syscall.Kill(pid, syscall.SIGCONT))
+	harness.Check(syscall.Kill(pid, syscall.SIGCONT))
 	until("Dial returns", func() bool { return len(dialed) > 0 })
 	if err := <-dialed; !errors.Is(err, net.ErrClosed) {
 		panic(fmt.Sprintf("Dial: %v", err))
@@ -962,13 +953,13 @@ func closeAmidDials() {
 	name := os.Getenv("CTNET_TEST_NAME")
 	newApp := func() *ctnet.App {
 		a, err := ctnet.NewApp(ctnet.AppConfig{})
-		check(err)
+		harness.Check(err)
 		return a
 	}
 	round := func(server, client *ctnet.App, doomed *ctnet.App, may func(error) bool) {
 		lc := ctnet.ListenConfig{App: server, Backlog: 2}
 		ln, err := lc.Listen(context.Background(), "ct", name)
-		check(err)
+		harness.Check(err)
 		d := ctnet.Dialer{App: client, Timeout: 4 * time.Second}
 		var dialing, accepting sync.WaitGroup
 		for range 2 {
@@ -978,7 +969,7 @@ func closeAmidDials() {
 					if errors.Is(err, net.ErrClosed) {
 						return
 					}
-					check(err)
+					harness.Check(err)
 					c.Close()
 				}
 			})
@@ -1006,29 +997,29 @@ func closeAmidDials() {
 		if target > 0 {
 			<-reached
 		}
-		check(doomed.Close())
+		harness.Check(doomed.Close())
 		dialing.Wait()
 		ln.Close()
 		accepting.Wait()
 	}
 	other := newApp()
-	for range 120 {
+	for range harness.Long(60, 600) {
 		server := newApp()
 		round(server, other, server, func(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) })
 		client := newApp()
 		round(other, client, client, func(err error) bool { return errors.Is(err, net.ErrClosed) })
 		server, client = newApp(), newApp()
 		round(server, client, server, func(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) })
-		check(client.Close())
+		harness.Check(client.Close())
 	}
-	check(other.Close())
+	harness.Check(other.Close())
 }
 
 // inOtherProcess plays a role in another process, as it has been known to crash.
 func inOtherProcess(t *testing.T, role string, env ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "CTNET_TEST_ROLE="+role, "CTNET_TEST_NAME="+t.Name(), "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), harness.RoleEnv+"="+role, "CTNET_TEST_NAME="+t.Name(), "GORACE=atexit_sleep_ms=0")
 	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%.2000s", out)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"github.com/stretchr/testify/require"
 )
 
@@ -38,7 +39,7 @@ func switches(t *testing.T, pid int) (n int) {
 // in a row in which none does. Polling of any kind would leave none. The runtime's
 // own work after the connections were made ends within a few seconds.
 func TestIdle(t *testing.T) {
-	a := newApp(t)
+	a := harness.NewApp(t)
 	cmd := startProcess(t, "echo", t.Name())
 	for range 1000 {
 		c := dial(t, a, t.Name())

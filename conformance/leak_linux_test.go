@@ -1,85 +1,18 @@
 package conformance
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"os"
-	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 )
-
-// long returns short, or l if CTNET_LONG_TEST is set.
-func long(short, l int) int {
-	if os.Getenv("CTNET_LONG_TEST") != "" {
-		return l
-	}
-	return short
-}
-
-// A usage is what this process has of the things that could leak.
-type usage struct {
-	fds, goroutines, mappings int
-}
-
-func fds(t testing.TB, pid int) int {
-	t.Helper()
-	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	require.NoError(t, err)
-	return len(list)
-}
-
-// mappings counts the mappings of shared memory whose names begin with this.
-func mappings(t testing.TB, name string) int {
-	t.Helper()
-	maps, err := os.ReadFile("/proc/self/maps")
-	require.NoError(t, err)
-	return strings.Count(string(maps), "memfd:"+name)
-}
-
-func measure(t testing.TB) usage {
-	t.Helper()
-	return usage{fds(t, os.Getpid()), runtime.NumGoroutine(), mappings(t, "ctnet")}
-}
-
-// measureIdle measures once no application has a pair any more: those without
-// connections are kept for two seconds.
-func measureIdle(t testing.TB) usage {
-	t.Helper()
-	eventually(t, func() bool { return mappings(t, "ctnet events") == 0 })
-	return measure(t)
-}
-
-// requireBack waits until there is no more of anything than there was.
-func requireBack(t testing.TB, before usage) {
-	t.Helper()
-	var now usage
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		now = measure(t)
-		if now.fds <= before.fds && now.goroutines <= before.goroutines && now.mappings <= before.mappings {
-			return
-		}
-	}
-	stacks := make([]byte, 1<<20)
-	t.Fatalf("before %+v, now %+v\n%s", before, now, stacks[:runtime.Stack(stacks, true)])
-}
-
-func requireWithin(t testing.TB, d time.Duration, done <-chan struct{}, what string) {
-	t.Helper()
-	select {
-	case <-done:
-	case <-time.After(d):
-		stacks := make([]byte, 1<<20)
-		t.Fatalf("%s took more than %v\n%s", what, d, stacks[:runtime.Stack(stacks, true)])
-	}
-}
 
 func dial(t testing.TB, a *ctnet.App, name string) net.Conn {
 	t.Helper()
@@ -101,7 +34,7 @@ func requireEcho(t testing.TB, c net.Conn) {
 
 // TestLeakCycles makes one connection after the other.
 func TestLeakCycles(t *testing.T) {
-	a := newApp(t)
+	a := harness.NewApp(t)
 	cmd := startProcess(t, "echo", t.Name())
 	held := dial(t, a, t.Name()) // keeps the pair
 	defer held.Close()
@@ -113,40 +46,40 @@ func TestLeakCycles(t *testing.T) {
 	for range 100 {
 		cycle()
 	}
-	before, peer := measure(t), fds(t, cmd.Process.Pid)
-	for range long(2000, 100_000) {
+	before, peer := harness.Measure(t), harness.FDs(t, cmd.Process.Pid)
+	for range harness.Long(2000, 100_000) {
 		cycle()
 	}
-	requireBack(t, before)
-	eventually(t, func() bool { return fds(t, cmd.Process.Pid) <= peer })
+	harness.RequireBack(t, before)
+	harness.Eventually(t, func() bool { return harness.FDs(t, cmd.Process.Pid) <= peer })
 }
 
 // TestConnsUseNoFDs has many connections at once. The long test is not for the
 // race detector, which takes no more than 8,128 goroutines in the other process.
 func TestConnsUseNoFDs(t *testing.T) {
-	a := newApp(t)
+	a := harness.NewApp(t)
 	cmd := startProcess(t, "echo", t.Name())
 	requireEchoOnce(t, a)
-	before := measureIdle(t)
+	before := harness.MeasureIdle(t)
 
 	held := dial(t, a, t.Name())
 	requireEcho(t, held)
 	conns := []net.Conn{held}
-	own, peer := fds(t, os.Getpid()), fds(t, cmd.Process.Pid)
-	for range long(2000, 10_000) {
+	own, peer := harness.FDs(t, os.Getpid()), harness.FDs(t, cmd.Process.Pid)
+	for range harness.Long(2000, 10_000) {
 		c := dial(t, a, t.Name())
 		conns = append(conns, c)
 	}
 	for _, c := range conns {
 		requireEcho(t, c)
 	}
-	require.LessOrEqual(t, fds(t, os.Getpid()), own)
+	require.LessOrEqual(t, harness.FDs(t, os.Getpid()), own)
 	// The server's end of a segment's descriptor is closed once it is mapped.
-	eventually(t, func() bool { return fds(t, cmd.Process.Pid) <= peer })
+	harness.Eventually(t, func() bool { return harness.FDs(t, cmd.Process.Pid) <= peer })
 	for _, c := range conns {
 		require.NoError(t, c.Close())
 	}
-	requireBack(t, before)
+	harness.RequireBack(t, before)
 }
 
 // requireEchoOnce makes the application and the runtime have what they keep.
@@ -160,12 +93,12 @@ func requireEchoOnce(t testing.TB, a *ctnet.App) {
 // TestLeakAppClose closes applications that are connected to each other, and
 // each to itself, while calls wait.
 func TestLeakAppClose(t *testing.T) {
-	before := measureIdle(t)
+	before := harness.MeasureIdle(t)
 	apps := make([]*ctnet.App, 2)
 	names := []string{t.Name() + "-0", t.Name() + "-1"}
 	lns := make([]net.Listener, 2)
 	for i := range apps {
-		apps[i] = newApp(t)
+		apps[i] = harness.NewApp(t)
 		lc := ctnet.ListenConfig{App: apps[i]}
 		var err error
 		lns[i], err = lc.Listen(t.Context(), "ct", names[i])
@@ -205,19 +138,19 @@ func TestLeakAppClose(t *testing.T) {
 		}
 		calls.Wait()
 	}()
-	requireWithin(t, 20*time.Second, closed, "App.Close")
+	harness.RequireWithin(t, 20*time.Second, closed, "App.Close")
 	for _, c := range pending {
 		c.Close() // for those that the peer's Close had reset before
 	}
-	requireBack(t, before)
+	harness.RequireBack(t, before)
 }
 
 // TestLeakPeerKilled kills the other process in the midst of traffic.
 func TestLeakPeerKilled(t *testing.T) {
-	a := newApp(t)
+	a := harness.NewApp(t)
 	cmd := startProcess(t, "echo", t.Name())
 	requireEchoOnce(t, a)
-	before := measureIdle(t)
+	before := harness.MeasureIdle(t)
 
 	conns := make([]net.Conn, 50)
 	for i := range conns {
@@ -246,7 +179,7 @@ func TestLeakPeerKilled(t *testing.T) {
 		calls.Wait()
 		close(done)
 	}()
-	requireWithin(t, time.Second, done, "a call after the peer was killed")
+	harness.RequireWithin(t, time.Second, done, "a call after the peer was killed")
 	close(errs)
 	for err := range errs {
 		require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -254,5 +187,5 @@ func TestLeakPeerKilled(t *testing.T) {
 	for _, c := range conns {
 		require.NoError(t, c.Close())
 	}
-	requireBack(t, before)
+	harness.RequireBack(t, before)
 }

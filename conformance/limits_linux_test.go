@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 )
@@ -112,12 +113,12 @@ func accountOf(a *ctnet.App) account {
 func requireAccounts(t *testing.T, want account, server, client *ctnet.App) {
 	t.Helper()
 	require.Equal(t, want, accountOf(client))
-	eventually(t, func() bool { return accountOf(server) == want })
+	harness.Eventually(t, func() bool { return accountOf(server) == want })
 	for _, a := range []*ctnet.App{server, client} {
 		require.Equal(t, largeSegments(t, int(want.Segments)), a.Snapshot().Bytes)
 	}
 	if server != client {
-		eventually(t, func() bool { return mappings(t, "ctnet segment") == 2*int(want.Segments) })
+		harness.Eventually(t, func() bool { return harness.Mappings(t, "ctnet segment") == 2*int(want.Segments) })
 	}
 }
 
@@ -131,17 +132,17 @@ func onLimits(t *testing.T, n int, f func(t *testing.T, server, client *ctnet.Ap
 				f(t, a, a, l.text(n))
 			})
 			t.Run("client", func(t *testing.T) {
-				f(t, newApp(t), newLimitedApp(t, l.config(t, n)), l.text(n))
+				f(t, harness.NewApp(t), newLimitedApp(t, l.config(t, n)), l.text(n))
 			})
 			t.Run("server", func(t *testing.T) {
-				f(t, newLimitedApp(t, l.config(t, n)), newApp(t), "the listener's application has reached a limit")
+				f(t, newLimitedApp(t, l.config(t, n)), harness.NewApp(t), "the listener's application has reached a limit")
 			})
 		})
 	}
 }
 
 // requireGone closes the applications and requires that nothing is left.
-func requireGone(t *testing.T, before usage, apps ...*ctnet.App) {
+func requireGone(t *testing.T, before harness.Usage, apps ...*ctnet.App) {
 	t.Helper()
 	for i, a := range apps {
 		if i == 0 || a != apps[0] {
@@ -149,17 +150,17 @@ func requireGone(t *testing.T, before usage, apps ...*ctnet.App) {
 		}
 	}
 	for _, a := range apps {
-		eventually(t, func() bool { return accountOf(a) == account{} })
+		harness.Eventually(t, func() bool { return accountOf(a) == account{} })
 		require.Zero(t, a.Snapshot().Bytes)
 	}
-	requireBack(t, before)
+	harness.RequireBack(t, before)
 }
 
 // TestLimits reaches a limit, gets below it, and reaches it again.
 func TestLimits(t *testing.T) {
 	const n = 3
 	onLimits(t, n, func(t *testing.T, server, client *ctnet.App, text string) {
-		before := measureIdle(t)
+		before := harness.MeasureIdle(t)
 		ln := listenLarge(t, server)
 		type pair struct{ c, s *ctnet.Conn }
 		var pairs []pair
@@ -183,12 +184,12 @@ func TestLimits(t *testing.T) {
 			for range n {
 				connect()
 			}
-			full := measure(t)
+			full := harness.Measure(t)
 			for range 3 {
 				requireLimit(t, client, text)
 			}
 			requireAccounts(t, account{n, n}, server, client)
-			requireBack(t, full)
+			harness.RequireBack(t, full)
 			for _, p := range pairs {
 				writeString(t, p.c, "not harmed")
 				readString(t, p.s, "not harmed")
@@ -217,7 +218,7 @@ func TestLimits(t *testing.T) {
 func TestLimitForbidsAll(t *testing.T) {
 	forbidAll := ctnet.AppConfig{MaxBytes: 1}
 	try := func(t *testing.T, server, client *ctnet.App, text string) {
-		before := measureIdle(t)
+		before := harness.MeasureIdle(t)
 		ln := listenLarge(t, server)
 		for range 5 {
 			requireLimit(t, client, text)
@@ -235,10 +236,10 @@ func TestLimitForbidsAll(t *testing.T) {
 		try(t, a, a, "limit of 1 bytes of segments reached")
 	})
 	t.Run("client", func(t *testing.T) {
-		try(t, newApp(t), newLimitedApp(t, forbidAll), "limit of 1 bytes of segments reached")
+		try(t, harness.NewApp(t), newLimitedApp(t, forbidAll), "limit of 1 bytes of segments reached")
 	})
 	t.Run("server", func(t *testing.T) {
-		try(t, newLimitedApp(t, forbidAll), newApp(t), "the listener's application has reached a limit")
+		try(t, newLimitedApp(t, forbidAll), harness.NewApp(t), "the listener's application has reached a limit")
 	})
 }
 
@@ -246,8 +247,8 @@ func TestLimitForbidsAll(t *testing.T) {
 // client of the same listener; and the server's limit is one for all clients.
 func TestLimitOfOneClient(t *testing.T) {
 	t.Run("client", func(t *testing.T) {
-		before := measureIdle(t)
-		server, limited, other := newApp(t), newLimitedApp(t, ctnet.AppConfig{MaxSegments: 1}), newApp(t)
+		before := harness.MeasureIdle(t)
+		server, limited, other := harness.NewApp(t), newLimitedApp(t, ctnet.AppConfig{MaxSegments: 1}), harness.NewApp(t)
 		ln := listenLarge(t, server)
 		connectTo(t, ln, limited)
 		for range 3 {
@@ -256,12 +257,12 @@ func TestLimitOfOneClient(t *testing.T) {
 			writeString(t, c, "hello")
 			readString(t, s, "hello")
 		}
-		eventually(t, func() bool { return accountOf(server) == account{4, 4} })
+		harness.Eventually(t, func() bool { return accountOf(server) == account{4, 4} })
 		requireGone(t, before, limited, other, server)
 	})
 	t.Run("server", func(t *testing.T) {
-		before := measureIdle(t)
-		server, client, other := newLimitedApp(t, ctnet.AppConfig{MaxSegments: 2}), newApp(t), newApp(t)
+		before := harness.MeasureIdle(t)
+		server, client, other := newLimitedApp(t, ctnet.AppConfig{MaxSegments: 2}), harness.NewApp(t), harness.NewApp(t)
 		ln := listenLarge(t, server)
 		const text = "the listener's application has reached a limit"
 		c, s := connectTo(t, ln, client)
@@ -275,7 +276,7 @@ func TestLimitOfOneClient(t *testing.T) {
 		// What a client that has gone had is there for the other.
 		require.NoError(t, client.Close())
 		require.NoError(t, s.Close())
-		eventually(t, func() bool { return server.Snapshot().Segments == 1 })
+		harness.Eventually(t, func() bool { return server.Snapshot().Segments == 1 })
 		connectTo(t, ln, other)
 		requireLimit(t, other, text)
 		requireGone(t, before, other, server)
@@ -286,7 +287,7 @@ func TestLimitOfOneClient(t *testing.T) {
 func TestLimitStress(t *testing.T) {
 	const n, dialers, cycles = 3, 4, 20
 	onLimits(t, n, func(t *testing.T, server, client *ctnet.App, text string) {
-		before := measureIdle(t)
+		before := harness.MeasureIdle(t)
 		ln := listenLarge(t, server)
 		var accepting, dialing sync.WaitGroup
 		accepting.Go(func() {
@@ -339,10 +340,10 @@ func TestLimitStress(t *testing.T) {
 				}
 			})
 		}
-		requireWithin(t, 20*time.Second, allDone(&dialing), "the dialers")
+		harness.RequireWithin(t, 20*time.Second, harness.AllDone(&dialing), "the dialers")
 		require.Positive(t, refused.Load())
 		// All can be had again.
-		eventually(t, func() bool { return accountOf(client).Conns == 0 && accountOf(server).Conns == 0 })
+		harness.Eventually(t, func() bool { return accountOf(client).Conns == 0 && accountOf(server).Conns == 0 })
 		var conns []net.Conn
 		for range n {
 			conns = append(conns, dial(t, client, t.Name()))
@@ -353,7 +354,7 @@ func TestLimitStress(t *testing.T) {
 			require.NoError(t, c.Close())
 		}
 		require.NoError(t, ln.Close())
-		requireWithin(t, 5*time.Second, allDone(&accepting), "the server")
+		harness.RequireWithin(t, 5*time.Second, harness.AllDone(&accepting), "the server")
 		requireGone(t, before, client, server)
 	})
 }

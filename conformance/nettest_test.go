@@ -3,20 +3,12 @@ package conformance
 import (
 	"net"
 	"testing"
-	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/nettest"
 )
-
-// newApp returns an application that is closed at the test's end.
-func newApp(t testing.TB) *ctnet.App {
-	a, err := ctnet.NewApp(ctnet.AppConfig{})
-	require.NoError(t, err)
-	t.Cleanup(func() { a.Close() })
-	return a
-}
 
 // pipe returns a function that makes connections from one application to
 // another, or inside one if they are the same.
@@ -39,18 +31,10 @@ func pipe(t *testing.T, server, client *ctnet.App) nettest.MakePipe {
 }
 
 func TestConnInProcess(t *testing.T) {
-	a := newApp(t)
+	a := harness.NewApp(t)
 	nettest.TestConn(t, pipe(t, a, a))
 }
 
 func TestConnTwoApps(t *testing.T) {
-	nettest.TestConn(t, pipe(t, newApp(t), newApp(t)))
-}
-
-// eventually is require.Eventually without its goroutines, which would be counted.
-func eventually(t testing.TB, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		require.True(t, time.Now().Before(end), "still not so after 10 seconds")
-	}
+	nettest.TestConn(t, pipe(t, harness.NewApp(t), harness.NewApp(t)))
 }

@@ -13,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/nettest"
 )
@@ -28,12 +30,6 @@ func kernelNetworks(t *testing.T) map[string]string {
 		networks["tcp6"] = "[::1]:0"
 	}
 	return networks
-}
-
-// isCut reports whether a connection goes through shared memory.
-func isCut(c net.Conn) bool {
-	_, ok := c.(*ctnet.Conn)
-	return ok
 }
 
 // accept accepts a connection in the background: a Dial may need it or not.
@@ -51,36 +47,40 @@ func accept(ln net.Listener) <-chan net.Conn {
 
 func TestConnNetworks(t *testing.T) {
 	for network, address := range kernelNetworks(t) {
-		for _, cut := range []bool{true, false} {
-			for _, kind := range []string{"in process", "two apps"} {
-				t.Run(network+"/"+kind+"/"+map[bool]string{true: "cut-through", false: "fallback"}[cut], func(t *testing.T) {
-					server := newApp(t)
-					client := server
-					if kind == "two apps" {
-						client = newApp(t)
+		for _, kind := range []string{"in process", "two apps", "fallback"} {
+			t.Run(network+"/"+kind, func(t *testing.T) {
+				t.Parallel()
+				cut := kind != "fallback"
+				server := harness.NewApp(t)
+				client := server
+				if kind == "two apps" {
+					client = harness.NewApp(t)
+				}
+				own := address
+				if network == "unix" {
+					own += kind
+				}
+				lc := ctnet.ListenConfig{App: server}
+				ln, err := lc.Listen(t.Context(), network, own)
+				require.NoError(t, err)
+				defer ln.Close()
+				d := ctnet.Dialer{App: client}
+				if !cut {
+					d.Path = ctnet.Kernel
+				}
+				nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+					if c1, err = d.Dial(network, ln.Addr().String()); err != nil {
+						return
 					}
-					lc := ctnet.ListenConfig{App: server}
-					ln, err := lc.Listen(t.Context(), network, address)
-					require.NoError(t, err)
-					defer ln.Close()
-					d := ctnet.Dialer{App: client}
-					if !cut {
-						d.Path = ctnet.Kernel
+					if c2, err = ln.Accept(); err != nil {
+						return
 					}
-					nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-						if c1, err = d.Dial(network, ln.Addr().String()); err != nil {
-							return
-						}
-						if c2, err = ln.Accept(); err != nil {
-							return
-						}
-						if isCut(c1) != cut || isCut(c2) != cut {
-							return nil, nil, nil, errors.New("the wrong path was taken")
-						}
-						return c1, c2, func() { c1.Close(); c2.Close() }, nil
-					})
+					if harness.IsCut(c1) != cut || harness.IsCut(c2) != cut {
+						return nil, nil, nil, errors.New("the wrong path was taken")
+					}
+					return c1, c2, func() { c1.Close(); c2.Close() }, nil
 				})
-			}
+			})
 		}
 	}
 }
@@ -108,8 +108,8 @@ func TestNetworkAddresses(t *testing.T) {
 					s, err := ln.Accept()
 					require.NoError(t, err)
 					defer s.Close()
-					require.Equal(t, dialer == &d, isCut(c))
-					require.Equal(t, dialer == &d, isCut(s))
+					require.Equal(t, dialer == &d, harness.IsCut(c))
+					require.Equal(t, dialer == &d, harness.IsCut(s))
 					for _, a := range []net.Addr{c.LocalAddr(), c.RemoteAddr(), s.LocalAddr(), s.RemoteAddr()} {
 						require.IsType(t, ln.Addr(), a)
 						require.Equal(t, ln.Addr().Network(), a.Network())
@@ -163,7 +163,7 @@ func TestWildcard(t *testing.T) {
 					require.NoError(t, err, to)
 					s, err := ln.Accept()
 					require.NoError(t, err)
-					require.True(t, isCut(c) && isCut(s), "%s took the kernel's socket", to)
+					require.True(t, harness.IsCut(c) && harness.IsCut(s), "%s took the kernel's socket", to)
 					require.Equal(t, c.RemoteAddr().String(), s.LocalAddr().String())
 					require.Equal(t, c.LocalAddr().String(), s.RemoteAddr().String())
 					c.Close()
@@ -200,7 +200,7 @@ func TestWildcardPorts(t *testing.T) {
 				require.NoError(t, err)
 				c, err := d.Dial(network, net.JoinHostPort(host, port))
 				require.NoError(t, err)
-				require.True(t, isCut(c))
+				require.True(t, harness.IsCut(c))
 				s, err := ln.Accept()
 				require.NoError(t, err)
 				require.Equal(t, c.RemoteAddr().String(), s.LocalAddr().String())
@@ -228,8 +228,8 @@ func TestFallbackEnds(t *testing.T) {
 					c, err := d.Dial(network, at)
 					require.NoError(t, err)
 					s := <-accepted
-					require.Equal(t, cut, isCut(c))
-					require.Equal(t, cut, isCut(s))
+					require.Equal(t, cut, harness.IsCut(c))
+					require.Equal(t, cut, harness.IsCut(s))
 					c.Close()
 					s.Close()
 				}
@@ -260,7 +260,7 @@ func TestFallbackEnds(t *testing.T) {
 func TestAcceptFair(t *testing.T) {
 	for network, address := range kernelNetworks(t) {
 		t.Run(network, func(t *testing.T) {
-			server, client := newApp(t), newApp(t)
+			server, client := harness.NewApp(t), harness.NewApp(t)
 			lc := ctnet.ListenConfig{App: server}
 			ln, err := lc.Listen(t.Context(), network, address)
 			require.NoError(t, err)
@@ -279,7 +279,7 @@ func TestAcceptFair(t *testing.T) {
 				c, err := ln.Accept()
 				require.NoError(t, err)
 				defer c.Close()
-				if isCut(c) {
+				if harness.IsCut(c) {
 					n[0]++
 				} else {
 					n[1]++
@@ -314,7 +314,7 @@ func TestPaths(t *testing.T) {
 							continue
 						}
 						require.NoError(t, err)
-						require.Equal(t, l != ctnet.Kernel && p != ctnet.Kernel, isCut(c))
+						require.Equal(t, l != ctnet.Kernel && p != ctnet.Kernel, harness.IsCut(c))
 						if l == ctnet.CutThrough && p == ctnet.Kernel {
 							// The kernel has accepted it; the listener doesn't want it.
 							_, err := c.Read(make([]byte, 1))
@@ -324,7 +324,7 @@ func TestPaths(t *testing.T) {
 						}
 						s, err := ln.Accept()
 						require.NoError(t, err)
-						require.Equal(t, isCut(c), isCut(s))
+						require.Equal(t, harness.IsCut(c), harness.IsCut(s))
 						c.Close()
 						s.Close()
 					}
@@ -348,7 +348,7 @@ func TestKernelOptions(t *testing.T) {
 			return nil
 		}
 	}
-	a := newApp(t)
+	a := harness.NewApp(t)
 	lc := ctnet.ListenConfig{App: a, Kernel: net.ListenConfig{Control: control("listen")}}
 	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -367,7 +367,7 @@ func TestKernelOptions(t *testing.T) {
 		d.Kernel.LocalAddr = nil
 		c, err = d.Dial("tcp4", to)
 		require.NoError(t, err)
-		require.True(t, isCut(c))
+		require.True(t, harness.IsCut(c))
 		c.Close()
 		s, err = ln.Accept()
 		require.NoError(t, err)
@@ -389,7 +389,7 @@ func TestKernelOptions(t *testing.T) {
 
 // TestKernelErrors has Dials and Listens fail as they do with package net.
 func TestKernelErrors(t *testing.T) {
-	a := newApp(t)
+	a := harness.NewApp(t)
 	d := ctnet.Dialer{App: a}
 	lc := ctnet.ListenConfig{App: a}
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
@@ -436,7 +436,7 @@ func TestNewListener(t *testing.T) {
 					d := ctnet.Dialer{App: client, Path: p}
 					c, err := d.Dial(network, ln.Addr().String())
 					require.NoError(t, err)
-					require.Equal(t, p == ctnet.AnyPath, isCut(c))
+					require.Equal(t, p == ctnet.AnyPath, harness.IsCut(c))
 					s, err := ln.Accept()
 					require.NoError(t, err)
 					_, err = io.WriteString(c, "hello")
@@ -465,41 +465,50 @@ func TestKernelListenerClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	a, err := ctnet.NewApp(ctnet.AppConfig{})
 	require.NoError(t, err)
+	var closing sync.WaitGroup
 	for network, address := range kernelNetworks(t) {
-		for _, waiting := range []bool{true, false} {
-			lc := ctnet.ListenConfig{App: a}
-			ln, err := lc.Listen(t.Context(), network, address)
-			require.NoError(t, err)
-			if waiting {
-				accepted := accept(ln)
-				require.NoError(t, ln.Close())
-				require.Nil(t, <-accepted)
-			} else {
-				c, err := net.Dial(network, ln.Addr().String())
-				require.NoError(t, err)
-				require.NoError(t, ln.Close())
-				_, err = c.Read(make([]byte, 1))
-				require.Error(t, err)
-				c.Close()
-				err = nil
-			}
-			for err == nil { // one may have been handed over by the kernel
-				var c net.Conn
-				if c, err = ln.Accept(); err == nil {
+		closing.Go(func() {
+			for _, waiting := range []bool{true, false} {
+				lc := ctnet.ListenConfig{App: a}
+				ln, err := lc.Listen(t.Context(), network, address)
+				if !assert.NoError(t, err) {
+					return
+				}
+				if waiting {
+					accepted := accept(ln)
+					assert.NoError(t, ln.Close())
+					assert.Nil(t, <-accepted)
+				} else {
+					c, err := net.Dial(network, ln.Addr().String())
+					if !assert.NoError(t, err) {
+						return
+					}
+					assert.NoError(t, ln.Close())
+					_, err = c.Read(make([]byte, 1))
+					assert.Error(t, err)
 					c.Close()
 				}
+				for err == nil { // one may have been handed over by the kernel
+					var c net.Conn
+					if c, err = ln.Accept(); err == nil {
+						c.Close()
+					}
+				}
+				if e := new(net.OpError); assert.ErrorAs(t, err, &e) {
+					assert.Equal(t, net.ErrClosed, e.Err)
+				}
+				assert.ErrorIs(t, ln.Close(), net.ErrClosed)
 			}
-			require.Equal(t, net.ErrClosed, opErrorOf(t, err).Err)
-			require.ErrorIs(t, ln.Close(), net.ErrClosed)
-		}
+		})
 	}
+	closing.Wait()
 	require.NoError(t, a.Close())
-	eventually(t, func() bool { return runtime.NumGoroutine() <= before })
+	harness.Eventually(t, func() bool { return runtime.NumGoroutine() <= before })
 }
 
 // TestKernelAcceptDeadline sets a deadline on a listener of both kinds.
 func TestKernelAcceptDeadline(t *testing.T) {
-	lc := ctnet.ListenConfig{App: newApp(t)}
+	lc := ctnet.ListenConfig{App: harness.NewApp(t)}
 	ln, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer ln.Close()

@@ -16,27 +16,13 @@ import (
 	"testing"
 	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/nettest"
 )
 
-// The tests start their own binary again as the other process, with the part it
-// plays in its environment.
-func TestMain(m *testing.M) {
-	if role := os.Getenv("CTNET_TEST_ROLE"); role != "" {
-		roles[role]()
-		os.Exit(0)
-	}
-	dir, err := os.MkdirTemp("", "ctnet-test-")
-	if err != nil {
-		panic(err)
-	}
-	os.Setenv("CTNET_DIR", dir)
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { harness.Main(m, roles) }
 
 var roles = map[string]func(){
 	"relay": relay,
@@ -56,7 +42,7 @@ func startProcess(t testing.TB, role, name string) *exec.Cmd {
 func startProcessOn(t testing.TB, role, network, address, back string) (*exec.Cmd, string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "CTNET_TEST_ROLE="+role, "CTNET_TEST_NETWORK="+network,
+	cmd.Env = append(os.Environ(), harness.RoleEnv+"="+role, "CTNET_TEST_NETWORK="+network,
 		"CTNET_TEST_NAME="+address, "CTNET_TEST_BACK="+back)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
@@ -73,16 +59,10 @@ func startProcessOn(t testing.TB, role, network, address, back string) (*exec.Cm
 	return cmd, strings.TrimSpace(strings.TrimPrefix(line, "ready"))
 }
 
-func check(err error) {
-	if err != nil {
-		panic(err)
-	}
-}
-
 // listen listens on the address that the process was given.
 func listen() net.Listener {
 	ln, err := ctnet.Listen(os.Getenv("CTNET_TEST_NETWORK"), os.Getenv("CTNET_TEST_NAME"))
-	check(err)
+	harness.Check(err)
 	return ln
 }
 
@@ -100,9 +80,9 @@ func relay() {
 	go func() {
 		for {
 			in, err := ln.Accept()
-			check(err)
+			harness.Check(err)
 			out, err := ctnet.Dial(ln.Addr().Network(), os.Getenv("CTNET_TEST_BACK"))
-			check(err)
+			harness.Check(err)
 			go splice(in.(stream), out.(stream))
 			go splice(out.(stream), in.(stream))
 		}
@@ -135,7 +115,7 @@ func echo() {
 	go func() {
 		for {
 			c, err := ln.Accept()
-			check(err)
+			harness.Check(err)
 			go func() {
 				defer c.Close()
 				io.Copy(c, c)
@@ -168,13 +148,17 @@ func TestConnTwoProcessesNetworks(t *testing.T) {
 	for network, address := range kernelNetworks(t) {
 		for _, path := range []ctnet.Path{ctnet.AnyPath, ctnet.Kernel} {
 			t.Run(network+"/"+map[ctnet.Path]string{ctnet.AnyPath: "cut-through", ctnet.Kernel: "fallback"}[path], func(t *testing.T) {
-				lc := ctnet.ListenConfig{Path: path}
-				back, err := lc.Listen(t.Context(), network, address)
-				require.NoError(t, err)
-				t.Cleanup(func() { back.Close() })
+				t.Parallel()
 				own := address
 				if network == "unix" {
-					own += fmt.Sprint("-relay-", path) // the process leaves its file
+					own += fmt.Sprint(path)
+				}
+				lc := ctnet.ListenConfig{Path: path}
+				back, err := lc.Listen(t.Context(), network, own)
+				require.NoError(t, err)
+				t.Cleanup(func() { back.Close() })
+				if network == "unix" {
+					own += "-relay" // the process leaves its file
 				}
 				_, at := startProcessOn(t, "relay", network, own, back.Addr().String())
 				d := ctnet.Dialer{Path: path}
@@ -185,7 +169,7 @@ func TestConnTwoProcessesNetworks(t *testing.T) {
 					if c2, err = back.Accept(); err != nil {
 						return
 					}
-					if cut := path == ctnet.AnyPath; isCut(c1) != cut || isCut(c2) != cut {
+					if cut := path == ctnet.AnyPath; harness.IsCut(c1) != cut || harness.IsCut(c2) != cut {
 						return nil, nil, nil, errors.New("the wrong path was taken")
 					}
 					return c1, c2, func() { c1.Close(); c2.Close() }, nil

@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"testing"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -33,21 +34,21 @@ func TestReusePort(t *testing.T) {
 		defer first.Close()
 		at := first.Addr().String()
 		second := listen(b, at)
-		for _, client := range []*ctnet.App{a, newApp(t)} {
+		for _, client := range []*ctnet.App{a, harness.NewApp(t)} {
 			d := ctnet.Dialer{App: client}
 			c, err := d.Dial("tcp", at)
 			require.NoError(t, err)
-			require.True(t, isCut(c))
+			require.True(t, harness.IsCut(c))
 			s, err := second.Accept()
 			require.NoError(t, err)
 			c.Close()
 			s.Close()
 		}
 		require.NoError(t, second.Close())
-		d := ctnet.Dialer{App: newApp(t)}
+		d := ctnet.Dialer{App: harness.NewApp(t)}
 		c, err := d.Dial("tcp", at)
 		require.NoError(t, err)
-		require.False(t, isCut(c))
+		require.False(t, harness.IsCut(c))
 		s, err := first.Accept()
 		require.NoError(t, err)
 		c.Close()

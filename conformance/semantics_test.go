@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 )
@@ -24,10 +25,10 @@ import (
 // inBoth runs a test inside one application and between two.
 func inBoth(t *testing.T, f func(t *testing.T, server, client *ctnet.App)) {
 	t.Run("in process", func(t *testing.T) {
-		a := newApp(t)
+		a := harness.NewApp(t)
 		f(t, a, a)
 	})
-	t.Run("two apps", func(t *testing.T) { f(t, newApp(t), newApp(t)) })
+	t.Run("two apps", func(t *testing.T) { f(t, harness.NewApp(t), harness.NewApp(t)) })
 }
 
 // overPair runs a test on connections with fifos of this size; 0 is the default.
@@ -601,7 +602,7 @@ func TestSemanticsBadArguments(t *testing.T) {
 }
 
 func TestSemanticsAllow(t *testing.T) {
-	server, client := newApp(t), newApp(t)
+	server, client := harness.NewApp(t), harness.NewApp(t)
 	creds := make(chan ctnet.Cred, 1)
 	listenOn(t, ctnet.ListenConfig{App: server, Allow: func(c ctnet.Cred) bool {
 		creds <- c
@@ -636,8 +637,8 @@ func TestSemanticsMaxConns(t *testing.T) {
 		a := limited(t)
 		try(t, a, a)
 	})
-	t.Run("two apps, server", func(t *testing.T) { try(t, limited(t), newApp(t)) })
-	t.Run("two apps, client", func(t *testing.T) { try(t, newApp(t), limited(t)) })
+	t.Run("two apps, server", func(t *testing.T) { try(t, limited(t), harness.NewApp(t)) })
+	t.Run("two apps, client", func(t *testing.T) { try(t, harness.NewApp(t), limited(t)) })
 	_, err := ctnet.NewApp(ctnet.AppConfig{MaxConns: -1})
 	require.Error(t, err)
 }
@@ -842,7 +843,7 @@ func post(hc *http.Client, body string) error {
 
 func TestSynctestHTTP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newApp(t)
+		a := harness.NewApp(t)
 		ln := listenOn(t, ctnet.ListenConfig{App: a})
 		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			time.Sleep(time.Hour)
@@ -865,7 +866,7 @@ func TestSynctestHTTP(t *testing.T) {
 // TestSynctestDeadline has a bubble's time pass while Read and Accept wait.
 func TestSynctestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newApp(t)
+		a := harness.NewApp(t)
 		ln := listenOn(t, ctnet.ListenConfig{App: a})
 		c, _ := connectTo(t, ln, a)
 		start := time.Now()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 )
@@ -72,19 +73,19 @@ func TestSnapshotStates(t *testing.T) {
 			}
 			return n
 		}
-		eventually(t, func() bool { return halfOpens(client) > 0 && halfOpens(server) > 0 })
+		harness.Eventually(t, func() bool { return halfOpens(client) > 0 && halfOpens(server) > 0 })
 		require.Equal(t, []ctnet.ListenerInfo{{Network: "ct", Address: t.Name(), Backlog: 1, Waiting: 2}}, server.Snapshot().Listeners)
 	})
 }
 
 // TestInspect asks another process.
 func TestInspect(t *testing.T) {
-	a := newApp(t)
+	a := harness.NewApp(t)
 	cmd := startProcess(t, "echo", t.Name())
 	c := dial(t, a, t.Name())
 	defer c.Close()
 	requireEcho(t, c)
-	before := measure(t)
+	before := harness.Measure(t)
 	find := func() (found *ctnet.Snapshot) {
 		all, err := ctnet.Inspect(t.Context())
 		require.NoError(t, err)
@@ -102,7 +103,7 @@ func TestInspect(t *testing.T) {
 	require.Len(t, s.Connections, 1)
 	require.Equal(t, c.LocalAddr().String(), s.Connections[0].Remote)
 	require.EqualValues(t, 1, s.Conns)
-	requireBack(t, before)
+	harness.RequireBack(t, before)
 
 	require.NoError(t, cmd.Process.Kill())
 	cmd.Wait()
@@ -113,7 +114,7 @@ func TestInspect(t *testing.T) {
 func TestInspectContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	listenOn(t, ctnet.ListenConfig{App: newApp(t)})
+	listenOn(t, ctnet.ListenConfig{App: harness.NewApp(t)})
 	all, err := ctnet.Inspect(ctx)
 	require.ErrorIs(t, err, context.Canceled)
 	require.Empty(t, all)

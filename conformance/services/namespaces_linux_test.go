@@ -1,4 +1,6 @@
-package conformance
+// Package services tests what befalls services that run for long: they are restarted,
+// killed, moved to namespaces of their own, and find what others have left.
+package services
 
 import (
 	"bytes"
@@ -22,13 +24,14 @@ import (
 	"testing"
 	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
 
-func init() {
-	roles["puppet"] = puppetMain
+func TestMain(m *testing.M) {
+	harness.Main(m, map[string]func(){"puppet": puppetMain})
 }
 
 // A puppet is another process, which does what it is told over a socket.
@@ -70,7 +73,7 @@ func tryPuppet(t testing.TB, change func(*exec.Cmd)) (*puppet, error) {
 func puppetCommand(control *os.File) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe") // also for those who can't look where it is
 	// The race detector would have it wait for a second at its end.
-	cmd.Env = append(os.Environ(), "CTNET_TEST_ROLE=puppet", "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	cmd.Env = append(os.Environ(), harness.RoleEnv+"=puppet")
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{control}
 	return cmd
@@ -86,7 +89,7 @@ func controlPair(t testing.TB) (own *net.UnixConn, other *os.File) {
 func packetConn(f *os.File) *net.UnixConn {
 	defer f.Close()
 	c, err := net.FileConn(f)
-	check(err)
+	harness.Check(err)
 	return c.(*net.UnixConn)
 }
 
@@ -165,9 +168,9 @@ func receive(control *net.UnixConn) (text string, file *os.File, err error) {
 	}
 	if oobn > 0 {
 		msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-		check(err)
+		harness.Check(err)
 		fds, err := unix.ParseUnixRights(&msgs[0])
-		check(err)
+		harness.Check(err)
 		unix.CloseOnExec(fds[0])
 		file = os.NewFile(uintptr(fds[0]), "")
 	}
@@ -224,8 +227,8 @@ func (p *puppet) start(flags uintptr) *puppet {
 // than there is now.
 func leaveNothing(t testing.TB) {
 	t.Helper()
-	before := measureIdle(t)
-	t.Cleanup(func() { requireBack(t, before) })
+	before := harness.MeasureIdle(t)
+	t.Cleanup(func() { harness.RequireBack(t, before) })
 }
 
 // failed is how the answer to an order that failed begins.
@@ -325,7 +328,7 @@ func (s *stage) obey(args []string, file *os.File) (answer string, err error) {
 		return "up", interfaceUp(arg(1), args[2:])
 	case "veth": // name, name and process of the other end
 		pid, err := strconv.Atoi(arg(3))
-		check(err)
+		harness.Check(err)
 		return "made", addVeth(arg(1), arg(2), pid)
 	case "private":
 		return "private", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
@@ -337,7 +340,7 @@ func (s *stage) obey(args []string, file *os.File) (answer string, err error) {
 		return "changed", unix.Mount("", arg(1), "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
 	case "start": // clone flags
 		flags, err := strconv.ParseUint(arg(1), 10, 64)
-		check(err)
+		harness.Check(err)
 		defer file.Close()
 		cmd := puppetCommand(file)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: uintptr(flags)}
@@ -464,7 +467,7 @@ func serve(ln net.Listener, label, what string) *served {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			check(err)
+			harness.Check(err)
 			l.conns.Go(func() { echoLabelled(c, label) })
 		}
 	}()
@@ -499,7 +502,7 @@ const labelSize = 8
 func echoLabelled(c net.Conn, label string) {
 	defer c.Close()
 	fmt.Fprintf(c, "%-*s", labelSize, label)
-	if isCut(c) {
+	if harness.IsCut(c) {
 		io.Copy(c, c)
 	} else { // package net would copy by a pipe, and keep that
 		io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
@@ -522,7 +525,7 @@ func answerOf(c net.Conn) (string, error) {
 }
 
 func wayOf(c net.Conn) string {
-	if isCut(c) {
+	if harness.IsCut(c) {
 		return "cut"
 	}
 	return "kernel"
@@ -687,7 +690,7 @@ func TestNetworkNamespaces(t *testing.T) {
 	} {
 		t.Run(network, func(t *testing.T) {
 			leaveNothing(t)
-			host, client := listenEcho(t, newApp(t), network, address, "host"), newApp(t)
+			host, client := listenEcho(t, harness.NewApp(t), network, address, "host"), harness.NewApp(t)
 			listen := host.ln.Addr().String()
 			dial := listen
 			if network == "tcp4" {
@@ -765,7 +768,7 @@ func TestNamespacesShareDirectory(t *testing.T) {
 	// Beside this process they are at another path, too.
 	t.Setenv("CTNET_DIR", filepath.Join(volume, "ct"))
 	for network, address := range map[string]string{"ct": "svc/echo", "unix": filepath.Join(volume, "s")} {
-		requireReaches(t, "cut "+network, (&ctnet.Dialer{App: newApp(t)}).Dial, network, address)
+		requireReaches(t, "cut "+network, (&ctnet.Dialer{App: harness.NewApp(t)}).Dial, network, address)
 	}
 
 	// A peer's death is noticed, and its name is free.

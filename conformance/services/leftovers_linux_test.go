@@ -1,4 +1,4 @@
-package conformance
+package services
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -46,7 +47,7 @@ func change(t *testing.T, dir string) {
 	t.Helper()
 	before, err := os.Stat(dir)
 	require.NoError(t, err)
-	eventually(t, func() bool {
+	harness.Eventually(t, func() bool {
 		require.NoError(t, os.Mkdir(filepath.Join(dir, "new"), 0o700))
 		require.NoError(t, os.Remove(filepath.Join(dir, "new")))
 		now, err := os.Stat(dir)
@@ -85,7 +86,7 @@ func TestLeftovers(t *testing.T) {
 			p := startPuppet(t, nil)
 			listen := p.do("listen", "ctnet", network, address, "dead", "echo")
 			at := strings.Replace(listen, "0.0.0.0", "127.0.0.1", 1)
-			known := newApp(t)
+			known := harness.NewApp(t)
 			held := hold(t, "cut dead", known, network, at)
 			defer held.Close()
 			p.kill()
@@ -94,7 +95,7 @@ func TestLeftovers(t *testing.T) {
 			require.ErrorIs(t, err, syscall.ECONNRESET)
 
 			left := soleSocket(t, dir)
-			clients := []*ctnet.App{known, newApp(t)}
+			clients := []*ctnet.App{known, harness.NewApp(t)}
 			for _, a := range clients {
 				for range 2 {
 					_, err := (&ctnet.Dialer{App: a, Path: ctnet.CutThrough}).Dial(network, at)
@@ -123,11 +124,11 @@ func TestLeftovers(t *testing.T) {
 				require.Equal(t, left, soleSocket(t, dir))
 				require.NoError(t, plain.drain())
 			}
-			live := listenEcho(t, newApp(t), network, listen, "live")
+			live := listenEcho(t, harness.NewApp(t), network, listen, "live")
 			if network != "unix" { // whose file is another one
 				require.Equal(t, left, soleSocket(t, dir))
 			}
-			for _, a := range append(clients, newApp(t)) {
+			for _, a := range append(clients, harness.NewApp(t)) {
 				requireReaches(t, "cut live", (&ctnet.Dialer{App: a}).Dial, network, at)
 			}
 			require.NoError(t, live.drain())
@@ -146,9 +147,9 @@ func TestLeftoverOfOneAddress(t *testing.T) {
 	soleSocket(t, dir)
 	_, port, err := net.SplitHostPort(at)
 	require.NoError(t, err)
-	server := newApp(t)
+	server := harness.NewApp(t)
 	live := listenEcho(t, server, "tcp", ":"+port, "live")
-	for _, a := range []*ctnet.App{server, newApp(t)} {
+	for _, a := range []*ctnet.App{server, harness.NewApp(t)} {
 		requireReaches(t, "cut live", (&ctnet.Dialer{App: a}).Dial, "tcp", at)
 		requireReaches(t, "cut live", (&ctnet.Dialer{App: a}).Dial, "tcp", "localhost:"+port)
 	}
@@ -239,7 +240,7 @@ func TestImpostor(t *testing.T) {
 		t.Run(what.name, func(t *testing.T) {
 			leaveNothing(t)
 			dir := ownDirectory(t)
-			server := newApp(t)
+			server := harness.NewApp(t)
 			ln := listenEcho(t, server, "tcp", "127.0.0.1:0", "real")
 			at := ln.ln.Addr().String()
 			path := soleSocket(t, dir)
@@ -247,7 +248,7 @@ func TestImpostor(t *testing.T) {
 			require.NoError(t, os.Rename(path, aside))
 			what.make(t, path)
 
-			client := newApp(t)
+			client := harness.NewApp(t)
 			d := ctnet.Dialer{App: client}
 			start := time.Now()
 			requireReaches(t, "kernel real", d.Dial, "tcp", at)
@@ -261,7 +262,7 @@ func TestImpostor(t *testing.T) {
 				}
 				require.Less(t, time.Since(start), 5*patience, "Dials wait again and again")
 			}
-			_, err := (&ctnet.Dialer{App: newApp(t), Path: ctnet.CutThrough, Timeout: patience}).Dial("tcp", at)
+			_, err := (&ctnet.Dialer{App: harness.NewApp(t), Path: ctnet.CutThrough, Timeout: patience}).Dial("tcp", at)
 			require.Error(t, err)
 
 			change(t, dir)
@@ -285,7 +286,7 @@ func TestImpostor(t *testing.T) {
 func TestImpostorGoes(t *testing.T) {
 	leaveNothing(t)
 	dir := ownDirectory(t)
-	ln := listenEcho(t, newApp(t), "tcp", "127.0.0.1:0", "real")
+	ln := listenEcho(t, harness.NewApp(t), "tcp", "127.0.0.1:0", "real")
 	at := ln.ln.Addr().String()
 	path := soleSocket(t, dir)
 	aside := filepath.Join(t.TempDir(), "s")
@@ -296,11 +297,11 @@ func TestImpostorGoes(t *testing.T) {
 		io.Copy(io.Discard, c)
 	})
 
-	client := newApp(t)
+	client := harness.NewApp(t)
 	waiting := make(chan error, 1)
 	go func() {
 		c, err := (&ctnet.Dialer{App: client}).Dial("tcp", at)
-		if err == nil && isCut(c) {
+		if err == nil && harness.IsCut(c) {
 			err = errors.New("a way to the impostor")
 		}
 		if err == nil {
@@ -324,7 +325,7 @@ func TestImpostorOfOtherUser(t *testing.T) {
 	requireRoot(t)
 	leaveNothing(t)
 	dir := ownDirectory(t)
-	ln := listenEcho(t, newApp(t), "tcp", "127.0.0.1:0", "real")
+	ln := listenEcho(t, harness.NewApp(t), "tcp", "127.0.0.1:0", "real")
 	at := ln.ln.Addr().String()
 	path := soleSocket(t, dir)
 	aside := filepath.Join(t.TempDir(), "s")
@@ -337,12 +338,12 @@ func TestImpostorOfOtherUser(t *testing.T) {
 	p.do("impostor", filepath.Join(theirs, "s"))
 	require.NoError(t, os.Rename(filepath.Join(theirs, "s"), path))
 
-	client := newApp(t)
+	client := harness.NewApp(t)
 	d := ctnet.Dialer{App: client}
 	requireReaches(t, "kernel real", d.Dial, "tcp", at)
 	require.Equal(t, "0 EOF", p.do("visited"))
 	requireReaches(t, "kernel real", d.Dial, "tcp", at)
-	_, err = (&ctnet.Dialer{App: newApp(t), Path: ctnet.CutThrough}).Dial("tcp", at)
+	_, err = (&ctnet.Dialer{App: harness.NewApp(t), Path: ctnet.CutThrough}).Dial("tcp", at)
 	require.ErrorIs(t, err, syscall.EACCES)
 	require.Equal(t, "0 EOF", p.do("visited"))
 	change(t, dir)
@@ -351,8 +352,8 @@ func TestImpostorOfOtherUser(t *testing.T) {
 
 	// One who decides what is in the directory could do that at any time.
 	require.NoError(t, os.Chown(dir, stranger, stranger))
-	requireReaches(t, "kernel real", (&ctnet.Dialer{App: newApp(t)}).Dial, "tcp", at)
-	_, err = (&ctnet.Dialer{App: newApp(t), Path: ctnet.CutThrough}).Dial("tcp", at)
+	requireReaches(t, "kernel real", (&ctnet.Dialer{App: harness.NewApp(t)}).Dial, "tcp", at)
+	_, err = (&ctnet.Dialer{App: harness.NewApp(t), Path: ctnet.CutThrough}).Dial("tcp", at)
 	require.ErrorIs(t, err, syscall.EPERM)
 	require.NoError(t, ln.drain())
 }
@@ -364,15 +365,15 @@ func TestNotAllowed(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			leaveNothing(t)
 			ownDirectory(t)
-			lc := ctnet.ListenConfig{App: newApp(t), Allow: func(ctnet.Cred) bool { return false }}
+			lc := ctnet.ListenConfig{App: harness.NewApp(t), Allow: func(ctnet.Cred) bool { return false }}
 			ln, err := lc.Listen(t.Context(), network, address)
 			require.NoError(t, err)
 			at := serveEcho(t, ln, "real").ln.Addr().String()
-			d := ctnet.Dialer{App: newApp(t)}
+			d := ctnet.Dialer{App: harness.NewApp(t)}
 			for range 3 {
 				requireReaches(t, "kernel real", d.Dial, network, at)
 			}
-			d = ctnet.Dialer{App: newApp(t), Path: ctnet.CutThrough}
+			d = ctnet.Dialer{App: harness.NewApp(t), Path: ctnet.CutThrough}
 			_, err = d.Dial(network, at)
 			require.ErrorIs(t, err, syscall.EACCES)
 		})
@@ -386,7 +387,7 @@ func TestOtherUser(t *testing.T) {
 	dir := ownDirectory(t)
 	require.NoError(t, os.Chmod(dir, 0o755))
 	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": fmt.Sprintf("@ctnet-%d", os.Getpid())} {
-		ln := listenEcho(t, newApp(t), network, address, "real")
+		ln := listenEcho(t, harness.NewApp(t), network, address, "real")
 		said := new(bytes.Buffer)
 		p := startStranger(t, said)
 		for range 3 {
@@ -430,20 +431,20 @@ func TestServerStopped(t *testing.T) {
 			ownDirectory(t)
 			p := startPuppet(t, nil)
 			at := p.do("listen", "ctnet", network, address, "real", "echo")
-			known := newApp(t)
+			known := harness.NewApp(t)
 			held := hold(t, "cut real", known, network, at)
 			defer held.Close()
 			p.freeze()
 
 			var conns []net.Conn
-			for _, a := range []*ctnet.App{known, newApp(t)} {
+			for _, a := range []*ctnet.App{known, harness.NewApp(t)} {
 				for i := range 3 {
 					start := time.Now()
 					c, err := (&ctnet.Dialer{App: a}).Dial(network, at)
 					took := time.Since(start)
 					require.NoError(t, err)
 					defer c.Close()
-					require.False(t, isCut(c))
+					require.False(t, harness.IsCut(c))
 					conns = append(conns, c)
 					if i == 0 {
 						require.GreaterOrEqual(t, took, patience)
@@ -467,7 +468,7 @@ func TestServerStopped(t *testing.T) {
 				require.Equal(t, "kernel real", answer)
 			}
 			require.NoError(t, exchange(held))
-			requireReaches(t, "cut real", (&ctnet.Dialer{App: newApp(t)}).Dial, network, at)
+			requireReaches(t, "cut real", (&ctnet.Dialer{App: harness.NewApp(t)}).Dial, network, at)
 		})
 	}
 }
@@ -595,7 +596,7 @@ func TestKernelOnly(t *testing.T) {
 	leaveNothing(t)
 	dir := ownDirectory(t)
 	p := startPuppet(t, func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, "CTNET_KERNEL_ONLY=1") })
-	a, client := newApp(t), newApp(t)
+	a, client := harness.NewApp(t), harness.NewApp(t)
 	volume := t.TempDir()
 	for network, way := range map[string]string{"tcp": "kernel", "tcp6": "kernel", "unix": "kernel", "ct": "cut"} {
 		address := func(who string) string {
@@ -647,8 +648,8 @@ func BenchmarkDialDecision(b *testing.B) {
 		dial func(network, address string) (net.Conn, error)
 	}{
 		{known, net.Dial},
-		{known, (&ctnet.Dialer{App: newApp(b)}).Dial},
-		{changed, (&ctnet.Dialer{App: newApp(b)}).Dial},
+		{known, (&ctnet.Dialer{App: harness.NewApp(b)}).Dial},
+		{changed, (&ctnet.Dialer{App: harness.NewApp(b)}).Dial},
 	}
 	took := make([][]time.Duration, len(ways))
 	for i := 0; b.Loop(); i++ {

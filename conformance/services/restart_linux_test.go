@@ -1,4 +1,4 @@
-package conformance
+package services
 
 import (
 	"bytes"
@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 )
@@ -111,7 +112,7 @@ func (w *crowd) finish(err error) {
 func (w *crowd) end() map[string]int {
 	w.t.Helper()
 	w.finish(nil)
-	requireWithin(w.t, 20*time.Second, allDone(&w.clients), "a call")
+	harness.RequireWithin(w.t, 20*time.Second, harness.AllDone(&w.clients), "a call")
 	require.NoError(w.t, w.err)
 	w.t.Logf("%v", w.answers)
 	return w.answers
@@ -124,7 +125,7 @@ func (w *crowd) proceed(calls int64) {
 	for i := range was {
 		was[i] = w.calls[i].Load()
 	}
-	eventually(w.t, func() bool {
+	harness.Eventually(w.t, func() bool {
 		select {
 		case <-w.ending:
 			w.end()
@@ -148,7 +149,9 @@ func warmProcess(t *testing.T) {
 	require.NoError(t, err)
 	ln, err := (&ctnet.ListenConfig{App: a}).Listen(t.Context(), "ct", t.Name())
 	require.NoError(t, err)
-	require.NoError(t, dial(t, nil, ln.Addr().String()).Close())
+	c, err := ctnet.Dial("ct", ln.Addr().String())
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
 	require.NoError(t, a.Close())
 }
 
@@ -159,7 +162,7 @@ func echoCrowd(t *testing.T, network, address string) *crowd {
 		dial := ctnet.Dial
 		switch i % 4 {
 		case 1:
-			dial = (&ctnet.Dialer{App: newApp(t)}).Dial
+			dial = (&ctnet.Dialer{App: harness.NewApp(t)}).Dial
 		case 2:
 			dial = (&ctnet.Dialer{Path: ctnet.Kernel}).Dial
 		}
@@ -228,10 +231,10 @@ type streams struct {
 func newStreams(t *testing.T, network, address, label string) *streams {
 	t.Helper()
 	ss := &streams{t: t}
-	a := newApp(t)
+	a := harness.NewApp(t)
 	for _, path := range []ctnet.Path{ctnet.AnyPath, ctnet.AnyPath, ctnet.Kernel, ctnet.Kernel} {
 		d := ctnet.Dialer{App: a, Path: path}
-		eventually(t, func() bool { // as in requireCutSoon
+		harness.Eventually(t, func() bool { // as in requireCutSoon
 			c, err := d.Dial(network, address)
 			require.NoError(t, err)
 			answer, err := answerOf(c)
@@ -253,7 +256,7 @@ func (ss *streams) proceed() {
 	ss.t.Helper()
 	for _, s := range ss.all {
 		was := s.rounds.Load()
-		eventually(ss.t, func() bool {
+		harness.Eventually(ss.t, func() bool {
 			select {
 			case err := <-s.done:
 				require.NoError(ss.t, err)
@@ -307,7 +310,7 @@ func requireReaches(t *testing.T, want string, dial func(network, address string
 // application remembers for some seconds.
 func requireCutSoon(t *testing.T, label string, dial func(network, address string) (net.Conn, error), network, address string) {
 	t.Helper()
-	eventually(t, func() bool {
+	harness.Eventually(t, func() bool {
 		c, err := dial(network, address)
 		require.NoError(t, err)
 		defer hangUp(c)
@@ -330,7 +333,7 @@ func TestRestart(t *testing.T) {
 			old := startPuppet(t, nil)
 			address := old.do("listen", "kept", network, address, "0", "echo")
 			clients := echoCrowd(t, network, address)
-			for i := range long(4, 100) {
+			for i := range harness.Long(4, 100) {
 				label, next := fmt.Sprint(i), fmt.Sprint(i+1)
 				ss := newStreams(t, network, address, label)
 				clients.proceed(2)
@@ -344,7 +347,7 @@ func TestRestart(t *testing.T) {
 				ss.proceed()
 				ss.end()
 				old.leave()
-				requireCutSoon(t, next, (&ctnet.Dialer{App: newApp(t)}).Dial, network, address)
+				requireCutSoon(t, next, (&ctnet.Dialer{App: harness.NewApp(t)}).Dial, network, address)
 				requireCutSoon(t, next, ctnet.Dial, network, address)
 				requireReaches(t, "kernel "+next, net.Dial, network, address)
 				clients.proceed(2)
@@ -366,11 +369,11 @@ func TestRestartWaiting(t *testing.T) {
 			if u, ok := inner.(*net.UnixListener); ok {
 				u.SetUnlinkOnClose(false)
 			}
-			old, err := (&ctnet.ListenConfig{App: newApp(t)}).NewListener(inner)
+			old, err := (&ctnet.ListenConfig{App: harness.NewApp(t)}).NewListener(inner)
 			require.NoError(t, err)
 			defer old.Close()
 			var conns []net.Conn
-			client := newApp(t)
+			client := harness.NewApp(t)
 			for i := range 20 {
 				d := ctnet.Dialer{App: client, Path: []ctnet.Path{ctnet.CutThrough, ctnet.Kernel}[i%2]}
 				c, err := d.Dial(network, old.Addr().String())
@@ -383,7 +386,7 @@ func TestRestartWaiting(t *testing.T) {
 			heir, err := net.FileListener(f)
 			require.NoError(t, err)
 			require.NoError(t, f.Close())
-			own, err := (&ctnet.ListenConfig{App: newApp(t)}).NewListener(heir)
+			own, err := (&ctnet.ListenConfig{App: harness.NewApp(t)}).NewListener(heir)
 			require.NoError(t, err)
 			defer own.Close()
 			require.NoError(t, old.Close())
@@ -406,7 +409,7 @@ func TestListenerMadeBlocking(t *testing.T) {
 	for network, address := range restartNetworks(t) {
 		t.Run(network, func(t *testing.T) {
 			leaveNothing(t)
-			ln, err := (&ctnet.ListenConfig{App: newApp(t)}).Listen(t.Context(), network, address)
+			ln, err := (&ctnet.ListenConfig{App: harness.NewApp(t)}).Listen(t.Context(), network, address)
 			require.NoError(t, err)
 			f, err := ln.(*ctnet.Listener).File()
 			require.NoError(t, err)
@@ -443,7 +446,7 @@ func TestRestartOfStopped(t *testing.T) {
 			leaveNothing(t)
 			old := startPuppet(t, nil)
 			address := old.do("listen", "kept", network, address, "old", "echo")
-			known := newApp(t) // one that has a connection to the old one
+			known := harness.NewApp(t) // one that has a connection to the old one
 			held := hold(t, "cut old", known, network, address)
 			defer held.Close()
 			own := successor(old, "old")
@@ -453,7 +456,7 @@ func TestRestartOfStopped(t *testing.T) {
 			require.Equal(t, "*ctnet.Listener", own.do("inherit", "new", "echo"))
 			require.Less(t, time.Since(start), patience+slack)
 			clients := echoCrowd(t, network, address)
-			requireCutSoon(t, "new", (&ctnet.Dialer{App: newApp(t)}).Dial, network, address)
+			requireCutSoon(t, "new", (&ctnet.Dialer{App: harness.NewApp(t)}).Dial, network, address)
 			start = time.Now()
 			requireReaches(t, "kernel new", (&ctnet.Dialer{App: known}).Dial, network, address)
 			require.Less(t, time.Since(start), patience+slack)
@@ -536,7 +539,7 @@ func webCrowd(t *testing.T, network, address string) *crowd {
 		d := &ctnet.Dialer{}
 		switch i % 4 {
 		case 1:
-			d.App = newApp(t)
+			d.App = harness.NewApp(t)
 		case 2, 3:
 			d.Path = ctnet.Kernel
 		}
@@ -590,7 +593,7 @@ func TestRestartHTTP(t *testing.T) {
 			old := startPuppet(t, nil)
 			address := old.do("listen", "kept", network, address, "0", "http")
 			clients := webCrowd(t, network, address)
-			for i := range long(3, 50) {
+			for i := range harness.Long(3, 50) {
 				label, next := fmt.Sprint(i), fmt.Sprint(i+1)
 				clients.proceed(3)
 				own := successor(old, label)
@@ -598,11 +601,11 @@ func TestRestartHTTP(t *testing.T) {
 				old.send([]string{"drain", label}, nil)
 				old.leave()
 				clients.proceed(3)
-				eventually(t, func() bool { // as in requireCutSoon
+				harness.Eventually(t, func() bool { // as in requireCutSoon
 					c, err := ctnet.Dial(network, address)
 					require.NoError(t, err)
 					defer hangUp(c)
-					return isCut(c)
+					return harness.IsCut(c)
 				})
 				old = own
 			}
