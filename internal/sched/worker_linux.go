@@ -173,12 +173,20 @@ func (w *Worker) run(p *poller) {
 	for {
 		// After connects it looks for more, and no longer than that: it would be in
 		// the way of those who look for themselves, as a Dial's other end can't.
-		if w.pass() || w.looking && w.spin.Until(w.pending) && w.pass() {
-			// Those who were woken run now, on this P.
+		events, calls := w.pass()
+		if events+calls == 0 && w.looking && w.spin.Until(w.pending) {
+			events, calls = w.pass()
+		}
+		w.looking = w.looking && events+calls > 0
+		// Those who were woken run now, on this P. Where there are several, more
+		// may have come when they have had their turn. A single one looks for more
+		// itself before it waits, and the worker would only be queued before what
+		// that one sets going, and bring the next bytes in before the answers to
+		// the last have left: then the two processes take turns at working.
+		if w.looking || calls > 0 || events > 1 {
 			runtime.Gosched()
 			continue
 		}
-		w.looking = false
 		// Announce, then look again: whoever sets a bit looks at the word
 		// afterwards, so one of the two sees the other.
 		w.sleep.Add(1)
@@ -218,9 +226,9 @@ func (w *Worker) pending() bool {
 	return len(list) == 0
 }
 
-// pass delivers events and does a bounded number of the queued calls. It reports
-// whether it did anything.
-func (w *Worker) pass() bool {
+// pass delivers events and does a bounded number of the queued calls. It returns how
+// many there were of either.
+func (w *Worker) pass() (events, calls int) {
 	var connects []func()
 	var cleanups []func() bool
 	if w.queued.Load() > 0 {
@@ -231,14 +239,12 @@ func (w *Worker) pass() bool {
 		cleanups = take(&w.cleanups, cleanupsPerPass)
 		w.mu.Unlock()
 	}
-	busy := len(connects)+len(cleanups) > 0
+	calls = len(connects) + len(cleanups)
 	budget := cleanupsPerPass
 	for _, s := range *w.sources.Load() {
 		n, next := s.Events.Take(s.from, eventsPerPass, s.Handle)
 		s.from = next
-		if n > 0 {
-			busy = true
-		}
+		events += n
 		if n >= eventsPerPass {
 			budget = 0 // there may be more
 		}
@@ -253,13 +259,13 @@ func (w *Worker) pass() bool {
 			cleanups = cleanups[1:]
 		}
 	}
-	if busy {
+	if calls > 0 {
 		w.mu.Lock()
 		w.cleanups = append(cleanups, w.cleanups...)
 		w.queued.Store(int32(len(w.connects) + len(w.cleanups)))
 		w.mu.Unlock()
 	}
-	return busy
+	return events, calls
 }
 
 // take removes up to n elements from the front of q.
