@@ -49,6 +49,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 		if m > 0 {
 			ring.RaceRelease(c.raceKey)
 			c.publish(m)
+			c.wr.moved(m)
 			n += int64(m)
 			if lost := c.afterWrite(); lost != nil {
 				return n, c.opError("write", lost)
@@ -110,6 +111,7 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 			return n, errInvalidCount
 		}
 		c.release(m)
+		c.rd.moved(m)
 		n += int64(m)
 		if err != nil {
 			return n, err
