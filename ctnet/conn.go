@@ -42,6 +42,7 @@ type Conn struct {
 
 	peeked  atomic.Bool // a view from Peek is out, and holds the gate
 	scratch []byte      // what Reserve lent in place of the fifo; guarded as tx
+	turn    int         // bytes written since others could run; guarded as tx
 }
 
 // A half is what reading and writing have each for themselves.
@@ -51,26 +52,17 @@ type half struct {
 	spin    sched.Spin
 	near    bool // the other end is this application's too
 	waiters bell // for the gate's lock
-	turn    int  // bytes moved since it let others run
 }
 
 // nearAhead is how many bytes a writer gets ahead of a reader in its own application
 // before it leaves its P to that one: so many are still in the CPU's cache.
 const nearAhead = 64 << 10
 
-// turnBytes is how much a goroutine moves before it lets others run. If the other end
+// turnBytes is how much a goroutine writes before it lets others run. If the other end
 // keeps up it never has to wait, as it would with a kernel's small buffers, and the
-// runtime takes its P away only after 10 ms: so long would all others wait.
+// runtime takes its P away only after 10 ms: so long would all others wait. Who reads
+// then waits too.
 const turnBytes = 1 << 20
-
-// moved counts bytes that were read or written, and lets others run when they have
-// been many.
-func (h *half) moved(n int) {
-	if h.turn += n; h.turn >= turnBytes {
-		h.turn = 0
-		runtime.Gosched()
-	}
-}
 
 // look looks at ready for a moment, which may spare a wake-up.
 func (h *half) look(ready func() bool) bool {
@@ -196,7 +188,6 @@ func (c *Conn) read(b []byte) (int, error) {
 		}
 		if n > 0 {
 			ring.RaceAcquire(c.raceKey)
-			c.rd.moved(n)
 			return n, nil
 		}
 		if end != nil {
@@ -295,7 +286,7 @@ func (c *Conn) write(b []byte) (n int, err error) {
 		} else if c.tx.DataWanted() {
 			c.peer.notify()
 		}
-		c.wr.moved(m)
+		c.wrote(m)
 		if c.wr.near && c.tx.Queued() >= nearAhead {
 			runtime.Gosched()
 		}
@@ -305,6 +296,14 @@ func (c *Conn) write(b []byte) (n int, err error) {
 		if err := c.beforeWrite(); err != nil {
 			return n, err
 		}
+	}
+}
+
+// wrote lets others run when many bytes were written.
+func (c *Conn) wrote(n int) {
+	if c.turn += n; c.turn >= turnBytes {
+		c.turn = 0
+		runtime.Gosched()
 	}
 }
 

@@ -49,7 +49,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 		if m > 0 {
 			ring.RaceRelease(c.raceKey)
 			c.publish(m)
-			c.wr.moved(m)
+			c.wrote(m)
 			n += int64(m)
 			if lost := c.afterWrite(); lost != nil {
 				return n, c.opError("write", lost)
@@ -111,7 +111,6 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 			return n, errInvalidCount
 		}
 		c.release(m)
-		c.rd.moved(m)
 		n += int64(m)
 		if err != nil {
 			return n, err
