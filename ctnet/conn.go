@@ -193,7 +193,10 @@ func (c *Conn) read(b []byte) (int, error) {
 		if end != nil {
 			return 0, end
 		}
-		c.awaitData(0)
+		if n := c.awaitInto(b); n > 0 {
+			ring.RaceAcquire(c.raceKey)
+			return n, nil
+		}
 	}
 }
 
@@ -225,14 +228,14 @@ func (c *Conn) beforeRead() (end, err error) {
 }
 
 // awaitData waits until there are more than have bytes to read, or there is any
-// other reason to look again.
-func (c *Conn) awaitData(have int) {
+// other reason to look again, such as that in was used.
+func (c *Conn) awaitData(have int, in *handoff) {
 	ready := func() bool {
 		if c.rx.HasData(have) || c.rd.passed.Load() || c.state.Load()&^(writeClosed|lingerZero) != 0 {
 			return true
 		}
 		fin, reset := c.rx.Ended()
-		return fin || reset
+		return fin || reset || in != nil && in.used()
 	}
 	if c.rd.look(ready) {
 		return
@@ -277,18 +280,20 @@ func (c *Conn) write(b []byte) (n int, err error) {
 	}
 	ring.RaceRelease(c.raceKey)
 	for {
-		m, err := c.tx.Write(b[n:])
-		if err != nil {
-			return n, c.corrupt()
-		}
+		m := c.give(b[n:])
 		if n += m; m == 0 {
-			c.awaitSpace(min(len(b)-n, c.tx.Size()/4))
-		} else if c.tx.DataWanted() {
-			c.peer.notify()
-		}
-		c.wrote(m)
-		if c.wr.near && c.tx.Queued() >= nearAhead {
-			runtime.Gosched()
+			if m, err = c.tx.Write(b[n:]); err != nil {
+				return n, c.corrupt()
+			}
+			if n += m; m == 0 {
+				c.awaitSpace(min(len(b)-n, c.tx.Size()/4))
+			} else if c.tx.DataWanted() {
+				c.peer.notify()
+			}
+			c.wrote(m)
+			if c.wr.near && c.tx.Queued() >= nearAhead {
+				runtime.Gosched()
+			}
 		}
 		if n == len(b) {
 			return n, c.afterWrite()

@@ -101,7 +101,7 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 			if end != nil {
 				return n, c.opError("read", end)
 			}
-			c.awaitData(0)
+			c.awaitData(0, nil)
 			continue
 		}
 		ring.RaceAcquire(c.raceKey)

@@ -23,6 +23,8 @@ type localPair struct {
 	listener *Listener
 	origin   origin // the listener's
 
+	toClient, toServer handoff
+
 	// The half-open.
 	once    sync.Once
 	dialer  waiter
@@ -33,7 +35,8 @@ type localPair struct {
 // A localPeer is one end's way to the other.
 type localPeer struct {
 	*localPair
-	other *Conn
+	other   *Conn
+	in, out *handoff
 }
 
 func (p *localPeer) notify()      { p.other.event() }
@@ -134,10 +137,10 @@ func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error)
 	p.origin = o
 	p.client.init(slot.ToClient, slot.ToServer, key)
 	p.client.local, p.client.remote, p.client.cred = dialer, t.addr, ownCred()
-	p.client.peer = &localPeer{p, &p.server}
+	p.client.peer = &localPeer{p, &p.server, &p.toClient, &p.toServer}
 	p.server.init(slot.ToServer, slot.ToClient, key)
 	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
-	p.server.peer = &localPeer{p, &p.client}
+	p.server.peer = &localPeer{p, &p.client, &p.toServer, &p.toClient}
 	for _, c := range []*Conn{&p.client, &p.server} {
 		c.rd.near, c.wr.near = true, true
 	}

@@ -58,7 +58,7 @@ func (c *Conn) peek(n int) ([]byte, error) {
 			return nil, c.corrupt()
 		}
 		if have < n && end == nil && n <= c.rx.Size() {
-			c.awaitData(have)
+			c.awaitData(have, nil)
 			continue
 		}
 		if have < n && end == nil {
@@ -117,7 +117,7 @@ func (c *Conn) discard(n int) (done int, err error) {
 			if end != nil {
 				return done, end
 			}
-			c.awaitData(0)
+			c.awaitData(0, nil)
 			continue
 		}
 		have = min(have, n-done)
