@@ -576,7 +576,7 @@ func (d *dialed) awaitAnswer(ctx context.Context) {
 		return d.answer() != 0 || d.p.dead.Load() || ctx.Err() != nil || d.state.Load()&isClosed != 0
 	}
 	var spin sched.Spin
-	if spin.Until(ready) {
+	if spin.Until(d.watch(), ready) {
 		return
 	}
 	stop := context.AfterFunc(ctx, d.rd.wake)
@@ -595,6 +595,8 @@ func (d *dialed) awaitAnswer(ctx context.Context) {
 
 func (d *dialed) notify()      { d.p.remote.Notify(d.slot.ID) }
 func (d *dialed) notifyApart() { d.p.notifyApart(d.slot.ID) }
+
+func (d *dialed) watch() sched.Watch { return d.p.worker }
 
 func (d *dialed) halfOpen() bool { return !d.connected.Load() }
 

@@ -50,7 +50,6 @@ type half struct {
 	waiter
 	deadline
 	spin    sched.Spin
-	near    bool // the other end is this application's too
 	waiters bell // for the gate's lock
 }
 
@@ -63,14 +62,6 @@ const nearAhead = 64 << 10
 // runtime takes its P away only after 10 ms: so long would all others wait. Who reads
 // then waits too.
 const turnBytes = 1 << 20
-
-// look looks at ready for a moment, which may spare a wake-up.
-func (h *half) look(ready func() bool) bool {
-	if h.near {
-		return sched.Yield(ready)
-	}
-	return h.spin.Until(ready)
-}
 
 // expired is called when the deadline passes.
 func (h *half) expired() {
@@ -96,6 +87,9 @@ type peer interface {
 	// notifyApart does so for calls that never wait.
 	notify()
 	notifyApart()
+	// watch is what to keep while looking whether the other end has done
+	// something, or nil if that is done in this application.
+	watch() sched.Watch
 	// halfOpen reports whether the dialer has not been answered.
 	halfOpen() bool
 	// release lets go of the fifos. It is called once, when the connection
@@ -111,6 +105,21 @@ func (c *Conn) init(rx, tx segpool.Fifo, raceKey uint64) {
 	c.rx.Init(rx.Header, rx.Data)
 	c.tx.Init(tx.Header, tx.Data)
 	c.raceKey = raceKey
+}
+
+// look looks at ready for a moment, which may spare a wake-up.
+func (c *Conn) look(h *half, ready func() bool) bool {
+	watch := c.peer.watch()
+	if watch == nil {
+		return sched.Yield(ready)
+	}
+	return h.spin.Until(watch, ready)
+}
+
+// near returns the way to the other end if that is this application's too, or nil.
+func (c *Conn) near() *localPeer {
+	p, _ := c.peer.(*localPeer)
+	return p
 }
 
 // event is called when the other end may have done what this one waits for.
@@ -237,7 +246,7 @@ func (c *Conn) awaitData(have int, in *handoff) {
 		fin, reset := c.rx.Ended()
 		return fin || reset || in != nil && in.used()
 	}
-	if c.rd.look(ready) {
+	if c.look(&c.rd, ready) {
 		return
 	}
 	c.rd.prepare()
@@ -291,7 +300,7 @@ func (c *Conn) write(b []byte) (n int, err error) {
 				c.peer.notify()
 			}
 			c.wrote(m)
-			if c.wr.near && c.tx.Queued() >= nearAhead {
+			if c.near() != nil && c.tx.Queued() >= nearAhead {
 				runtime.Gosched()
 			}
 		}
@@ -371,7 +380,7 @@ func (c *Conn) awaitSpace(n int) {
 			c.state.Load()&^(readClosed|lingerZero) != 0 ||
 			c.tx.ConsumerWaits() && c.tx.HasSpace(1)
 	}
-	if c.wr.look(ready) {
+	if c.look(&c.wr, ready) {
 		return
 	}
 	c.wr.prepare()

@@ -30,23 +30,24 @@ const handoffLeast = 8 << 10
 // awaitInto waits as awaitData does. A Write of the same application may copy into b
 // meanwhile: then awaitInto returns how much.
 func (c *Conn) awaitInto(b []byte) int {
-	if !c.rd.near || len(b) < handoffLeast {
+	near := c.near()
+	if near == nil || len(b) < handoffLeast {
 		c.awaitData(0, nil)
 		return 0
 	}
-	in := c.peer.(*localPeer).in
-	in.offer(b)
-	c.awaitData(0, in)
-	return in.withdraw()
+	near.in.offer(b)
+	c.awaitData(0, near.in)
+	return near.in.withdraw()
 }
 
 // give copies what it can of b into the buffer of a Read that waits in the same
 // application, and lets that one run, while the bytes are in this CPU's cache.
 func (c *Conn) give(b []byte) (n int) {
-	if !c.wr.near || len(b) < handoffLeast || !c.tx.Taken() {
+	near := c.near()
+	if near == nil || len(b) < handoffLeast || !c.tx.Taken() {
 		return 0
 	}
-	if n = c.peer.(*localPeer).out.take(b); n > 0 {
+	if n = near.out.take(b); n > 0 {
 		c.peer.notify()
 		runtime.Gosched()
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
 )
 
@@ -41,6 +42,8 @@ type localPeer struct {
 
 func (p *localPeer) notify()      { p.other.event() }
 func (p *localPeer) notifyApart() { p.other.event() }
+
+func (p *localPeer) watch() sched.Watch { return nil }
 
 func (p *localPair) halfOpen() bool { return !p.decided.Load() }
 
@@ -141,9 +144,6 @@ func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error)
 	p.server.init(slot.ToServer, slot.ToClient, key)
 	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
 	p.server.peer = &localPeer{p, &p.client, &p.toServer, &p.toClient}
-	for _, c := range []*Conn{&p.client, &p.server} {
-		c.rd.near, c.wr.near = true, true
-	}
 	a.addLocal(p)
 	return p, nil
 }

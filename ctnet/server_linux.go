@@ -425,6 +425,8 @@ func (a *accepted) tell() {
 func (a *accepted) notify()      { a.s.remote.Notify(a.slot.ID) }
 func (a *accepted) notifyApart() { a.s.notifyApart(a.slot.ID) }
 
+func (a *accepted) watch() sched.Watch { return a.s.worker }
+
 func (a *accepted) halfOpen() bool { return !a.answered.Load() }
 
 func (a *accepted) release() {

@@ -17,6 +17,15 @@
 // whatever reason, starts a new sleep with a new number; therefore a ring that
 // came too early, or for nothing, can't make a later one be left out.
 //
+// # Relief
+//
+// Who spins for more than a few microseconds keeps watch meanwhile: the sleep word
+// says that somebody is awake, and it delivers what comes for others. Else these would
+// wait for the worker, which waits for a thread and that one for a CPU, while both CPUs
+// may be taken by two who spin, each for what the other process has yet to be woken
+// for. Only one at a time takes events from the bitmaps. Who stops keeping watch
+// announces it and then looks once more, as a worker does that goes to sleep.
+//
 // # Doorbells
 //
 // A doorbell is an eventfd whose counter is 1 from the start and is never read:

@@ -328,7 +328,16 @@ func TestRingThatBlocks(t *testing.T) {
 	}
 }
 
-func TestNoLostWakeUp(t *testing.T) {
+func TestNoLostWakeUp(t *testing.T) { testNoLostWakeUp(t, 0) }
+
+// TestNoLostWakeUpWithRelief has the worker be relieved all the time, which takes
+// from it what bells have rung for.
+func TestNoLostWakeUpWithRelief(t *testing.T) {
+	testNoLostWakeUp(t, 1)
+	testNoLostWakeUp(t, 3)
+}
+
+func testNoLostWakeUp(t *testing.T, relief int) {
 	for _, notifiers := range []int{1, 2, 8} {
 		g := testGroup()
 		w, _ := g.Next()
@@ -343,7 +352,19 @@ func TestNoLostWakeUp(t *testing.T) {
 			require.NoError(t, w.Add(s))
 			sources, remotes = append(sources, s), append(remotes, r)
 		}
-		var wg sync.WaitGroup
+		var wg, relievers sync.WaitGroup
+		var stop atomic.Bool
+		for range relief {
+			relievers.Go(func() {
+				for !stop.Load() {
+					if w.relieve() {
+						w.deliver()
+						w.leave()
+					}
+					runtime.Gosched()
+				}
+			})
+		}
 		for i := range notifiers {
 			wg.Go(func() {
 				timeout := time.NewTimer(2 * patience)
@@ -362,6 +383,8 @@ func TestNoLostWakeUp(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		stop.Store(true)
+		relievers.Wait()
 		end(t, g, w, sources...)
 	}
 }
@@ -505,24 +528,24 @@ func TestSpin(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	var s Spin
 	looks := 0
-	require.True(t, s.Until(func() bool { looks++; return looks == 3 }))
+	require.True(t, s.Until(nil, func() bool { looks++; return looks == 3 }))
 	require.Equal(t, 3, looks)
 	vain := func(skipped int) {
 		t.Helper()
 		looks = 0
-		require.False(t, s.Until(func() bool { looks++; return false }))
+		require.False(t, s.Until(nil, func() bool { looks++; return false }))
 		require.Positive(t, looks)
 		for range skipped {
-			require.False(t, s.Until(func() bool { t.Error("not skipped"); return true }))
+			require.False(t, s.Until(nil, func() bool { t.Error("not skipped"); return true }))
 		}
 	}
 	for _, skipped := range []int{1, 2, 4, 8, 16, 32, 32} {
 		vain(skipped)
 	}
-	require.True(t, s.Until(func() bool { return true }))
+	require.True(t, s.Until(nil, func() bool { return true }))
 	vain(1)
-	require.True(t, s.Until(func() bool { return true }))
-	require.True(t, s.Until(func() bool { return true }))
+	require.True(t, s.Until(nil, func() bool { return true }))
+	require.True(t, s.Until(nil, func() bool { return true }))
 	require.Zero(t, spinners.Load())
 }
 
@@ -530,10 +553,16 @@ func TestSpin(t *testing.T) {
 func TestSpinMustPay(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	var s Spin
-	start := time.Now()
-	s.Until(func() bool { return time.Since(start) > spinPays+10*time.Microsecond })
-	require.False(t, s.Until(func() bool { t.Error("spins again"); return true }))
-	require.True(t, s.Until(func() bool { return true }))
+	var start time.Time
+	looks := 0
+	s.Until(nil, func() bool {
+		if looks++; looks == glances+1 {
+			start = time.Now()
+		}
+		return looks > glances && time.Since(start) > spinPays+10*time.Microsecond
+	})
+	require.False(t, s.Until(nil, func() bool { t.Error("spins again"); return true }))
+	require.True(t, s.Until(nil, func() bool { return true }))
 }
 
 // TestYield has the answer be given by a goroutine that is ready on the same P.
@@ -568,7 +597,7 @@ func TestSpinYields(t *testing.T) {
 		var s Spin
 		var answer atomic.Bool
 		wg.Go(func() { answer.Store(true) })
-		if s.Until(answer.Load) {
+		if s.Until(nil, answer.Load) {
 			answered++
 		}
 	}
@@ -582,14 +611,14 @@ func TestSpinYields(t *testing.T) {
 func TestSpinOnTheOnlyP(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	var s, other Spin
-	for !s.Until(func() bool {
-		require.False(t, other.Until(func() bool { t.Error("two spin"); return true }))
+	for !s.Until(nil, func() bool {
+		require.False(t, other.Until(nil, func() bool { t.Error("two spin"); return true }))
 		return true
 	}) {
 	}
 	parked := 0
 	for range 4 * soleTurns {
-		if !s.Until(func() bool { return true }) {
+		if !s.Until(nil, func() bool { return true }) {
 			parked++
 		}
 	}

@@ -27,6 +27,10 @@ const (
 	glances    = 64
 	glanceSkip = 16
 
+	// reliefAfter is how many times it looks before it relieves the worker, a few
+	// microseconds: a wait shorter than that is not worth the trouble.
+	reliefAfter = 64
+
 	// soleTurns is for a process with a single P. Who spins there never lets it
 	// become idle, which is when the runtime looks for what comes from the kernel,
 	// and that is other connections' events too. So one wait of so many parks.
@@ -70,9 +74,24 @@ func Yield(ready func() bool) bool {
 	return ready()
 }
 
+// A Watch is what somebody keeps who sleeps now and then, and who can be relieved
+// meanwhile. On Linux it is a Worker.
+type Watch interface {
+	// relieve takes the watch, unless somebody else has relieved the worker already.
+	relieve() bool
+	// deliver delivers some of the events that have come.
+	deliver()
+	// leave gives the watch back.
+	leave()
+}
+
 // Until looks at ready for a while, if that has been paying and the process has
 // a P to spare. It reports whether ready became true.
-func (s *Spin) Until(ready func() bool) bool {
+//
+// If it takes more than a moment it keeps watch meanwhile, unless that is nil: what
+// comes for others is delivered by one who is awake, and need not wait until a thread
+// is woken and finds a CPU, which those who spin have taken.
+func (s *Spin) Until(watch Watch, ready func() bool) bool {
 	if s.skip > 0 {
 		s.skip--
 		return false
@@ -110,13 +129,22 @@ func (s *Spin) Until(ready func() bool) bool {
 	}
 	start := time.Now()
 	var took time.Duration
-	found := false
-	for range spinLimit {
+	found, relieved := false, false
+	for looks := range spinLimit {
 		if found = ready(); found || took > spinTime {
 			break
 		}
+		if looks == reliefAfter {
+			relieved = watch != nil && watch.relieve()
+		}
+		if relieved {
+			watch.deliver()
+		}
 		runtime.Gosched()
 		took = time.Since(start)
+	}
+	if relieved {
+		watch.leave()
 	}
 	if found && took <= spinPays {
 		s.vain = 0

@@ -9,6 +9,7 @@ import (
 // What a worker does in one pass before it lets others run.
 const (
 	eventsPerPass   = 1024 // of one source
+	eventsPerLook   = 64   // the same, by one who relieves it
 	connectsPerPass = 32
 	cleanupsPerPass = 100
 )
@@ -22,10 +23,10 @@ const WordSize = 64
 // A Source is one direction between two applications: what a worker serves.
 type Source struct {
 	Events Bitmap            // set by the peer
-	Handle func(slot uint32) // called by the worker for each; must not block
+	Handle func(slot uint32) // called for each; must not block
 	Bell   *Doorbell         // rung by the peer
 
-	from uint32 // where the worker goes on; its own
+	from uint32 // where to go on; guarded by the worker's turn
 }
 
 // A Group is the workers of an application: one for each P, as many as there
@@ -65,18 +66,23 @@ func (g *Group) Next() (*Worker, int) {
 func (g *Group) Wait() { g.running.Wait() }
 
 // A Worker delivers the events of its sources: a goroutine that runs while any
-// bit is set, sleeps otherwise, and ends when its last source is removed.
+// bit is set, sleeps otherwise, and ends when its last source is removed. While it
+// sleeps, one who spins may relieve it.
 type Worker struct {
 	group *Group
-	sleep *atomic.Uint32 // odd: asleep. Written by the worker only
+	sleep *atomic.Uint32 // odd: nobody watches. Written under mu only
 
 	sources atomic.Pointer[[]*Source] // replaced as a whole, under mu
 
 	spin    Spin
 	looking bool // there were connects since it last slept
 
-	mu       sync.Mutex
+	turn sync.Mutex // held by who delivers, or looks whether there is anything to
+
+	mu       sync.Mutex // handlers take it, with turn held; never the other way round
 	running  bool
+	asleep   bool // announced, if nobody has relieved the worker
+	relieved bool
 	poller   *poller
 	connects []func()
 	cleanups []func() (more bool)
@@ -113,9 +119,11 @@ func (w *Worker) Add(s *Source) error {
 	return nil
 }
 
-// Remove ends the service of s. Its handler may be running and may run once
-// more for each bit that was set; it isn't called for bits set afterwards.
+// Remove ends the service of s. Nobody touches its bitmap or calls its handler once
+// Remove has returned. It must not be called by a handler.
 func (w *Worker) Remove(s *Source) {
+	w.turn.Lock()
+	defer w.turn.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var list []*Source
@@ -159,12 +167,70 @@ func (w *Worker) Cleanup(f func() (more bool)) {
 // queue counts a queued call, releases mu and wakes the worker.
 func (w *Worker) queue() {
 	w.queued.Add(1)
-	// The worker announces its sleep before it looks at queued. Ringing it
-	// once too often does no harm, and who calls from the worker finds it awake.
-	if w.running && w.sleep.Load()&1 != 0 {
+	// The worker announces its sleep before it looks at queued, under mu too.
+	w.wake()
+	w.mu.Unlock()
+}
+
+// wake wakes the worker if it sleeps. Ringing it once too often does no harm. The
+// caller holds mu, so the poller is there as long as the worker runs.
+func (w *Worker) wake() {
+	if w.running && w.asleep {
 		w.poller.kick()
 	}
+}
+
+// announce has the sleep word say whether anybody watches: the worker unless it is
+// asleep, or who relieves it. The word counts the changes. The caller holds mu.
+func (w *Worker) announce(asleep, relieved bool) {
+	if (asleep && !relieved) != (w.asleep && !w.relieved) {
+		w.sleep.Add(1)
+	}
+	w.asleep, w.relieved = asleep, relieved
+}
+
+func (w *Worker) setAsleep(asleep bool) {
+	w.mu.Lock()
+	w.announce(asleep, w.relieved)
 	w.mu.Unlock()
+}
+
+// relieve has the caller deliver events, until leave, whether the worker sleeps or
+// not. Peers don't ring meanwhile. What it takes from the bitmaps while the worker
+// is about to sleep can't be what a bell rang for that the worker forgets as it parks:
+// to relieve it ended the sleep for which that bell was rung, so the next event has it
+// rung again.
+func (w *Worker) relieve() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.running || w.relieved {
+		return false
+	}
+	w.group.running.Add(1) // so that the sleep word stays
+	w.announce(w.asleep, true)
+	return true
+}
+
+// deliver delivers events, if nobody else is at it.
+func (w *Worker) deliver() {
+	if w.turn.TryLock() {
+		w.take(eventsPerLook)
+		w.turn.Unlock()
+	}
+}
+
+// leave ends what relieve began. Like a worker that sleeps it announces that nobody
+// watches and then looks once more; what is there by then is the worker's.
+func (w *Worker) leave() {
+	w.mu.Lock()
+	w.announce(w.asleep, false)
+	w.mu.Unlock()
+	if w.pending() {
+		w.mu.Lock()
+		w.wake()
+		w.mu.Unlock()
+	}
+	w.group.running.Done()
 }
 
 func (w *Worker) run(p *poller) {
@@ -174,7 +240,7 @@ func (w *Worker) run(p *poller) {
 		// After connects it looks for more, and no longer than that: it would be in
 		// the way of those who look for themselves, as a Dial's other end can't.
 		events, calls := w.pass()
-		if events+calls == 0 && w.looking && w.spin.Until(w.pending) {
+		if events+calls == 0 && w.looking && w.spin.Until(nil, w.pending) {
 			events, calls = w.pass()
 		}
 		w.looking = w.looking && events+calls > 0
@@ -189,11 +255,11 @@ func (w *Worker) run(p *poller) {
 		}
 		// Announce, then look again: whoever sets a bit looks at the word
 		// afterwards, so one of the two sees the other.
-		w.sleep.Add(1)
+		w.setAsleep(true)
 		if !w.pending() {
 			p.wait(w.pending)
 		}
-		w.sleep.Add(1)
+		w.setAsleep(false)
 		if w.ended() {
 			return
 		}
@@ -217,6 +283,8 @@ func (w *Worker) pending() bool {
 	if w.queued.Load() > 0 {
 		return true
 	}
+	w.turn.Lock()
+	defer w.turn.Unlock()
 	list := *w.sources.Load()
 	for _, s := range list {
 		if s.Events.Pending() {
@@ -224,6 +292,18 @@ func (w *Worker) pending() bool {
 		}
 	}
 	return len(list) == 0
+}
+
+// take delivers at most max events of each source. It returns how many there were,
+// and whether there may be more. The caller holds turn.
+func (w *Worker) take(max int) (events int, more bool) {
+	for _, s := range *w.sources.Load() {
+		n, next := s.Events.Take(s.from, max, s.Handle)
+		s.from = next
+		events += n
+		more = more || n >= max
+	}
+	return events, more
 }
 
 // pass delivers events and does a bounded number of the queued calls. It returns how
@@ -235,19 +315,17 @@ func (w *Worker) pass() (events, calls int) {
 		// Taken before the events are looked at: what was set before a
 		// cleanup was queued is delivered before it is called.
 		w.mu.Lock()
-		connects = take(&w.connects, connectsPerPass)
-		cleanups = take(&w.cleanups, cleanupsPerPass)
+		connects = first(&w.connects, connectsPerPass)
+		cleanups = first(&w.cleanups, cleanupsPerPass)
 		w.mu.Unlock()
 	}
 	calls = len(connects) + len(cleanups)
 	budget := cleanupsPerPass
-	for _, s := range *w.sources.Load() {
-		n, next := s.Events.Take(s.from, eventsPerPass, s.Handle)
-		s.from = next
-		events += n
-		if n >= eventsPerPass {
-			budget = 0 // there may be more
-		}
+	w.turn.Lock()
+	events, more := w.take(eventsPerPass)
+	w.turn.Unlock()
+	if more {
+		budget = 0
 	}
 	for _, f := range connects {
 		f()
@@ -268,8 +346,8 @@ func (w *Worker) pass() (events, calls int) {
 	return events, calls
 }
 
-// take removes up to n elements from the front of q.
-func take[F any](q *[]F, n int) []F {
+// first removes up to n elements from the front of q.
+func first[F any](q *[]F, n int) []F {
 	n = min(n, len(*q))
 	head := (*q)[:n:n]
 	if *q = (*q)[n:]; len(*q) == 0 {

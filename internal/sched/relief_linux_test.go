@@ -1,0 +1,236 @@
+package sched
+
+import (
+	"os"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestSpinnerRelievesTheWorker has an event come while somebody spins and the worker
+// sleeps: nobody needs to ring, and who spins sees it delivered.
+func TestSpinnerRelievesTheWorker(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	g := testGroup()
+	w, _ := g.Next()
+	got := make(chan uint32, 1)
+	s, peer := testSource(t, w, func(slot uint32) { got <- slot })
+	require.NoError(t, w.Add(s))
+	asleep(t, w)
+
+	start := time.Now()
+	for seen := 0; seen < 20; {
+		require.Less(t, time.Since(start), patience)
+		asleep(t, w)
+		var spin Spin
+		set := false
+		spin.Until(w, func() bool {
+			if !set {
+				w.mu.Lock()
+				set = w.relieved && w.asleep
+				w.mu.Unlock()
+				if set {
+					require.False(t, peer.Post(7), "is to ring")
+				}
+				return false
+			}
+			if len(got) == 0 {
+				return false
+			}
+			seen++
+			return true
+		})
+		if set { // else the system has cut the spin short
+			require.EqualValues(t, 7, receive(t, got))
+		}
+	}
+
+	asleep(t, w)
+	peer.Notify(8)
+	require.EqualValues(t, 8, receive(t, got))
+	end(t, g, w, s)
+}
+
+// TestOneRelief has two relieve a worker, and one that does not run.
+func TestOneRelief(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	require.False(t, w.relieve())
+	s, _ := testSource(t, w, func(uint32) {})
+	require.NoError(t, w.Add(s))
+	asleep(t, w)
+	require.True(t, w.relieve())
+	require.False(t, w.relieve())
+	require.Zero(t, w.sleep.Load()&1)
+	w.leave()
+	require.Equal(t, uint32(1), w.sleep.Load()&1)
+	require.True(t, w.relieve())
+	w.leave()
+	end(t, g, w, s)
+}
+
+// TestLeaveLooksOnceMore has the last event come when nobody looks any more, and
+// nobody needed to ring.
+func TestLeaveLooksOnceMore(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	got := make(chan uint32, 1)
+	s, peer := testSource(t, w, func(slot uint32) { got <- slot })
+	require.NoError(t, w.Add(s))
+	for n := range uint32(1000) {
+		asleep(t, w)
+		require.True(t, w.relieve())
+		require.False(t, peer.Post(n))
+		w.leave()
+		require.Equal(t, n, receive(t, got))
+	}
+	end(t, g, w, s)
+}
+
+// TestCallsAreTheWorkersOwn has a call be queued while somebody relieves the worker.
+func TestCallsAreTheWorkersOwn(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	s, _ := testSource(t, w, func(uint32) {})
+	require.NoError(t, w.Add(s))
+	for range 100 {
+		asleep(t, w)
+		require.True(t, w.relieve())
+		done := make(chan struct{})
+		w.Connect(func() { close(done) })
+		receive(t, done)
+		w.leave()
+	}
+	end(t, g, w, s)
+}
+
+// TestRemoveWaitsForTheHandler has one who relieves the worker be in a handler when
+// its source is removed: the source's memory is going to be unmapped.
+func TestRemoveWaitsForTheHandler(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	entered, resume := make(chan struct{}), make(chan struct{})
+	var left atomic.Bool
+	s, peer := testSource(t, w, func(uint32) {
+		close(entered)
+		<-resume
+		left.Store(true)
+	})
+	require.NoError(t, w.Add(s))
+	asleep(t, w)
+	require.True(t, w.relieve())
+	require.False(t, peer.Post(1))
+	delivered := make(chan struct{})
+	go func() {
+		defer close(delivered)
+		w.deliver()
+		w.deliver() // what has no source any more is left alone
+		w.leave()
+	}()
+	receive(t, entered)
+	removed := make(chan bool, 1)
+	go func() {
+		w.Remove(s)
+		removed <- left.Load()
+	}()
+	for range 1000 {
+		runtime.Gosched()
+		require.Empty(t, removed)
+	}
+	close(resume)
+	require.True(t, receive(t, removed))
+	peer.Post(2) // the handler would close a channel twice
+	receive(t, delivered)
+	end(t, g, w)
+}
+
+// TestWaitForRelief has the worker end while somebody relieves it, who is going to
+// write the sleep word once more.
+func TestWaitForRelief(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	s, _ := testSource(t, w, func(uint32) {})
+	require.NoError(t, w.Add(s))
+	require.True(t, w.relieve())
+	w.Remove(s)
+	for running := true; running; runtime.Gosched() {
+		w.mu.Lock()
+		running = w.running
+		w.mu.Unlock()
+	}
+	var waited atomic.Bool
+	go func() {
+		g.Wait()
+		waited.Store(true)
+	}()
+	for range 1000 {
+		runtime.Gosched()
+		require.False(t, waited.Load())
+	}
+	w.leave()
+	for start := time.Now(); !waited.Load(); runtime.Gosched() {
+		require.Less(t, time.Since(start), patience)
+	}
+}
+
+// TestReliefBeforeParking has a worker forget, as it parks, a bell that rang for an
+// event which one who relieved it has delivered meanwhile. It must be rung for the
+// next event, though it has not been awake since.
+func TestReliefBeforeParking(t *testing.T) {
+	p, err := newPoller()
+	require.NoError(t, err)
+	defer p.close()
+	var word atomic.Uint32
+	w := &Worker{group: NewGroup(nil), sleep: &word, running: true, poller: p}
+	got := 0
+	s, peer := testSource(t, w, func(uint32) { got++ })
+	require.NoError(t, p.add(s.Bell.fd))
+	w.sources.Store(&[]*Source{s})
+
+	// polled returns when the runtime has noticed what the poller had before.
+	r, other, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	defer other.Close()
+	read := make(chan error)
+	go func() {
+		defer close(read)
+		for b := make([]byte, 1); ; {
+			_, err := r.Read(b)
+			if err != nil {
+				return
+			}
+			read <- nil
+		}
+	}()
+	polled := func() {
+		_, err := other.Write([]byte{0})
+		require.NoError(t, err)
+		receive(t, read)
+	}
+
+	for n := range uint32(500) {
+		w.setAsleep(true)
+		peer.Notify(2 * n)
+		polled()
+		require.True(t, w.relieve())
+		w.deliver()
+		w.leave()
+		require.EqualValues(t, n+1, got)
+		parked, woken := make(chan struct{}), make(chan struct{})
+		go func() {
+			p.wait(func() bool { close(parked); return w.pending() })
+			close(woken)
+		}()
+		receive(t, parked)
+		peer.Notify(2*n + 1)
+		receive(t, woken)
+		w.setAsleep(false)
+		require.Len(t, taken(s.Events, Slots), 1)
+	}
+	other.Close()
+	receive(t, read)
+}
