@@ -65,11 +65,52 @@ func TestOneRelief(t *testing.T) {
 	require.True(t, w.relieve())
 	require.False(t, w.relieve())
 	require.Zero(t, w.sleep.Load()&1)
-	w.leave()
-	require.Equal(t, uint32(1), w.sleep.Load()&1)
+	w.leave(0)
+	asleep(t, w)
 	require.True(t, w.relieve())
-	w.leave()
+	w.leave(0)
 	end(t, g, w, s)
+}
+
+// TestBadRelief has one who relieves the worker be kept from looking.
+func TestBadRelief(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	s, _ := testSource(t, w, func(uint32) {})
+	require.NoError(t, w.Add(s))
+	require.True(t, w.relieve())
+	w.leave(maxAway)
+	require.True(t, w.relieve())
+	left := time.Now()
+	w.leave(maxAway + 1)
+	for !w.relieve() {
+		require.Less(t, time.Since(left), patience)
+		runtime.Gosched()
+	}
+	require.GreaterOrEqual(t, time.Since(left), aloneTimes*maxAway)
+	w.leave(0)
+	end(t, g, w, s)
+}
+
+// A slowWatch takes long to deliver.
+type slowWatch struct{ away time.Duration }
+
+func (w *slowWatch) relieve() bool { return true }
+
+func (w *slowWatch) deliver() {
+	for start := time.Now(); time.Since(start) < maxAway; {
+	}
+}
+
+func (w *slowWatch) leave(away time.Duration) { w.away = away }
+
+func TestSpinTellsHowLongItWasAway(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
+	var s Spin
+	var w slowWatch
+	s.Until(&w, func() bool { return false })
+	require.GreaterOrEqual(t, w.away, maxAway)
+	require.Less(t, w.away, patience)
 }
 
 // TestLeaveLooksOnceMore has the last event come when nobody looks any more, and
@@ -84,7 +125,7 @@ func TestLeaveLooksOnceMore(t *testing.T) {
 		asleep(t, w)
 		require.True(t, w.relieve())
 		require.False(t, peer.Post(n))
-		w.leave()
+		w.leave(0)
 		require.Equal(t, n, receive(t, got))
 	}
 	end(t, g, w, s)
@@ -102,7 +143,7 @@ func TestCallsAreTheWorkersOwn(t *testing.T) {
 		done := make(chan struct{})
 		w.Connect(func() { close(done) })
 		receive(t, done)
-		w.leave()
+		w.leave(0)
 	}
 	end(t, g, w, s)
 }
@@ -128,7 +169,7 @@ func TestRemoveWaitsForTheHandler(t *testing.T) {
 		defer close(delivered)
 		w.deliver()
 		w.deliver() // what has no source any more is left alone
-		w.leave()
+		w.leave(0)
 	}()
 	receive(t, entered)
 	removed := make(chan bool, 1)
@@ -170,7 +211,7 @@ func TestWaitForRelief(t *testing.T) {
 		runtime.Gosched()
 		require.False(t, waited.Load())
 	}
-	w.leave()
+	w.leave(0)
 	for start := time.Now(); !waited.Load(); runtime.Gosched() {
 		require.Less(t, time.Since(start), patience)
 	}
@@ -218,7 +259,7 @@ func TestReliefBeforeParking(t *testing.T) {
 		polled()
 		require.True(t, w.relieve())
 		w.deliver()
-		w.leave()
+		w.leave(0)
 		require.EqualValues(t, n+1, got)
 		parked, woken := make(chan struct{}), make(chan struct{})
 		go func() {

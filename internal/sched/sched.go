@@ -24,7 +24,8 @@
 // wait for the worker, which waits for a thread and that one for a CPU, while both CPUs
 // may be taken by two who spin, each for what the other process has yet to be woken
 // for. Only one at a time takes events from the bitmaps. Who stops keeping watch
-// announces it and then looks once more, as a worker does that goes to sleep.
+// announces it and then looks once more, as a worker does that goes to sleep; and if it
+// was kept from looking for long, the worker is left alone for a while.
 //
 // # Doorbells
 //

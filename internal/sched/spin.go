@@ -77,12 +77,12 @@ func Yield(ready func() bool) bool {
 // A Watch is what somebody keeps who sleeps now and then, and who can be relieved
 // meanwhile. On Linux it is a Worker.
 type Watch interface {
-	// relieve takes the watch, unless somebody else has relieved the worker already.
+	// relieve takes the watch, if that is to be had.
 	relieve() bool
 	// deliver delivers some of the events that have come.
 	deliver()
-	// leave gives the watch back.
-	leave()
+	// leave gives the watch back. away is the longest that it was not kept.
+	leave(away time.Duration)
 }
 
 // Until looks at ready for a while, if that has been paying and the process has
@@ -128,7 +128,7 @@ func (s *Spin) Until(watch Watch, ready func() bool) bool {
 		s.glance = glanceSkip
 	}
 	start := time.Now()
-	var took time.Duration
+	var took, away time.Duration
 	found, relieved := false, false
 	for looks := range spinLimit {
 		if found = ready(); found || took > spinTime {
@@ -141,10 +141,12 @@ func (s *Spin) Until(watch Watch, ready func() bool) bool {
 			watch.deliver()
 		}
 		runtime.Gosched()
+		before := took
 		took = time.Since(start)
+		away = max(away, took-before)
 	}
 	if relieved {
-		watch.leave()
+		watch.leave(away)
 	}
 	if found && took <= spinPays {
 		s.vain = 0

@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // What a worker does in one pass before it lets others run.
@@ -12,6 +13,15 @@ const (
 	eventsPerLook   = 64   // the same, by one who relieves it
 	connectsPerPass = 32
 	cleanupsPerPass = 100
+)
+
+// Who relieves a worker and is kept from looking for longer than maxAway, because it
+// yielded to one that calculates or its thread lost the CPU, was a bad watch: events
+// had to wait for it. The worker, which would have been woken, is left alone for so
+// many times as long.
+const (
+	maxAway    = spinTime
+	aloneTimes = 10
 )
 
 // MaxWorkers is the most workers a Group has.
@@ -83,6 +93,7 @@ type Worker struct {
 	running  bool
 	asleep   bool // announced, if nobody has relieved the worker
 	relieved bool
+	alone    time.Time // until when it is not to be relieved
 	poller   *poller
 	connects []func()
 	cleanups []func() (more bool)
@@ -196,14 +207,15 @@ func (w *Worker) setAsleep(asleep bool) {
 }
 
 // relieve has the caller deliver events, until leave, whether the worker sleeps or
-// not. Peers don't ring meanwhile. What it takes from the bitmaps while the worker
-// is about to sleep can't be what a bell rang for that the worker forgets as it parks:
-// to relieve it ended the sleep for which that bell was rung, so the next event has it
-// rung again.
+// not. Peers don't ring meanwhile.
+//
+// The worker may be about to park, and then forgets a bell that has rung for what the
+// caller delivers. No event comes to depend on that ring: the sleep that it was for
+// ends here, and the next one is rung for anew.
 func (w *Worker) relieve() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.running || w.relieved {
+	if !w.running || w.relieved || time.Now().Before(w.alone) {
 		return false
 	}
 	w.group.running.Add(1) // so that the sleep word stays
@@ -221,9 +233,12 @@ func (w *Worker) deliver() {
 
 // leave ends what relieve began. Like a worker that sleeps it announces that nobody
 // watches and then looks once more; what is there by then is the worker's.
-func (w *Worker) leave() {
+func (w *Worker) leave(away time.Duration) {
 	w.mu.Lock()
 	w.announce(w.asleep, false)
+	if away > maxAway {
+		w.alone = time.Now().Add(aloneTimes * away)
+	}
 	w.mu.Unlock()
 	if w.pending() {
 		w.mu.Lock()
