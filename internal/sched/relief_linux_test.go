@@ -25,7 +25,7 @@ func TestSpinnerRelievesTheWorker(t *testing.T) {
 	for seen := 0; seen < 20; {
 		require.Less(t, time.Since(start), patience)
 		asleep(t, w)
-		var spin Spin
+		spin := Spin{waits: reliefWaits}
 		set := false
 		spin.Until(w, func() bool {
 			if !set {
@@ -108,6 +108,11 @@ func TestSpinTellsHowLongItWasAway(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	var s Spin
 	var w slowWatch
+	for range reliefWaits - 1 {
+		s.Until(&w, func() bool { return false })
+		s = Spin{waits: s.waits}
+	}
+	require.Zero(t, w.away, "relieves who has hardly waited")
 	s.Until(&w, func() bool { return false })
 	require.GreaterOrEqual(t, w.away, maxAway)
 	require.Less(t, w.away, patience)

@@ -31,6 +31,11 @@ const (
 	// microseconds: a wait shorter than that is not worth the trouble.
 	reliefAfter = 64
 
+	// reliefWaits is how many times it has waited before it does so. To deliver
+	// events takes a larger stack, which the goroutines of thousands of connections
+	// that have done little would keep.
+	reliefWaits = 16
+
 	// soleTurns is for a process with a single P. Who spins there never lets it
 	// become idle, which is when the runtime looks for what comes from the kernel,
 	// and that is other connections' events too. So one wait of so many parks.
@@ -134,7 +139,7 @@ func (s *Spin) Until(watch Watch, ready func() bool) bool {
 		if found = ready(); found || took > spinTime {
 			break
 		}
-		if looks == reliefAfter {
+		if looks == reliefAfter && s.waits >= reliefWaits {
 			relieved = watch != nil && watch.relieve()
 		}
 		if relieved {
