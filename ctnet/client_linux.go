@@ -576,7 +576,7 @@ func (d *dialed) awaitAnswer(ctx context.Context) {
 		return d.answer() != 0 || d.p.dead.Load() || ctx.Err() != nil || d.state.Load()&isClosed != 0
 	}
 	var spin sched.Spin
-	if spin.Until(d.watch(), ready) {
+	if spin.Until(nil, ready) {
 		return
 	}
 	stop := context.AfterFunc(ctx, d.rd.wake)

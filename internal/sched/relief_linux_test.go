@@ -19,7 +19,6 @@ func TestSpinnerRelievesTheWorker(t *testing.T) {
 	got := make(chan uint32, 1)
 	s, peer := testSource(t, w, func(slot uint32) { got <- slot })
 	require.NoError(t, w.Add(s))
-	asleep(t, w)
 
 	start := time.Now()
 	for seen := 0; seen < 20; {
@@ -169,10 +168,11 @@ func TestRemoveWaitsForTheHandler(t *testing.T) {
 	asleep(t, w)
 	require.True(t, w.relieve())
 	require.False(t, peer.Post(1))
-	delivered := make(chan struct{})
+	posted, delivered := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(delivered)
 		w.deliver()
+		<-posted
 		w.deliver() // what has no source any more is left alone
 		w.leave(0)
 	}()
@@ -189,6 +189,7 @@ func TestRemoveWaitsForTheHandler(t *testing.T) {
 	close(resume)
 	require.True(t, receive(t, removed))
 	peer.Post(2) // the handler would close a channel twice
+	close(posted)
 	receive(t, delivered)
 	end(t, g, w)
 }
