@@ -144,10 +144,15 @@ func (a *app) listener(key string, bubble int) *Listener {
 	return a.listeners[place{key, bubble}]
 }
 
-func (a *app) addLocal(p *localPair) {
+// addLocal returns false if the application is closed.
+func (a *app) addLocal(p *localPair) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.closed {
+		return false
+	}
 	a.local[p] = struct{}{}
+	return true
 }
 
 func (a *app) removeLocal(p *localPair) {

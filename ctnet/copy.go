@@ -24,7 +24,9 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 	defer c.unlock(writing)
 	for {
-		if err := c.beforeWrite(); err != nil {
+		err := c.beforeWrite()
+		unnoticed := c.unnoticed(err)
+		if err != nil && !unnoticed {
 			if c.tx.ConsumerClosed() && atEOF(r) {
 				return n, nil // there was nothing more to be written
 			}
@@ -38,15 +40,22 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 			return n, c.opError("write", c.corrupt())
 		}
 		if free == 0 {
-			c.awaitSpace(least)
+			c.awaitSpace(least, true)
 			continue
 		}
 		view := c.tx.View()
+		c.lend(writing)
 		m, err := r.Read(view[:min(len(view), copyPiece)])
+		if ended := c.resumeWriting(); ended != nil {
+			return n, c.opError("write", ended)
+		}
 		if m < 0 || m > len(view) {
 			return n, errInvalidCount
 		}
-		if m > 0 {
+		if m > 0 && unnoticed {
+			c.lose()
+			n += int64(m)
+		} else if m > 0 {
 			ring.RaceRelease(c.raceKey)
 			c.publish(m)
 			c.wrote(m)
@@ -106,7 +115,11 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 		}
 		ring.RaceAcquire(c.raceKey)
 		view := c.rx.View(min(have, copyPiece))
+		c.viewed.Store(int32(len(view)))
+		c.lend(reading)
 		m, err := w.Write(view)
+		c.gate.resume(reading)
+		c.viewed.Store(0) // before they are released: see unread
 		if m < 0 || m > len(view) {
 			return n, errInvalidCount
 		}

@@ -256,6 +256,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return nil, failure("dial", network, address, err)
 	}
+	traceConnect(ctx, network, address)
 	return c, nil
 }
 

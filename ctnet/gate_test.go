@@ -30,6 +30,12 @@ func newTestGate() *testGate {
 	return g
 }
 
+// unlock is gate.unlock where no ending is due.
+func (g *testGate) unlock(kind int) (last bool) {
+	_, last = g.gate.unlock(kind)
+	return last
+}
+
 func (g *testGate) lockKind(kind int) error { return g.lock(kind, &g.halves[kind].deadline) }
 
 func (g *testGate) setDeadline(kind int, t time.Time) {

@@ -124,12 +124,26 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 	if d.Path == Kernel || d.Path == AnyPath && (kernelOnly() || currentBubble() != 0 || kernel.LocalAddr != nil) {
 		return kernel.DialContext(ctx, network, address)
 	}
+	if kernel.Timeout != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, kernel.Timeout)
+		defer cancel()
+	}
+	if !kernel.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, kernel.Deadline)
+		defer cancel()
+	}
+	if ctx.Err() != nil {
+		return kernel.DialContext(ctx, network, address) // fails, as package net does
+	}
 	ask, err := checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
 	if err != nil {
 		return nil, failure("dial", network, address, err)
 	}
 	c, known, err := d.dialCut(ctx, network, address, ask)
 	if c != nil {
+		traceConnect(ctx, network, address)
 		return c, nil
 	}
 	if d.Path == CutThrough {
@@ -142,7 +156,7 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 
 	// A name, or an address that stands for others. The kernel's Dial finds
 	// out which it means, and asks before it connects to one.
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(withTrace(ctx))
 	defer cancel()
 	var mu sync.Mutex
 	var cut *Conn // the first one
@@ -161,9 +175,9 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 				defer mu.Unlock()
 				if cut != nil || over {
 					c.abort()
-				} else {
-					cut = c
+					return context.Canceled
 				}
+				cut = c
 				cancel()
 				return errElsewhere
 			}

@@ -146,8 +146,9 @@ func (c *Consumer) Ended() (fin, reset bool) {
 // a producer that publishes at the same time either sees the mark or is seen.
 func (c *Consumer) Close() { Store32(&c.h.closed, 1) }
 
-// Unread reports whether published bytes have not been released.
-func (c *Consumer) Unread() bool { return c.h.tail.Load() != c.h.head.Load() }
+// Unread reports whether published bytes have not been released, other than the
+// first n of these.
+func (c *Consumer) Unread(n int) bool { return c.h.tail.Load()-c.h.head.Load() != uint64(n) }
 
 // ProducerWaits reports whether the producer's request is raised, answered or not.
 func (c *Consumer) ProducerWaits() bool { return c.h.wantSpace.Load()&raised != 0 }
