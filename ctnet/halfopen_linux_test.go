@@ -1,0 +1,216 @@
+package ctnet
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// waiting returns how many connections are in the backlog.
+func (m meeting) waiting() int { return m.Listener.(*Listener).backlog.waiting() }
+
+// TestGivenUp gives up Dials to a full backlog, answered and not, in one application and
+// between two. Nothing stays in the backlog, whoever is looking at the dialing end just
+// then, as Snapshot does: what lets go of it last tells the listener.
+func TestGivenUp(t *testing.T) {
+	server := newTestApp(t, AppConfig{})
+	for name, app := range map[string]*App{"alone": server, "apart": newTestApp(t, AppConfig{})} {
+		t.Run(name, func(t *testing.T) {
+			ln, err := (&ListenConfig{App: server, Backlog: 1}).Listen(t.Context(), "ct", t.Name())
+			require.NoError(t, err)
+			m := meeting{ln, Dialer{App: app}}
+			first, err := m.dialer.Dial("ct", t.Name())
+			require.NoError(t, err)
+
+			ctx, cancel := context.WithCancel(t.Context())
+			gaveUp := make(chan error)
+			go func() {
+				_, err := m.dialer.DialContext(ctx, "ct", t.Name())
+				gaveUp <- err
+			}()
+			require.Eventually(t, func() bool { return m.waiting() == 2 }, 10*time.Second, time.Millisecond)
+			var halfOpen *Conn
+			for _, c := range append(app.a.remote.conns(), localClients(app)...) {
+				if c != first && c.peer.halfOpen() && isClient(c) {
+					halfOpen = c
+				}
+			}
+			require.NotNil(t, halfOpen)
+			require.True(t, halfOpen.gate.enter())
+			cancel()
+			require.ErrorIs(t, <-gaveUp, context.Canceled)
+			halfOpen.leave()
+			require.Eventually(t, func() bool { return m.waiting() == 1 }, 10*time.Second, time.Millisecond)
+			s, err := m.Accept()
+			require.NoError(t, err)
+			require.Equal(t, first.LocalAddr().String(), s.RemoteAddr().String())
+		})
+	}
+}
+
+func localClients(a *App) (conns []*Conn) {
+	a.a.mu.Lock()
+	defer a.a.mu.Unlock()
+	for p := range a.a.local {
+		conns = append(conns, &p.client)
+	}
+	return conns
+}
+
+func isClient(c *Conn) bool {
+	switch p := c.peer.(type) {
+	case *dialed:
+		return true
+	case *localPeer:
+		return c == &p.client
+	}
+	return false
+}
+
+// TestGivenUpAtRandom has many Dials give up at random moments beside a busy connection
+// and Snapshots. The backlog is empty in the end, every connection that Accept returns is
+// one that was dialed, or was given up just as it was accepted, and the next Dial is
+// served.
+func TestGivenUpAtRandom(t *testing.T) {
+	eachMeeting(t, 0, func(t *testing.T, m meeting) {
+		l := m.Listener.(*Listener)
+		l.backlog.size = 1
+		c, s := m.connect(t)
+		stop := make(chan struct{})
+		var wg, accepting sync.WaitGroup
+		wg.Go(func() {
+			b := make([]byte, 1)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				c.Write(b)
+				s.Read(b)
+				l.app.snapshot()
+			}
+		})
+		var dialed, accepted atomic.Int32
+		accepting.Go(func() {
+			for {
+				c, err := m.Accept()
+				if err != nil {
+					return
+				}
+				accepted.Add(1)
+				c.Close()
+			}
+		})
+		var dials sync.WaitGroup
+		for range 4 {
+			dials.Go(func() {
+				for range 500 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(50+rand.IntN(200))*time.Microsecond)
+					if c, err := m.dialer.DialContext(ctx, "ct", m.Addr().String()); err == nil {
+						dialed.Add(1)
+						c.Close()
+					}
+					cancel()
+				}
+			})
+		}
+		dials.Wait()
+		require.Eventually(t, func() bool { return m.waiting() == 0 }, 10*time.Second, time.Millisecond)
+		last, err := m.dialer.Dial("ct", m.Addr().String())
+		require.NoError(t, err)
+		last.Close()
+		require.NoError(t, m.Close())
+		accepting.Wait()
+		require.GreaterOrEqual(t, accepted.Load(), dialed.Load())
+		close(stop)
+		wg.Wait()
+	})
+}
+
+// TestAcceptNotGivenUp has Accept come to a connection whose dialer has given up, of
+// which the listener has not heard yet.
+func TestAcceptNotGivenUp(t *testing.T) {
+	b := newBacklog(10)
+	hs := offerMany(b, 2)
+	hs[0].givenUp.Store(true)
+	c, err := b.accept()
+	require.NoError(t, err)
+	require.Equal(t, net.Conn(&hs[1].conn), c)
+	requireFates(t, hs[:1], fateReset)
+}
+
+// TestLocalAcceptNotGivenUp is the same with a dialer of the same application, which
+// finds that the connection has left the backlog: Accept is about to return it.
+func TestLocalAcceptNotGivenUp(t *testing.T) {
+	a := newTestApp(t, AppConfig{})
+	ln, err := (&ListenConfig{App: a}).Listen(t.Context(), "ct", t.Name())
+	require.NoError(t, err)
+	require.NoError(t, a.a.account.AddConn())
+	p, err := a.a.newLocalPair(ln.(*Listener), ctTarget(t.Name()), sizes{})
+	require.NoError(t, err)
+	require.True(t, p.decide(givenUp))
+	p.client.abort()
+	require.Nil(t, p.accept())
+	require.Zero(t, a.a.account.Usage().Conns)
+}
+
+// TestLastAccept has two Accepts wait when the listener is closed while one connection
+// can still be accepted. One ring, which is what two are while nobody waits, wakes one of
+// them, and that one must wake the other.
+func TestLastAccept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBacklog(10)
+		var errs [2]error
+		for i := range errs {
+			go func() { _, errs[i] = b.accept() }()
+		}
+		synctest.Wait()
+		h := newFakeHalfOpen()
+		h.answer()
+		b.mu.Lock()
+		b.queue = append(b.queue, h)
+		b.closed = true
+		b.mu.Unlock()
+		b.bell.ring()
+		synctest.Wait()
+		require.ElementsMatch(t, []error{nil, net.ErrClosed}, errs)
+	})
+}
+
+// TestIdleTimer starts and stops a timer at the same time. In the end its deadline is
+// set if the timer runs: otherwise nobody would set it again.
+func TestIdleTimer(t *testing.T) {
+	var deadline time.Time
+	timer := idleTimer{setDeadline: func(t time.Time) error {
+		deadline = t
+		return nil
+	}}
+	const rounds = 100_000
+	var round, stopped atomic.Int32
+	go func() {
+		for n := int32(1); n <= rounds; n++ {
+			for round.Load() < n {
+				runtime.Gosched()
+			}
+			timer.stop()
+			stopped.Store(n)
+		}
+	}()
+	for n := int32(1); n <= rounds; n++ {
+		timer.start(time.Second, 1)
+		round.Store(n)
+		for stopped.Load() < n {
+			timer.start(time.Second, 2)
+		}
+		require.Equal(t, timer.running.Load(), !deadline.IsZero())
+	}
+}
