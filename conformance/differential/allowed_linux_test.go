@@ -1,0 +1,155 @@
+package differential
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A rule says where ctnet may do something else than the kernel, or must do more.
+type rule struct {
+	name   string
+	reason string
+	// about reports whether the rule is about a call.
+	about func(o observed) bool
+	// allows reports whether ctnet's result is right. If no rule is about a call, it is
+	// if it is the kernel's.
+	allows func(o observed) bool
+}
+
+// observed is what is known of a call: what was true when it returned, and what it
+// returned on the kernel's network and on ctnet's.
+type observed struct {
+	completion
+	tcp         bool
+	proto       string // of ctnet's network
+	kernel, cut result
+}
+
+// rules is all that ctnet may do in another way than the kernel, and all that it must do
+// better. The first that is about a call counts.
+var rules = []rule{
+	{
+		name: "a reset stays",
+		reason: `A kernel's socket says ECONNRESET once, be it to a Read or a Write, and
+			io.EOF or EPIPE from then on; TCP says nothing if the peer had closed its writing
+			side before. So whether a program learns that bytes were lost is a matter of luck.
+			ctnet promises that Read says ECONNRESET, each time, and never io.EOF: also if
+			this end has written to a TCP connection that the peer had closed in order.`,
+		about: func(o observed) bool {
+			return isRead(o.step) && (o.end.reset || o.end.lost) && atEnd(o.step, o.kernel)
+		},
+		allows: func(o observed) bool {
+			return o.cut.err.class == "ECONNRESET" && o.cut.err.op == "read" && o.sameCount()
+		},
+	},
+	{
+		name: "a Write after a reset says so",
+		reason: `As above: ECONNRESET once, then EPIPE; on unix always EPIPE. ctnet says
+			ECONNRESET each time, unless this end has closed its own writing side.`,
+		about: func(o observed) bool {
+			return isWrite(o.step) && o.end.reset && (is(o.kernel, "EPIPE") || is(o.kernel, "ECONNRESET"))
+		},
+		allows: func(o observed) bool {
+			want := "ECONNRESET"
+			if o.end.writeClosed {
+				want = "EPIPE"
+			}
+			return is(o.cut, want) && o.cut.err.op == "write" && o.sameCount()
+		},
+	},
+	{
+		name: "the first Write after the peer's close",
+		reason: `TCP takes as much of it as fits before the peer's answer comes. ctnet takes
+			it all, or says EPIPE as for every later one.`,
+		about: func(o observed) bool { return o.partial && o.tcp && o.peer.closed && !o.end.reset && o.end.lost },
+		allows: func(o observed) bool {
+			return o.cut.err.class == "" && o.cut.n == int64(o.step.bytes()) || is(o.cut, "EPIPE") && isPartial(o.completion, o.cut)
+		},
+	},
+	{
+		name: "a reset drops nothing",
+		reason: `With TCP a reset overtakes what is on the way, and that is lost. With ctnet
+			what Write said was written can be read first.`,
+		about:  func(o observed) bool { return o.step.verb == "drain" && o.end.dropped },
+		allows: func(o observed) bool { return o.cut.err.class == "" },
+	},
+	{
+		name: "closing a half of what is over",
+		reason: `Once both sides have closed, or one was reset, TCP forgets the connection, and
+			CloseRead and CloseWrite fail with ENOTCONN. ctnet's end knows of the connection
+			until Close.`,
+		about:  func(o observed) bool { return is(o.kernel, "ENOTCONN") },
+		allows: func(o observed) bool { return o.cut == result{} },
+	},
+	{
+		name:   "SetDeadline of a closed listener",
+		reason: `Package net returns net.ErrClosed without a *net.OpError around it.`,
+		about: func(o observed) bool {
+			return o.step.who.kind == 'l' && o.step.verb == "deadline" && is(o.kernel, "closed")
+		},
+		allows: func(o observed) bool { return is(o.cut, "closed") && o.cut.err.op == "set" },
+	},
+	{
+		name:   "names have no file",
+		reason: `Where nobody listens there is no file on unix; on ct nobody listens.`,
+		about:  func(o observed) bool { return o.proto == "ct" && is(o.kernel, "not exist") },
+		allows: func(o observed) bool { return is(o.cut, "ECONNREFUSED") && o.cut.err.op == "dial" },
+	},
+}
+
+// atEnd reports whether a call that reads has come to the end of the stream.
+func atEnd(s step, r result) bool {
+	switch {
+	case is(r, "EOF"), is(r, "unexpected EOF"), is(r, "ECONNRESET"):
+		return true
+	}
+	return s.verb == "copyout" && r.err.class == ""
+}
+
+func is(r result, class string) bool { return r.err.class == class }
+
+// sameCount reports whether both have read or written as much. If that depends on the
+// sizes of buffers, ctnet must have read all that was written.
+func (o observed) sameCount() bool {
+	switch {
+	case o.unknown:
+		return o.cut.left == 0
+	case o.partial:
+		return isPartial(o.completion, o.kernel) && isPartial(o.completion, o.cut)
+	}
+	return o.kernel.n == o.cut.n
+}
+
+// isPartial reports whether a call has written some of its bytes, and not all.
+func isPartial(c completion, r result) bool { return r.n > 0 && r.n < int64(c.step.bytes()) }
+
+// same reports whether both have returned the same.
+func (o observed) same() bool { return o.kernel.err == o.cut.err && o.sameCount() }
+
+// compare returns how an outcome on one of ctnet's networks differs from that on the
+// kernel's, with the steps done in an order; or "". It counts the rules that were used.
+func compare(n *network, p *plan, in order, kernel, cut outcome, used map[string]int) (difference string) {
+	for _, st := range in {
+		for _, c := range st.done {
+			o := observed{c, p.network == "tcp", n.proto, kernel.results[c.id], cut.results[c.id]}
+			if name, ok := o.allowed(used); !ok {
+				return strings.TrimSpace(fmt.Sprintf("step %d, %v: net has %v, ctnet %v %s", c.id, c.step, o.kernel, o.cut, name))
+			}
+		}
+	}
+	return ""
+}
+
+// allowed reports whether what is observed is right, and by which rule it is not.
+func (o observed) allowed(used map[string]int) (name string, ok bool) {
+	if o.cut.bad != "" {
+		return "", false
+	}
+	for _, r := range append(findings, rules...) {
+		if r.about(o) {
+			used[r.name]++
+			return fmt.Sprintf("(rule: %s)", r.name), r.allows(o)
+		}
+	}
+	return "", o.same()
+}

@@ -1,0 +1,4 @@
+package differential
+
+// knownScripts are scripts that failed once.
+var knownScripts = []string{}
