@@ -40,10 +40,9 @@ type Conn struct {
 	local, remote net.Addr
 	cred          Cred
 
-	scratch  []byte       // what Reserve lent in place of the fifo; guarded as tx
-	turn     int          // bytes written since others could run; guarded as tx
-	viewed   atomic.Int32 // bytes that WriteTo's writer has, not yet released
-	reserved atomic.Bool  // Commit must follow
+	scratch  []byte      // what Reserve lent in place of the fifo; guarded as tx
+	turn     int         // bytes written since others could run; guarded as tx
+	reserved atomic.Bool // Commit must follow
 
 	tcp bool // a Write after the peer's close does as TCP's; see unnoticed
 }
@@ -202,6 +201,7 @@ func (c *Conn) read(b []byte) (int, error) {
 			return n, nil
 		}
 		if end != nil {
+			c.rx.Stop()
 			return 0, end
 		}
 		if n := c.awaitInto(b); n > 0 {
@@ -213,7 +213,9 @@ func (c *Conn) read(b []byte) (int, error) {
 
 // beforeRead returns an error if nothing may be read, and otherwise how the
 // stream ends once it is found to be empty, if it does. Call it before looking
-// for bytes: all those that came before the end are visible then.
+// for bytes: all those that came before the end are visible then. Whoever tells the user
+// of the end stops the consumer. An honest peer publishes nothing after it has told of
+// its end, but the end may also be known from elsewhere: the control channel, CloseRead.
 func (c *Conn) beforeRead() (end, err error) {
 	if c.rd.passed.Load() {
 		return nil, os.ErrDeadlineExceeded
@@ -232,7 +234,7 @@ func (c *Conn) beforeRead() (end, err error) {
 		return syscall.ECONNRESET, nil
 	case fin || state&readClosed != 0:
 		return io.EOF, nil
-	case state&peerGone != 0:
+	case state&peerGone != 0 || c.rx.Stopped():
 		return syscall.ECONNRESET, nil
 	}
 	return nil, nil
@@ -288,7 +290,9 @@ func (c *Conn) Write(b []byte) (int, error) {
 func (c *Conn) write(b []byte) (n int, err error) {
 	if err := c.beforeWrite(); err != nil || len(b) == 0 {
 		if c.unnoticed(err) {
-			c.lose()
+			if len(b) > 0 {
+				c.lose()
+			}
 			return len(b), nil
 		}
 		return 0, err

@@ -27,7 +27,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 		err := c.beforeWrite()
 		unnoticed := c.unnoticed(err)
 		if err != nil && !unnoticed {
-			if c.tx.ConsumerClosed() && atEOF(r) {
+			if c.tx.ConsumerClosed() && c.atEOF(r) {
 				return n, nil // there was nothing more to be written
 			}
 			return n, c.opError("write", err)
@@ -46,11 +46,12 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 		view := c.tx.View()
 		c.lend(writing)
 		m, err := r.Read(view[:min(len(view), copyPiece)])
-		if ended := c.resumeWriting(); ended != nil {
-			return n, c.opError("write", ended)
-		}
+		ended := c.resumeWriting()
 		if m < 0 || m > len(view) {
 			return n, errInvalidCount
+		}
+		if m > 0 && ended != nil {
+			return n, c.opError("write", ended)
 		}
 		if m > 0 && unnoticed {
 			c.lose()
@@ -75,7 +76,9 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 
 // atEOF reports whether nothing more is to be read from r, which it finds out by
 // reading. A peer that has read all it expects may close before the end is known.
-func atEOF(r io.Reader) bool {
+func (c *Conn) atEOF(r io.Reader) bool {
+	c.lend(writing)
+	defer c.gate.resume(writing)
 	var b [1]byte
 	for {
 		n, err := r.Read(b[:])
@@ -104,6 +107,9 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 			return n, c.opError("read", c.corrupt())
 		}
 		if have == 0 {
+			if end != nil {
+				c.rx.Stop()
+			}
 			if end == io.EOF {
 				return n, nil
 			}
@@ -115,14 +121,14 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 		}
 		ring.RaceAcquire(c.raceKey)
 		view := c.rx.View(min(have, copyPiece))
-		c.viewed.Store(int32(len(view)))
+		c.rx.Lend(len(view)) // before the lock: whoever finds that lent finds this
 		c.lend(reading)
 		m, err := w.Write(view)
 		c.gate.resume(reading)
-		c.viewed.Store(0) // before they are released: see unread
 		if m < 0 || m > len(view) {
 			return n, errInvalidCount
 		}
+		c.rx.Lend(m)
 		c.release(m)
 		n += int64(m)
 		if err != nil {
