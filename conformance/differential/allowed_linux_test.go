@@ -1,9 +1,6 @@
 package differential
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // A rule says where ctnet may do something else than the kernel, or must do more.
 type rule struct {
@@ -28,6 +25,13 @@ type observed struct {
 // rules is all that ctnet may do in another way than the kernel, and all that it must do
 // better. The first that is about a call counts.
 var rules = []rule{
+	{
+		name: "a reset drops nothing",
+		reason: `With TCP a reset overtakes what is on the way, and that is lost. With ctnet
+			what Write said was written can be read first.`,
+		about:  func(o observed) bool { return o.step.verb == "drain" && o.end.dropped },
+		allows: func(o observed) bool { return o.cut.err.class == "" },
+	},
 	{
 		name: "a reset stays",
 		reason: `A kernel's socket says ECONNRESET once, be it to a Read or a Write, and
@@ -67,11 +71,13 @@ var rules = []rule{
 		},
 	},
 	{
-		name: "a reset drops nothing",
-		reason: `With TCP a reset overtakes what is on the way, and that is lost. With ctnet
-			what Write said was written can be read first.`,
-		about:  func(o observed) bool { return o.step.verb == "drain" && o.end.dropped },
-		allows: func(o observed) bool { return o.cut.err.class == "" },
+		name: "the second Write after the peer's close",
+		reason: `With TCP it is EPIPE, or ECONNRESET if the end of the stream had not come
+			before the peer's answer to the first. With ctnet it is always EPIPE.`,
+		about: func(o observed) bool {
+			return isWrite(o.step) && o.end.lost && !o.end.reset && (is(o.kernel, "EPIPE") || is(o.kernel, "ECONNRESET"))
+		},
+		allows: func(o observed) bool { return is(o.cut, "EPIPE") && o.cut.err.op == "write" && o.sameCount() },
 	},
 	{
 		name: "closing a half of what is over",
@@ -80,6 +86,15 @@ var rules = []rule{
 			until Close.`,
 		about:  func(o observed) bool { return is(o.kernel, "ENOTCONN") },
 		allows: func(o observed) bool { return o.cut == result{} },
+	},
+	{
+		name: "the deadline passes for a Read of nothing that waits for another Read",
+		reason: `Package net's waits for its turn whatever the deadline, and then succeeds. With
+			ctnet to wait for one's turn ends with the deadline.`,
+		about: func(o observed) bool {
+			return o.step.verb == "read" && o.step.bytes() == 0 && o.end.readPast && is(o.kernel, "")
+		},
+		allows: func(o observed) bool { return o.cut.n == 0 && (is(o.cut, "timeout") || is(o.cut, "")) },
 	},
 	{
 		name:   "SetDeadline of a closed listener",
@@ -125,20 +140,6 @@ func isPartial(c completion, r result) bool { return r.n > 0 && r.n < int64(c.st
 
 // same reports whether both have returned the same.
 func (o observed) same() bool { return o.kernel.err == o.cut.err && o.sameCount() }
-
-// compare returns how an outcome on one of ctnet's networks differs from that on the
-// kernel's, with the steps done in an order; or "". It counts the rules that were used.
-func compare(n *network, p *plan, in order, kernel, cut outcome, used map[string]int) (difference string) {
-	for _, st := range in {
-		for _, c := range st.done {
-			o := observed{c, p.network == "tcp", n.proto, kernel.results[c.id], cut.results[c.id]}
-			if name, ok := o.allowed(used); !ok {
-				return strings.TrimSpace(fmt.Sprintf("step %d, %v: net has %v, ctnet %v %s", c.id, c.step, o.kernel, o.cut, name))
-			}
-		}
-	}
-	return ""
-}
 
 // allowed reports whether what is observed is right, and by which rule it is not.
 func (o observed) allowed(used map[string]int) (name string, ok bool) {

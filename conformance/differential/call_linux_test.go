@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,6 +23,7 @@ type call struct {
 	begun     bool
 	done      chan struct{}
 	goroutine atomic.Int64
+	slept     int64 // what moves said when it was last seen asleep
 
 	result   result
 	conn     net.Conn     // of Dial and Accept
@@ -244,7 +246,7 @@ func (c *call) read(st stage) func() (int64, error) {
 			n = int(there)
 		}
 		return func() (int64, error) {
-			b := make([]byte, n)
+			b := buffer(n)
 			m, err := io.ReadFull(&counted{e, &c.progress}, b)
 			c.data = b[:m]
 			return int64(m), err
@@ -269,6 +271,20 @@ func (c *call) read(st stage) func() (int64, error) {
 		s.stall = c.stall
 	}
 	return func() (int64, error) { return io.Copy(s, e.conn) }
+}
+
+// bigBuffers has those that were used: to make one takes longer than to fill it.
+var bigBuffers sync.Pool
+
+func buffer(n int) []byte {
+	if n < bigBytes {
+		return make([]byte, n)
+	}
+	b, ok := bigBuffers.Get().([]byte)
+	if !ok {
+		b = make([]byte, bigBytes+roomBytes)
+	}
+	return b[:n]
 }
 
 // A counted reader counts what was read.

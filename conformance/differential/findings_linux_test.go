@@ -30,4 +30,25 @@ var findings = []rule{
 			return is(o.cut, "timeout") || o.same() || o.proto == "ct" && strings.HasPrefix(o.step.arg, "kernel")
 		},
 	},
+	{
+		name: "F9: closed and past its deadline",
+		about: func(o observed) bool {
+			return is(o.kernel, "closed") && is(o.cut, "timeout") && o.end.closed
+		},
+		allows: func(o observed) bool { return true },
+	},
+	{
+		name: "F7: ReadFrom does not look at the peer after its source",
+		about: func(o observed) bool {
+			return o.kernel.err.op == "write" && o.cut.err.op == "write" && o.step.verb == "copyin" && o.step.arg == "open"
+		},
+		allows: func(o observed) bool { return true },
+	},
+	{
+		name: "F10: a peer that has closed while its WriteTo is in w.Write",
+		about: func(o observed) bool {
+			return isWrite(o.step) && o.peer.closed && len(o.peer.reads) > 0 && is(o.cut, "ECONNRESET")
+		},
+		allows: func(o observed) bool { return true },
+	},
 }

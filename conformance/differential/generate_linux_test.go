@@ -4,6 +4,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -42,6 +43,9 @@ func randomScript(rnd *rand.Rand) script {
 	// What makes no sense is left out, and more often so towards the script's end.
 	for range 5 + rnd.IntN(40) {
 		a := anyStep(rnd, kinds[rnd.IntN(len(kinds))], conns)
+		if p.over(a) && rnd.IntN(6) > 0 {
+			continue
+		}
 		if rnd.IntN(8) > 0 {
 			if p.add(a) {
 				s.steps = append(s.steps, a)
@@ -84,7 +88,8 @@ func (b *bench) shrink(s script, why string) (script, string) {
 			if time.Now().After(end) {
 				return false
 			}
-			if d := b.check(s, time.Second, new(tally)); d != "" {
+			d := b.check(s, time.Second, new(tally))
+			if d != "" && strings.HasPrefix(d, modelWrong) == strings.HasPrefix(why, modelWrong) {
 				why = d
 				return true
 			}

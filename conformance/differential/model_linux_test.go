@@ -40,6 +40,7 @@ type endModel struct {
 	reset   bool // or the connection, with bytes unread or on purpose
 	dropped bool // the reset came while bytes were on the way to here
 	lost    bool // bytes were written here that the peer, closed, did not want
+	told    bool // a Read has said that the stream has ended
 
 	reads, writes []pending
 }
@@ -50,7 +51,8 @@ type pending struct {
 	step    step
 	left    int  // bytes that are still to be read or written
 	begun   bool // a Write has begun to write
-	unknown bool // it has read an unknown number of bytes
+	moved   bool // a call that reads has read some
+	unknown bool // it does not depend on the script alone how many
 	opened  bool // a source has more, or a sink is stalled, until a step says otherwise
 }
 
@@ -99,6 +101,20 @@ func (m *model) blocked() (ids []int) {
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// hasProgress reports whether a call that waits has read or written something.
+func (m *model) hasProgress(id int) bool {
+	for i := range m.ends {
+		for j := range m.ends[i] {
+			for _, p := range append(slices.Clone(m.ends[i][j].reads), m.ends[i][j].writes...) {
+				if p.id == id && (p.moved || p.begun || p.opened) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // after returns the model after a step, or nil if the step makes no sense.
@@ -164,13 +180,8 @@ func (m *model) apply(id int, s step) bool {
 		}
 	case "closeread":
 		if !end.closed {
-			// What was sent to an end that is closed both ways, TCP answers with a reset.
-			if m.tcp && end.writeClosed && len(other.writes) > 0 {
-				return false
-			}
-			// And unix tells the writer.
-			if !m.tcp && len(other.writes) > 0 {
-				return false
+			if len(other.writes) > 0 || end.some {
+				return false // how much can be read then depends on the buffers
 			}
 			end.readClosed = true
 		}
@@ -194,6 +205,9 @@ func (m *model) apply(id int, s step) bool {
 			end.linger0 = s.arg == "0"
 		}
 	case "close":
+		if len(end.reads) > 0 && end.reads[0].opened {
+			return false // F10
+		}
 		m.close(end, other)
 	default:
 		return false
@@ -248,10 +262,11 @@ func (m *model) applyListener(id int, s step) bool {
 
 func (m *model) applyDial(id int, s step) bool {
 	d, a := &m.ends[s.who.conn][0], &m.ends[s.who.conn][1]
-	if d.dialed {
-		return false
+	succeeds := (s.arg == "plain" || s.arg == "future") && !m.listener.closed
+	if d.dialed || succeeds && len(m.listener.accepts) == 2 {
+		return false // nobody says which Accept gets it
 	}
-	if (s.arg == "plain" || s.arg == "future") && !m.listener.closed {
+	if succeeds {
 		d.there, d.dialed = true, true
 		a.dialed = true
 		m.listener.queue = append(m.listener.queue, s.who.conn)
@@ -275,8 +290,8 @@ func (m *model) read(id int, s step, e, peer *endModel) bool {
 		m.done = append(m.done, completion{id: id, step: s, end: *e, peer: *peer})
 		return true
 	}
-	if len(e.reads) == 2 {
-		return false
+	if len(e.reads) == 2 || len(e.reads) == 1 && e.reads[0].step.verb != "read" {
+		return false // what reads several times and another one get in each other's way
 	}
 	n := s.bytes()
 	if s.arg == "rest" {
@@ -330,7 +345,7 @@ func (m *model) write(id int, s step, e, peer *endModel) bool {
 		m.done = append(m.done, completion{id: id, step: s, end: *e, peer: *peer})
 		return true
 	}
-	if len(e.writes) == 2 || len(e.writes) > 0 && s.verb == "copyin" && (s.arg == "open" || n == 0) {
+	if len(e.writes) == 2 || len(e.writes) > 0 && (n > roomBytes || s.verb == "copyin" && (s.arg == "open" || n == 0)) {
 		return false
 	}
 	if s.arg != "open" && !writeFails(e, peer) && !m.canTake(n, peer) {
@@ -345,14 +360,14 @@ func (m *model) write(id int, s step, e, peer *endModel) bool {
 
 // canTake reports whether it is known what becomes of n bytes that are written to e.
 func (m *model) canTake(n int, e *endModel) bool {
+	if !m.tcp && e.readClosed || n > 0 && (e.some || e.readClosed && (e.writeClosed || e.told)) {
+		return false
+	}
 	if n == 0 {
 		return true
 	}
-	if e.some || m.tcp && e.readClosed && e.writeClosed || !m.tcp && e.readClosed {
-		return false
-	}
 	// A Read returns some of many bytes.
-	return n <= roomBytes || len(e.reads) == 0 || e.reads[0].step.verb != "read"
+	return n <= roomBytes || !e.readClosed && (len(e.reads) == 0 || e.reads[0].step.verb != "read")
 }
 
 // feed gives a source more.
@@ -366,6 +381,10 @@ func (m *model) feed(s step, e, peer *endModel) bool {
 		m.wrote(e, peer, false)
 	case m.tcp && peer.closed && !e.closed && !e.writePast && !e.writeClosed && !e.reset && !e.lost:
 		e.lost = true
+	case e.writePast && !e.closed && !e.writeClosed:
+		return false // F11
+	case (!m.tcp && peer.closed || e.reset) && !e.closed && !e.writePast && !e.writeClosed:
+		return false // F7
 	case writeFails(e, peer):
 		m.wrote(e, peer, false)
 	case !m.canTake(n, peer):
@@ -419,7 +438,7 @@ func (m *model) settleRead(e, peer *endModel) bool {
 	there := e.in > 0 || e.some
 	ended := e.fin || e.reset || e.readClosed
 	returns := readFails(e)
-	unknown := e.some && !returns
+	unknown := e.some && !returns && r.step.verb != "read"
 	if !returns {
 		switch r.step.verb {
 		case "read":
@@ -443,10 +462,19 @@ func (m *model) settleRead(e, peer *endModel) bool {
 		}
 	}
 	if returns {
+		switch r.step.verb {
+		case "read":
+			e.told = e.told || ended && !there
+		case "readfull":
+			e.told = e.told || ended && r.left > 0
+		default:
+			e.told = e.told || ended
+		}
 		m.done = append(m.done, completion{id: r.id, step: r.step, unknown: unknown || r.unknown, end: *e, peer: *peer})
 		e.reads = e.reads[1:]
 	}
 	r.unknown = r.unknown || unknown
+	r.moved = r.moved || e.in != before
 	return returns || e.in != before
 }
 
@@ -459,7 +487,7 @@ func (m *model) settleWrite(e, peer *endModel) bool {
 		m.wrote(e, peer, false)
 	case writeFails(e, peer):
 		// On tcp the first Write after the peer's close succeeds.
-		lost := m.tcp && peer.closed && !e.closed && !e.writePast && !e.writeClosed && !e.reset
+		lost := m.tcp && peer.closed && !e.closed && !e.writePast && !e.writeClosed && !e.reset && !e.lost
 		if w.begun && !peer.closed {
 			peer.in, peer.some = 0, true
 		}

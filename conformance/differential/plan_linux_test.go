@@ -2,6 +2,7 @@ package differential
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 )
@@ -9,15 +10,30 @@ import (
 // A plan is a script whose steps all make sense, with what must be true after each.
 //
 // Where two steps are done at the same time the kernel's sockets do them in one order and
-// in the other, and ctnet's must come to what one of the two comes to.
+// in the other, and ctnet's must come to what one of these comes to.
 type plan struct {
 	script
 	ownListener bool    // otherwise one that other scripts use too
-	orders      []order // one, or two
+	orders      []order // one, or several if two steps are done at the same time
+	// The calls that waited before the two steps, and return with them.
+	racing map[int]bool
 }
 
 // An order is one in which the steps are done.
 type order []stage
+
+// completions returns the returns of all calls.
+func (o order) completions() iter.Seq[completion] {
+	return func(yield func(completion) bool) {
+		for _, st := range o {
+			for _, c := range st.done {
+				if !yield(c) {
+					return
+				}
+			}
+		}
+	}
+}
 
 // A stage is one step.
 type stage struct {
@@ -85,8 +101,15 @@ func (p *planner) add(s step) bool {
 	if !agree(next) {
 		return false
 	}
+	var stages []stage
 	for i := range p.orders {
-		p.orders[i] = append(p.orders[i], makeStage(id, s, p.models[i], next[i]))
+		stages = append(stages, makeStage(id, s, p.models[i], next[i]))
+		if stages[i].bytes != stages[0].bytes {
+			return false
+		}
+	}
+	for i := range p.orders {
+		p.orders[i] = append(p.orders[i], stages[i])
 	}
 	p.steps = append(p.steps, s)
 	p.models = next
@@ -139,6 +162,15 @@ func mustPark(m *model, s step) bool {
 	return len(e.reads) > 0 && isRead(s) || len(e.writes) > 0 && isWrite(s)
 }
 
+// over reports whether a step is about an end that is closed.
+func (p *planner) over(s step) bool {
+	if s.who.kind != 'd' && s.who.kind != 'a' {
+		return false
+	}
+	e, _ := p.models[0].side(s.who)
+	return e.closed
+}
+
 func isRead(s step) bool {
 	switch s.verb {
 	case "read", "readfull", "readall", "drain", "copyout":
@@ -153,7 +185,7 @@ func isWrite(s step) bool { return s.verb == "write" || s.verb == "copyin" }
 // same calls must wait afterwards in whichever order they are done, and it must be clear
 // which bytes are whose.
 func (p *planner) addBoth(a, b step) bool {
-	if len(p.orders) > 1 || a.who == b.who && (isRead(a) && isRead(b) || isWrite(a) && isWrite(b)) {
+	if len(p.orders) > 1 || a.verb == "accept" && b.verb == "accept" || a.who == b.who && (isRead(a) && isRead(b) || isWrite(a) && isWrite(b)) {
 		return false
 	}
 	for _, s := range []step{a, b} {
@@ -164,31 +196,63 @@ func (p *planner) addBoth(a, b step) bool {
 		}
 	}
 	b.with = false
-	m, id := p.models[0], len(p.steps)
-	var next []*model
+	before, id := p.models[0], len(p.steps)
+	first := p.orders[0]
+	one, two := stage{id: id, step: a}, stage{id: id + 1, step: b}
+	park := mustPark(before, a) || mustPark(before, b)
 	var orders []order
-	for _, o := range [][2]int{{0, 1}, {1, 0}} {
-		ab := []step{a, b}
-		first := m.after(id+o[0], ab[o[0]])
-		if first == nil {
+	var models []*model
+	try := func(steps ...stage) bool {
+		o, m := p.simulate(steps)
+		if o == nil || len(models) > 0 && !slices.Equal(m.blocked(), models[0].blocked()) {
 			return false
 		}
-		second := first.after(id+o[1], ab[o[1]])
-		if second == nil {
-			return false
+		for i := range o {
+			if o[i].step.with {
+				o[i].park = park
+			}
 		}
-		one := makeStage(id+o[0], ab[o[0]], m, first)
-		two := makeStage(id+o[1], ab[o[1]], first, second)
-		one.step.with, two.step.with = true, false
-		orders = append(orders, append(slices.Clone(p.orders[0]), one, two))
-		next = append(next, second)
+		orders, models = append(orders, o), append(models, m)
+		return true
 	}
-	if !slices.Equal(next[0].blocked(), next[1].blocked()) {
+	if !try(append(slices.Clip(first), one, two)...) || !try(append(slices.Clip(first), two, one)...) {
+		return false
+	}
+	// Calls that wait, and return with the two steps, may see what the first has done, or
+	// wake too late. Then it is as if they began afterwards.
+	p.racing = make(map[int]bool)
+	var rest, late []stage
+	for _, st := range first {
+		if slices.Contains(before.blocked(), st.id) && !slices.Contains(models[0].blocked(), st.id) {
+			if before.hasProgress(st.id) {
+				return false
+			}
+			p.racing[st.id] = true
+			late = append(late, st)
+		} else {
+			rest = append(rest, st)
+		}
+	}
+	if len(late) > 0 && (!try(slices.Concat(rest, []stage{one, two}, late)...) || !try(slices.Concat(rest, []stage{two, one}, late)...)) {
 		return false
 	}
 	p.steps = append(p.steps, a, b)
-	p.orders, p.models = orders, next
+	p.orders, p.models = orders, models
 	return true
+}
+
+// simulate does steps in an order. It returns nil if one of them makes no sense.
+func (p *planner) simulate(steps []stage) (o order, m *model) {
+	m = &model{tcp: p.network == "tcp"}
+	for _, st := range steps {
+		next := m.after(st.id, st.step)
+		if next == nil {
+			return nil, nil
+		}
+		o = append(o, makeStage(st.id, st.step, m, next))
+		m = next
+	}
+	return o, m
 }
 
 // finish adds steps after which all calls have returned, and which look at what is left.

@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
+	"syscall"
 	"time"
 
 	"cutthrough.example/conformance/internal/harness"
+	"cutthrough.example/ctnet"
+	"golang.org/x/sys/unix"
 )
 
 // A runner runs one order of a plan on a network.
@@ -164,22 +168,61 @@ func (r *runner) keepUp(blocked []int) (trouble string) {
 
 // park waits until calls have gone to sleep.
 func (r *runner) park(ids []int) bool {
+	var awake []*call
+	for _, id := range ids {
+		if c := r.calls[id]; c.slept != c.moves() {
+			awake = append(awake, c)
+		}
+	}
 	if r.stacks == nil {
 		r.stacks = make([]byte, 1<<20)
 	}
-	for end := time.Now().Add(r.patience); time.Now().Before(end); runtime.Gosched() {
-		stacks := r.stacks[:runtime.Stack(r.stacks, true)]
-		asleep := 0
-		for _, id := range ids {
-			if c := r.calls[id]; c.returned() || sleeps(stacks, c.goroutine.Load()) {
-				asleep++
-			}
+	for end := time.Now().Add(r.patience); len(awake) > 0; {
+		if time.Now().After(end) {
+			return false
 		}
-		if asleep == len(ids) {
+		for range 20 { // to look costs more
+			runtime.Gosched()
+		}
+		stacks := r.stacks[:runtime.Stack(r.stacks, true)]
+		awake = slices.DeleteFunc(awake, func(c *call) bool {
+			if sleeps(stacks, c.goroutine.Load()) && c.filled() {
+				c.slept = c.moves()
+			}
+			return c.returned() || c.slept == c.moves()
+		})
+	}
+	return true
+}
+
+// moves is another number when what the call waits for may have come.
+func (c *call) moves() int64 {
+	n := 1 + c.progress.Load()
+	if c.end != nil && c.end.peer != nil && isWrite(c.step) {
+		n += c.end.peer.got
+	}
+	return n
+}
+
+// filled reports whether a call that writes has written as much as it can, if it is
+// asleep. It has not if it was woken, and does not run yet, as its peer has read all.
+func (c *call) filled() bool {
+	if !isWrite(c.step) || c.source != nil || c.end.peer == nil {
+		return true
+	}
+	switch peer := c.end.peer.conn.(type) {
+	case *ctnet.Conn:
+		return peer.Buffered() > 0
+	case syscall.Conn:
+		raw, err := peer.SyscallConn()
+		if err != nil {
 			return true
 		}
+		n := 1
+		raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+		return n > 0
 	}
-	return false
+	return true
 }
 
 // sleeps reports whether a goroutine waits for something.
@@ -204,7 +247,9 @@ func (r *runner) finish(c *call, done completion) {
 		r.ends[done.conn][1] = r.newEnd(c, done.conn, 1)
 	case e == nil:
 	case isWrite(c.step):
-		e.sent = max(e.sent, c.from+c.result.n)
+		if c.result.n > 0 {
+			e.sent = max(e.sent, c.from+c.result.n)
+		}
 		e.writing -= c.size
 	case c.step.verb == "copyout":
 		e.got += c.result.n
@@ -219,6 +264,10 @@ func (r *runner) finish(c *call, done completion) {
 		if done.unknown {
 			c.result.left = e.there()
 		}
+		if cap(c.data) >= bigBytes {
+			bigBuffers.Put(c.data[:cap(c.data)])
+		}
+		c.data = nil
 	}
 }
 
