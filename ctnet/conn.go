@@ -446,7 +446,7 @@ func (c *Conn) SetWriteBuffer(bytes int) error { return c.control("set", func() 
 // SetDeadline sets the time after which Read and Write fail with
 // os.ErrDeadlineExceeded, those that are blocked too. The zero time means never.
 func (c *Conn) SetDeadline(t time.Time) error {
-	return c.control("set", func() {
+	return c.setDeadline(func() {
 		c.rd.set(t, &c.rd)
 		c.wr.set(t, &c.wr)
 	})
@@ -454,13 +454,21 @@ func (c *Conn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline is SetDeadline for Read alone.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	return c.control("set", func() { c.rd.set(t, &c.rd) })
+	return c.setDeadline(func() { c.rd.set(t, &c.rd) })
 }
 
 // SetWriteDeadline is SetDeadline for Write alone. A Write that fails may have
 // written a part, and says how much.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	return c.control("set", func() { c.wr.set(t, &c.wr) })
+	return c.setDeadline(func() { c.wr.set(t, &c.wr) })
+}
+
+// setDeadline is control, with the error that package net has there.
+func (c *Conn) setDeadline(f func()) error {
+	if c.control("set", f) != nil {
+		return opError("set", nil, c.local, net.ErrClosed)
+	}
+	return nil
 }
 
 // control calls f unless the connection is closed.

@@ -380,24 +380,59 @@ func TestNothingAfterAppClose(t *testing.T) {
 	}
 }
 
-// TestReadFromNothing ends the stream while ReadFrom's reader finds that there is nothing
-// more to be written: then nothing was lost.
+// TestReadFromNothing has nothing to be written when nothing can be written any more:
+// nothing was lost. What there is fails, and the reader's own error is returned.
 func TestReadFromNothing(t *testing.T) {
-	for _, end := range []func(*Conn) error{(*Conn).Close, (*Conn).CloseWrite} {
-		c, _ := connectAlone(t)
-		r := newStopped()
-		done := make(chan error)
-		go func() {
-			_, err := c.ReadFrom(readerFunc(func([]byte) (int, error) {
-				r.stop()
-				return 0, io.EOF
-			}))
-			done <- err
-		}()
-		<-r.called
-		require.NoError(t, end(c))
-		close(r.goOn)
-		require.NoError(t, <-done)
+	errOwn := errors.New("own")
+	for name, end := range map[string]func(c, s *Conn) error{
+		"Close":      func(c, s *Conn) error { return c.Close() },
+		"CloseWrite": func(c, s *Conn) error { return c.CloseWrite() },
+		"deadline":   func(c, s *Conn) error { return c.SetWriteDeadline(time.Unix(1, 0)) },
+		"peer":       func(c, s *Conn) error { return s.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, while := range []bool{false, true} {
+				for _, result := range []error{io.EOF, errOwn, nil} {
+					c, s := connectAlone(t)
+					r := newStopped()
+					read := func([]byte) (int, error) {
+						if while {
+							r.stop()
+						}
+						if result == nil {
+							return 1, io.EOF
+						}
+						return 0, result
+					}
+					if !while {
+						require.NoError(t, end(c, s))
+					}
+					done := make(chan error)
+					go func() {
+						n, err := c.ReadFrom(readerFunc(read))
+						if n != 0 {
+							t.Errorf("%d bytes", n)
+						}
+						done <- err
+					}()
+					if while {
+						<-r.called
+						require.NoError(t, end(c, s))
+						close(r.goOn)
+					}
+					err := <-done
+					switch result {
+					case io.EOF:
+						require.NoError(t, err)
+					case errOwn:
+						require.Equal(t, errOwn, err)
+					default:
+						require.Error(t, err)
+						require.Zero(t, s.Buffered())
+					}
+				}
+			}
+		})
 	}
 }
 
