@@ -217,13 +217,13 @@ func (c *Conn) read(b []byte) (int, error) {
 // of the end stops the consumer. An honest peer publishes nothing after it has told of
 // its end, but the end may also be known from elsewhere: the control channel, CloseRead.
 func (c *Conn) beforeRead() (end, err error) {
-	if c.rd.passed.Load() {
-		return nil, os.ErrDeadlineExceeded
-	}
 	// The state first: a peer that is gone has done all that it did.
 	state := c.state.Load()
 	if state&isClosed != 0 {
 		return nil, net.ErrClosed
+	}
+	if c.rd.passed.Load() {
+		return nil, os.ErrDeadlineExceeded
 	}
 	if state&corrupted != 0 {
 		return nil, errCorrupt
@@ -333,7 +333,7 @@ func (c *Conn) wrote(n int) {
 
 // beforeWrite returns an error if nothing may be written.
 func (c *Conn) beforeWrite() error {
-	if c.wr.passed.Load() {
+	if c.wr.passed.Load() && c.state.Load()&isClosed == 0 {
 		return os.ErrDeadlineExceeded
 	}
 	return c.lost()
@@ -379,9 +379,9 @@ func (c *Conn) lost() error {
 // publish, then the reader finds these bytes, or has read them.
 func (c *Conn) peerEnd() error {
 	if c.tx.ConsumerClosed() {
-		// The mark comes before the reset. But a reader that closes with bytes
+		// The mark comes before the end. But a reader that closes with bytes
 		// unread is going to reset.
-		if _, reset := c.rx.Ended(); reset || !c.tx.Taken() {
+		if fin, reset := c.rx.Ended(); reset || !fin && !c.tx.Taken() {
 			return syscall.ECONNRESET
 		}
 		return syscall.EPIPE

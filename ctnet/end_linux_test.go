@@ -380,6 +380,80 @@ func TestNothingAfterAppClose(t *testing.T) {
 	}
 }
 
+// TestCommitIsWhole commits a buffer that wraps around the fifo's end, of more than one
+// piece, while the peer closes. Either all of it was published or nothing.
+func TestCommitIsWhole(t *testing.T) {
+	const size = 256 << 10
+	eachMeeting(t, ListenConfig{ReadBuffer: size}, func(t *testing.T, m meeting) {
+		for i := range 200 {
+			c, s := m.connect(t)
+			_, err := c.Write(make([]byte, size/2+1000))
+			require.NoError(t, err)
+			_, err = io.ReadFull(s, make([]byte, size/2))
+			require.NoError(t, err)
+			b, err := c.Reserve(size / 2)
+			require.NoError(t, err)
+			require.NotNil(t, c.scratch)
+			if i%2 == 0 {
+				require.NoError(t, c.SetWriteDeadline(time.Unix(1, 0))) // Commit doesn't wait
+			}
+			go func() {
+				for range i % 50 {
+					runtime.Gosched()
+				}
+				if i%4 < 2 {
+					c.Close()
+				} else {
+					c.CloseWrite()
+				}
+			}()
+			err = c.Commit(len(b))
+			got, end := io.ReadAll(s)
+			require.NoError(t, end)
+			if err == nil {
+				require.Len(t, got, 1000+size/2)
+			} else {
+				require.Len(t, got, 1000)
+			}
+			c.Close()
+			s.Close()
+		}
+	})
+}
+
+// TestClosedAndLate has both, a deadline that has passed and Close.
+func TestClosedAndLate(t *testing.T) {
+	c, s := connectAlone(t)
+	busy(t, c, reading, func() {
+		require.NoError(t, c.SetDeadline(time.Unix(1, 0)))
+		require.NoError(t, c.Close())
+		_, err := c.beforeRead()
+		require.Equal(t, net.ErrClosed, err)
+		require.Equal(t, net.ErrClosed, c.beforeWrite())
+	})
+	s.Close()
+}
+
+// TestWriteAfterWriteTo writes to a peer that has closed while its WriteTo had all that
+// was written: it was read, so the peer's end was an orderly one.
+func TestWriteAfterWriteTo(t *testing.T) {
+	c, s := connectAlone(t)
+	_, err := c.Write([]byte("bytes"))
+	require.NoError(t, err)
+	w := newStopped()
+	done := make(chan error)
+	go func() {
+		_, err := s.WriteTo(w)
+		done <- err
+	}()
+	<-w.called
+	require.NoError(t, s.Close())
+	_, err = c.Write([]byte("more"))
+	require.ErrorIs(t, err, syscall.EPIPE)
+	close(w.goOn)
+	require.ErrorIs(t, <-done, net.ErrClosed)
+}
+
 // TestReadFromNothing has nothing to be written when nothing can be written any more:
 // nothing was lost. What there is fails, and the reader's own error is returned.
 func TestReadFromNothing(t *testing.T) {
