@@ -217,13 +217,13 @@ func (c *Conn) read(b []byte) (int, error) {
 // of the end stops the consumer. An honest peer publishes nothing after it has told of
 // its end, but the end may also be known from elsewhere: the control channel, CloseRead.
 func (c *Conn) beforeRead() (end, err error) {
-	if c.rd.passed.Load() {
-		return nil, os.ErrDeadlineExceeded
-	}
 	// The state first: a peer that is gone has done all that it did.
 	state := c.state.Load()
 	if state&isClosed != 0 {
 		return nil, net.ErrClosed
+	}
+	if c.rd.passed.Load() {
+		return nil, os.ErrDeadlineExceeded
 	}
 	if state&corrupted != 0 {
 		return nil, errCorrupt
@@ -333,7 +333,7 @@ func (c *Conn) wrote(n int) {
 
 // beforeWrite returns an error if nothing may be written.
 func (c *Conn) beforeWrite() error {
-	if c.wr.passed.Load() {
+	if c.wr.passed.Load() && c.state.Load()&isClosed == 0 {
 		return os.ErrDeadlineExceeded
 	}
 	return c.lost()
@@ -379,9 +379,9 @@ func (c *Conn) lost() error {
 // publish, then the reader finds these bytes, or has read them.
 func (c *Conn) peerEnd() error {
 	if c.tx.ConsumerClosed() {
-		// The mark comes before the reset. But a reader that closes with bytes
+		// The mark comes before the end. But a reader that closes with bytes
 		// unread is going to reset.
-		if _, reset := c.rx.Ended(); reset || !c.tx.Taken() {
+		if fin, reset := c.rx.Ended(); reset || !fin && !c.tx.Taken() {
 			return syscall.ECONNRESET
 		}
 		return syscall.EPIPE
@@ -446,7 +446,7 @@ func (c *Conn) SetWriteBuffer(bytes int) error { return c.control("set", func() 
 // SetDeadline sets the time after which Read and Write fail with
 // os.ErrDeadlineExceeded, those that are blocked too. The zero time means never.
 func (c *Conn) SetDeadline(t time.Time) error {
-	return c.control("set", func() {
+	return c.setDeadline(func() {
 		c.rd.set(t, &c.rd)
 		c.wr.set(t, &c.wr)
 	})
@@ -454,13 +454,21 @@ func (c *Conn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline is SetDeadline for Read alone.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	return c.control("set", func() { c.rd.set(t, &c.rd) })
+	return c.setDeadline(func() { c.rd.set(t, &c.rd) })
 }
 
 // SetWriteDeadline is SetDeadline for Write alone. A Write that fails may have
 // written a part, and says how much.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	return c.control("set", func() { c.wr.set(t, &c.wr) })
+	return c.setDeadline(func() { c.wr.set(t, &c.wr) })
+}
+
+// setDeadline is control, with the error that package net has there.
+func (c *Conn) setDeadline(f func()) error {
+	if c.control("set", f) != nil {
+		return opError("set", nil, c.local, net.ErrClosed)
+	}
+	return nil
 }
 
 // control calls f unless the connection is closed.

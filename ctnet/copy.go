@@ -15,54 +15,24 @@ const copyPiece = 4 * ring.PieceSize
 var errInvalidCount = errors.New("reader or writer returned an invalid count")
 
 // ReadFrom writes what it reads from r until io.EOF. r reads straight into the
-// fifo, which is what io.Copy to a Conn does.
+// fifo, which is what io.Copy to a Conn does. As with io.Copy to a socket it fails only
+// when there is something to be written, and r's own error is returned as it is.
 //
 // While r.Read waits, so do other writers of the connection.
 func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
-	if err := c.gate.lock(writing, &c.wr.deadline); err != nil {
-		return 0, c.opError("write", err)
-	}
-	defer c.unlock(writing)
 	for {
-		err := c.beforeWrite()
-		unnoticed := c.unnoticed(err)
-		if err != nil && !unnoticed {
-			if c.tx.ConsumerClosed() && c.atEOF(r) {
-				return n, nil // there was nothing more to be written
-			}
-			return n, c.opError("write", err)
+		m, refused, err := c.readFrom(r)
+		n += m
+		if !refused {
+			return n, err
 		}
-		// Not less than a piece, unless the fifo is small: a reader should not
-		// be asked for the few bytes that are left before the fifo's end.
-		least := min(ring.PieceSize, c.tx.Size()/4)
-		free, err := c.tx.Space(least)
-		if err != nil {
-			return n, c.opError("write", c.corrupt())
-		}
-		if free == 0 {
-			c.awaitSpace(least, true)
-			continue
-		}
-		view := c.tx.View()
-		c.lend(writing)
-		m, err := r.Read(view[:min(len(view), copyPiece)])
-		ended := c.resumeWriting()
-		if m < 0 || m > len(view) {
-			return n, errInvalidCount
-		}
-		if m > 0 && ended != nil {
-			return n, c.opError("write", ended)
-		}
-		if m > 0 && unnoticed {
-			c.lose()
+		b := make([]byte, 4<<10)
+		k, err := r.Read(b)
+		if k > 0 {
+			m, err := c.Write(b[:k])
 			n += int64(m)
-		} else if m > 0 {
-			ring.RaceRelease(c.raceKey)
-			c.publish(m)
-			c.wrote(m)
-			n += int64(m)
-			if lost := c.afterWrite(); lost != nil {
-				return n, c.opError("write", lost)
+			if err != nil {
+				return n, err
 			}
 		}
 		if err == io.EOF {
@@ -74,16 +44,58 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
-// atEOF reports whether nothing more is to be read from r, which it finds out by
-// reading. A peer that has read all it expects may close before the end is known.
-func (c *Conn) atEOF(r io.Reader) bool {
-	c.lend(writing)
-	defer c.gate.resume(writing)
-	var b [1]byte
+// readFrom is ReadFrom, but stops before it asks r for bytes that could not be written
+// as things are now: then it was refused.
+func (c *Conn) readFrom(r io.Reader) (n int64, refused bool, err error) {
+	if c.gate.lock(writing, &c.wr.deadline) != nil {
+		return 0, true, nil
+	}
+	defer c.unlock(writing)
 	for {
-		n, err := r.Read(b[:])
-		if n > 0 || err != nil {
-			return n == 0 && err == io.EOF
+		if err := c.beforeWrite(); err != nil && !c.unnoticed(err) {
+			return n, true, nil
+		}
+		// Not less than a piece, unless the fifo is small: a reader should not
+		// be asked for the few bytes that are left before the fifo's end.
+		least := min(ring.PieceSize, c.tx.Size()/4)
+		free, err := c.tx.Space(least)
+		if err != nil {
+			return n, false, c.opError("write", c.corrupt())
+		}
+		if free == 0 {
+			c.awaitSpace(least, true)
+			continue
+		}
+		view := c.tx.View()
+		c.lend(writing)
+		m, err := r.Read(view[:min(len(view), copyPiece)])
+		ended := c.resumeWriting()
+		if m < 0 || m > len(view) {
+			return n, false, errInvalidCount
+		}
+		if m > 0 {
+			if ended == nil {
+				ended = c.beforeWrite()
+			}
+			if c.unnoticed(ended) {
+				c.lose()
+			} else if ended != nil {
+				return n, false, c.opError("write", ended)
+			} else {
+				ring.RaceRelease(c.raceKey)
+				c.publish(m)
+				c.wrote(m)
+			}
+			n += int64(m)
+			if lost := c.afterWrite(); lost != nil {
+				return n, false, c.opError("write", lost)
+			}
+		}
+		if err == io.EOF {
+			return n, false, nil
+		}
+		if err != nil {
+			return n, false, err
 		}
 	}
 }

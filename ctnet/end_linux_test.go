@@ -239,6 +239,30 @@ func TestWriteThatWasPublished(t *testing.T) {
 	require.Equal(t, "last", string(got))
 }
 
+// TestPeerClosesAfterThePublish has the peer close when a Write has published all and not
+// returned. It counts as written, and Read tells that it was lost, if it was.
+func TestPeerClosesAfterThePublish(t *testing.T) {
+	for _, taken := range []bool{true, false} {
+		c, s := connectAlone(t)
+		busy(t, c, writing, func() {
+			_, err := c.tx.Write([]byte("last"))
+			require.NoError(t, err)
+			if taken {
+				_, err := io.ReadFull(s, make([]byte, 4))
+				require.NoError(t, err)
+			}
+			require.NoError(t, s.Close())
+			require.NoError(t, c.afterWrite())
+		})
+		_, err := c.Read(make([]byte, 1))
+		if taken {
+			require.Equal(t, io.EOF, err)
+		} else {
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+		}
+	}
+}
+
 // TestNothingAfterTheEnd has a writer's own end closed in each way at random moments.
 // The reader reads on after it was told of the end, and must be told the same.
 func TestNothingAfterTheEnd(t *testing.T) {
@@ -380,24 +404,133 @@ func TestNothingAfterAppClose(t *testing.T) {
 	}
 }
 
-// TestReadFromNothing ends the stream while ReadFrom's reader finds that there is nothing
-// more to be written: then nothing was lost.
+// TestCommitIsWhole commits a buffer that wraps around the fifo's end, of more than one
+// piece, while the peer closes. Either all of it was published or nothing.
+func TestCommitIsWhole(t *testing.T) {
+	const size = 256 << 10
+	eachMeeting(t, ListenConfig{ReadBuffer: size}, func(t *testing.T, m meeting) {
+		for i := range 200 {
+			c, s := m.connect(t)
+			_, err := c.Write(make([]byte, size/2+1000))
+			require.NoError(t, err)
+			_, err = io.ReadFull(s, make([]byte, size/2))
+			require.NoError(t, err)
+			b, err := c.Reserve(size / 2)
+			require.NoError(t, err)
+			require.NotNil(t, c.scratch)
+			if i%2 == 0 {
+				require.NoError(t, c.SetWriteDeadline(time.Unix(1, 0))) // Commit doesn't wait
+			}
+			go func() {
+				for range i % 50 {
+					runtime.Gosched()
+				}
+				if i%4 < 2 {
+					c.Close()
+				} else {
+					c.CloseWrite()
+				}
+			}()
+			err = c.Commit(len(b))
+			got, end := io.ReadAll(s)
+			require.NoError(t, end)
+			if err == nil {
+				require.Equal(t, 1000+size/2, len(got))
+			} else {
+				require.Equal(t, 1000, len(got))
+			}
+			c.Close()
+			s.Close()
+		}
+	})
+}
+
+// TestClosedAndLate has both, a deadline that has passed and Close.
+func TestClosedAndLate(t *testing.T) {
+	c, s := connectAlone(t)
+	busy(t, c, reading, func() {
+		require.NoError(t, c.SetDeadline(time.Unix(1, 0)))
+		require.NoError(t, c.Close())
+		_, err := c.beforeRead()
+		require.Equal(t, net.ErrClosed, err)
+		require.Equal(t, net.ErrClosed, c.beforeWrite())
+	})
+	s.Close()
+}
+
+// TestWriteAfterWriteTo writes to a peer that has closed while its WriteTo had all that
+// was written: it was read, so the peer's end was an orderly one.
+func TestWriteAfterWriteTo(t *testing.T) {
+	c, s := connectAlone(t)
+	_, err := c.Write([]byte("bytes"))
+	require.NoError(t, err)
+	w := newStopped()
+	done := make(chan error)
+	go func() {
+		_, err := s.WriteTo(w)
+		done <- err
+	}()
+	<-w.called
+	require.NoError(t, s.Close())
+	_, err = c.Write([]byte("more"))
+	require.ErrorIs(t, err, syscall.EPIPE)
+	close(w.goOn)
+	require.ErrorIs(t, <-done, net.ErrClosed)
+}
+
+// TestReadFromNothing has nothing to be written when nothing can be written any more:
+// nothing was lost. What there is fails, and the reader's own error is returned.
 func TestReadFromNothing(t *testing.T) {
-	for _, end := range []func(*Conn) error{(*Conn).Close, (*Conn).CloseWrite} {
-		c, _ := connectAlone(t)
-		r := newStopped()
-		done := make(chan error)
-		go func() {
-			_, err := c.ReadFrom(readerFunc(func([]byte) (int, error) {
-				r.stop()
-				return 0, io.EOF
-			}))
-			done <- err
-		}()
-		<-r.called
-		require.NoError(t, end(c))
-		close(r.goOn)
-		require.NoError(t, <-done)
+	errOwn := errors.New("own")
+	for name, end := range map[string]func(c, s *Conn) error{
+		"Close":      func(c, s *Conn) error { return c.Close() },
+		"CloseWrite": func(c, s *Conn) error { return c.CloseWrite() },
+		"deadline":   func(c, s *Conn) error { return c.SetWriteDeadline(time.Unix(1, 0)) },
+		"peer":       func(c, s *Conn) error { return s.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, while := range []bool{false, true} {
+				for _, result := range []error{io.EOF, errOwn, nil} {
+					c, s := connectAlone(t)
+					r := newStopped()
+					read := func([]byte) (int, error) {
+						if while {
+							r.stop()
+						}
+						if result == nil {
+							return 1, io.EOF
+						}
+						return 0, result
+					}
+					if !while {
+						require.NoError(t, end(c, s))
+					}
+					done := make(chan error)
+					go func() {
+						n, err := c.ReadFrom(readerFunc(read))
+						if n != 0 {
+							t.Errorf("%d bytes", n)
+						}
+						done <- err
+					}()
+					if while {
+						<-r.called
+						require.NoError(t, end(c, s))
+						close(r.goOn)
+					}
+					err := <-done
+					switch result {
+					case io.EOF:
+						require.NoError(t, err)
+					case errOwn:
+						require.Equal(t, errOwn, err)
+					default:
+						require.Error(t, err)
+						require.Zero(t, s.Buffered())
+					}
+				}
+			}
+		})
 	}
 }
 

@@ -242,31 +242,43 @@ func TestLastAccept(t *testing.T) {
 	})
 }
 
-// TestIdleTimer starts and stops a timer at the same time. In the end its deadline is
-// set if the timer runs: otherwise nobody would set it again.
+// TestIdleTimer has the timer started and stopped while its mutex is taken: what is known
+// of the deadline and the deadline itself change in one step. If they did not, a start in
+// between would be lost, and with it the end of the pair.
 func TestIdleTimer(t *testing.T) {
 	var deadline time.Time
 	timer := idleTimer{setDeadline: func(t time.Time) error {
 		deadline = t
 		return nil
 	}}
-	const rounds = 100_000
-	var round, stopped atomic.Int32
-	go func() {
-		for n := int32(1); n <= rounds; n++ {
-			for round.Load() < n {
-				runtime.Gosched()
-			}
-			timer.stop()
-			stopped.Store(n)
+	for _, change := range []func(){
+		func() { timer.start(time.Second, 7) },
+		func() {
+			after, uses := timer.stop()
+			require.Equal(t, time.Second, after)
+			require.EqualValues(t, 7, uses)
+		},
+	} {
+		was := timer.running.Load()
+		timer.mu.Lock()
+		var begun atomic.Bool
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			begun.Store(true)
+			change()
+		}()
+		for n := 0; n < 1000 || !begun.Load(); n++ {
+			runtime.Gosched()
+			require.Equal(t, was, timer.running.Load())
 		}
-	}()
-	for n := int32(1); n <= rounds; n++ {
-		timer.start(time.Second, 1)
-		round.Store(n)
-		for stopped.Load() < n {
-			timer.start(time.Second, 2)
-		}
-		require.Equal(t, timer.running.Load(), !deadline.IsZero())
+		timer.mu.Unlock()
+		<-done
+		require.Equal(t, !was, timer.running.Load())
+		require.Equal(t, !was, !deadline.IsZero())
 	}
+	timer.start(time.Second, 1)
+	timer.start(time.Hour, 2)
+	_, uses := timer.stop()
+	require.EqualValues(t, 1, uses)
 }
