@@ -19,6 +19,7 @@ type observed struct {
 	completion
 	tcp         bool
 	proto       string // of ctnet's network
+	raced       bool   // two steps were done at the same time
 	kernel, cut result
 }
 
@@ -58,7 +59,7 @@ var rules = []rule{
 			if o.end.writeClosed {
 				want = "EPIPE"
 			}
-			return is(o.cut, want) && o.cut.err.op == "write" && o.sameCount()
+			return (is(o.cut, want) || o.raced && is(o.cut, "EPIPE")) && o.cut.err.op == "write" && o.sameCount()
 		},
 	},
 	{
@@ -95,6 +96,16 @@ var rules = []rule{
 			return o.step.verb == "read" && o.step.bytes() == 0 && o.end.readPast && is(o.kernel, "")
 		},
 		allows: func(o observed) bool { return o.cut.n == 0 && (is(o.cut, "timeout") || is(o.cut, "")) },
+	},
+	{
+		name: "the deadline passes for a Dial",
+		reason: `Package net's error is context.DeadlineExceeded, and not os.ErrDeadlineExceeded as
+			those of all other calls. ctnet's is both.`,
+		about: func(o observed) bool { return o.step.verb == "dial" && is(o.kernel, "context deadline") },
+		allows: func(o observed) bool {
+			o.kernel.err.class = "timeout+context deadline"
+			return o.same()
+		},
 	},
 	{
 		name:   "SetDeadline of a closed listener",

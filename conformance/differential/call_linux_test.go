@@ -53,6 +53,7 @@ type end struct {
 	sent          int64
 	writing       int64 // by calls that have not returned
 	got           int64
+	returned      int64 // how many calls have
 	local, remote net.Addr
 }
 

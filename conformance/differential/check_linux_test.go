@@ -59,7 +59,7 @@ func (b *bench) check(s script, patience time.Duration, t *tally) string {
 				break
 			}
 			if try == kernelTries {
-				return n.name + ": " + difference
+				return n.name + ": " + difference + p.table(kernels, cut)
 			}
 			t.again.Add(1)
 			if kernels, trouble = b.askKernel(p, patience, t); trouble != "" {
@@ -90,7 +90,7 @@ func (b *bench) askKernel(p *plan, patience time.Duration, t *tally) (outcomes [
 // rules that were used.
 func (p *plan) compare(n *network, kernels []outcome, cut outcome, used map[string]int) string {
 	see := func(i int, c completion) observed {
-		return observed{c, p.network == "tcp", n.proto, kernels[i].results[c.id], cut.results[c.id]}
+		return observed{c, p.network == "tcp", n.proto, len(p.orders) > 1, kernels[i].results[c.id], cut.results[c.id]}
 	}
 	var differences []string
 	for i, order := range p.orders {
@@ -119,4 +119,17 @@ func (p *plan) compare(n *network, kernels []outcome, cut outcome, used map[stri
 		differences = append(differences, difference)
 	}
 	return strings.Join(differences, "; or ")
+}
+
+// table returns what each step has returned: by package net, in each order, and ctnet.
+func (p *plan) table(kernels []outcome, cut outcome) string {
+	var b strings.Builder
+	for i, s := range p.steps {
+		fmt.Fprintf(&b, "\n%3d  %-18v", i, s)
+		for _, k := range kernels {
+			fmt.Fprintf(&b, " net %v;", k.results[i])
+		}
+		fmt.Fprintf(&b, " ctnet %v", cut.results[i])
+	}
+	return b.String()
 }

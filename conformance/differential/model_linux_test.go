@@ -205,9 +205,6 @@ func (m *model) apply(id int, s step) bool {
 			end.linger0 = s.arg == "0"
 		}
 	case "close":
-		if len(end.reads) > 0 && end.reads[0].opened {
-			return false // F10
-		}
 		m.close(end, other)
 	default:
 		return false
@@ -351,9 +348,6 @@ func (m *model) write(id int, s step, e, peer *endModel) bool {
 	if s.arg != "open" && !writeFails(e, peer) && !m.canTake(n, peer) {
 		return false
 	}
-	if s.arg == "open" && writeFails(e, peer) {
-		return false // F2
-	}
 	e.writes = append(e.writes, pending{id: id, step: s, left: n, opened: s.arg == "open"})
 	return true
 }
@@ -380,11 +374,7 @@ func (m *model) feed(s step, e, peer *endModel) bool {
 	case s.arg == "eof" || s.arg == "err":
 		m.wrote(e, peer, false)
 	case m.tcp && peer.closed && !e.closed && !e.writePast && !e.writeClosed && !e.reset && !e.lost:
-		e.lost = true
-	case e.writePast && !e.closed && !e.writeClosed:
-		return false // F11
-	case (!m.tcp && peer.closed || e.reset) && !e.closed && !e.writePast && !e.writeClosed:
-		return false // F7
+		m.lose(e)
 	case writeFails(e, peer):
 		m.wrote(e, peer, false)
 	case !m.canTake(n, peer):
@@ -492,8 +482,7 @@ func (m *model) settleWrite(e, peer *endModel) bool {
 			peer.in, peer.some = 0, true
 		}
 		if lost {
-			e.lost = true
-			e.dropped = e.dropped || e.some
+			m.lose(e)
 		}
 		m.wrote(e, peer, w.begun || lost && w.left > roomBytes)
 	case !w.begun:
@@ -506,6 +495,12 @@ func (m *model) settleWrite(e, peer *endModel) bool {
 		m.wrote(e, peer, false)
 	}
 	return true
+}
+
+// lose notes that bytes were written at e to a peer that has closed.
+func (m *model) lose(e *endModel) {
+	e.lost = true
+	e.dropped = e.dropped || e.some
 }
 
 // wrote has the first of the calls that write return.

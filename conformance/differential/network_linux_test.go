@@ -83,9 +83,6 @@ func cutNetwork(proto string, server, client *ctnet.App) *network {
 		dialer: func(buffer int, closed bool, o dialOptions) func(context.Context, string, string) (net.Conn, error) {
 			d := ctnet.Dialer{App: client, ReadBuffer: buffer, WriteBuffer: buffer, Timeout: o.timeout,
 				Kernel: net.Dialer{Timeout: o.kernelTimeout, Deadline: o.kernelDeadline}}
-			if proto == "ct" && (o.kernelTimeout < 0 || time.Until(o.kernelDeadline) < 0 && !o.kernelDeadline.IsZero()) {
-				d.Timeout = -1 // F4
-			}
 			// What it says when nobody listens is what the kernel says.
 			if proto != "ct" && !closed {
 				d.Path = ctnet.CutThrough

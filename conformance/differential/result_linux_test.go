@@ -32,15 +32,20 @@ type failure struct {
 
 func (r result) String() string {
 	s := fmt.Sprint(r.n)
-	if r.err.class != "" {
-		s += fmt.Sprintf(", %s (op %q, net %q, source %q, addr %q, timeout %v, temporary %v)",
-			r.err.class, r.err.op, r.err.net, r.err.source, r.err.addr, r.err.timeout, r.err.temporary)
+	if f := r.err; f.class != "" {
+		s += " " + f.class
+		if f.op != "" {
+			s += fmt.Sprintf(" (%s %s %s>%s)", f.op, f.net, f.source, f.addr)
+		}
+		if f.timeout || f.temporary {
+			s += fmt.Sprintf(" timeout=%v temporary=%v", f.timeout, f.temporary)
+		}
 	}
 	if r.left != 0 {
-		s += fmt.Sprintf("; %d bytes left", r.left)
+		s += fmt.Sprintf(", %d bytes left", r.left)
 	}
 	if r.bad != "" {
-		s += "; " + r.bad
+		s += ", " + r.bad
 	}
 	return s
 }

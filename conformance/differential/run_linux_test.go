@@ -198,7 +198,11 @@ func (r *runner) park(ids []int) bool {
 // moves is another number when what the call waits for may have come.
 func (c *call) moves() int64 {
 	n := 1 + c.progress.Load()
-	if c.end != nil && c.end.peer != nil && isWrite(c.step) {
+	if c.end == nil {
+		return n
+	}
+	n += c.end.returned // it may be this one's turn
+	if c.end.peer != nil && isWrite(c.step) {
 		n += c.end.peer.got
 	}
 	return n
@@ -240,6 +244,9 @@ func sleeps(stacks []byte, goroutine int64) bool {
 // finish takes note of a call that has returned.
 func (r *runner) finish(c *call, done completion) {
 	e := c.end
+	if e != nil {
+		e.returned++
+	}
 	switch {
 	case c.conn != nil && c.step.verb == "dial":
 		r.ends[c.step.who.conn][0] = r.newEnd(c, c.step.who.conn, 0)
