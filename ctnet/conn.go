@@ -378,15 +378,17 @@ func (c *Conn) lost() error {
 // its mark before it looks for unread bytes. So if the mark is not to be seen after a
 // publish, then the reader finds these bytes, or has read them.
 func (c *Conn) peerEnd() error {
+	state := c.state.Load()
 	if c.tx.ConsumerClosed() {
 		// The mark comes before the end. But a reader that closes with bytes
 		// unread is going to reset.
-		if fin, reset := c.rx.Ended(); reset || !fin && !c.tx.Taken() {
+		fin, reset := c.rx.Ended()
+		if reset || !fin && !c.tx.Taken() || state&bytesLost != 0 && !c.tcp {
 			return syscall.ECONNRESET
 		}
 		return syscall.EPIPE
 	}
-	if c.state.Load()&peerGone != 0 {
+	if state&peerGone != 0 {
 		return syscall.ECONNRESET
 	}
 	return nil

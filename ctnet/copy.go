@@ -74,8 +74,8 @@ func (c *Conn) readFrom(r io.Reader) (n int64, refused bool, err error) {
 			return n, false, errInvalidCount
 		}
 		if m > 0 {
-			if ended == nil {
-				ended = c.beforeWrite()
+			if err := c.beforeWrite(); err != nil {
+				ended = err
 			}
 			if c.unnoticed(ended) {
 				c.lose()
@@ -141,6 +141,9 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 			return n, errInvalidCount
 		}
 		c.rx.Lend(m)
+		if m < len(view) && c.state.Load()&isClosed != 0 {
+			c.endUnread()
+		}
 		c.release(m)
 		n += int64(m)
 		if err != nil {

@@ -224,6 +224,32 @@ func TestWriteToHasRead(t *testing.T) {
 	}
 }
 
+// TestWriteToHasNotRead is the same with a writer that takes only a part of it.
+func TestWriteToHasNotRead(t *testing.T) {
+	c, s := connectAlone(t)
+	_, err := s.Write([]byte("bytes"))
+	require.NoError(t, err)
+	w := newStopped()
+	done := make(chan error)
+	go func() {
+		_, err := c.WriteTo(writerFunc(func(b []byte) (int, error) {
+			w.stop()
+			return 2, io.ErrShortWrite
+		}))
+		done <- err
+	}()
+	<-w.called
+	require.NoError(t, c.Close())
+	close(w.goOn)
+	require.ErrorIs(t, <-done, io.ErrShortWrite)
+	_, err = s.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
 // TestWriteThatWasPublished closes the own end when a Write has published all: it has
 // written them, as a system call would have.
 func TestWriteThatWasPublished(t *testing.T) {
@@ -255,10 +281,13 @@ func TestPeerClosesAfterThePublish(t *testing.T) {
 			require.NoError(t, c.afterWrite())
 		})
 		_, err := c.Read(make([]byte, 1))
+		_, again := c.Write(make([]byte, 1))
 		if taken {
 			require.Equal(t, io.EOF, err)
+			require.ErrorIs(t, again, syscall.EPIPE)
 		} else {
 			require.ErrorIs(t, err, syscall.ECONNRESET)
+			require.ErrorIs(t, again, syscall.ECONNRESET)
 		}
 	}
 }

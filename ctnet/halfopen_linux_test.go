@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -166,6 +167,58 @@ func TestCloseBeforeTheAnswer(t *testing.T) {
 			t.Fatal("the Dial still waits")
 		}
 	})
+}
+
+// TestHandedOn hands a listener's socket on and never calls Accept: the process that got
+// it, which is this one, serves all connections. When Accept is called they come here.
+func TestHandedOn(t *testing.T) {
+	server := newTestApp(t, AppConfig{})
+	ln, err := (&ListenConfig{App: server}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	f, err := ln.(*Listener).File()
+	require.NoError(t, err)
+	defer f.Close()
+	inner, err := net.FileListener(f)
+	require.NoError(t, err)
+	defer inner.Close()
+	connect := func(d Dialer, ln net.Listener) (cut bool) {
+		c, err := d.Dial("tcp", ln.Addr().String())
+		require.NoError(t, err)
+		defer c.Close()
+		s, err := ln.Accept()
+		require.NoError(t, err)
+		s.Close()
+		_, cut = c.(*Conn)
+		return cut
+	}
+	client := Dialer{App: newTestApp(t, AppConfig{})}
+	require.False(t, connect(Dialer{App: server}, inner))
+	require.False(t, connect(client, inner))
+	require.NoError(t, ln.(*Listener).SetDeadline(time.Unix(1, 0)))
+	_, err = ln.Accept()
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, ln.(*Listener).SetDeadline(time.Time{}))
+	require.True(t, connect(Dialer{App: server}, ln))
+	require.True(t, connect(Dialer{App: newTestApp(t, AppConfig{})}, ln))
+
+	// While an Accept is under way it was not handed on.
+	accepted := make(chan net.Conn)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	}()
+	require.Eventually(t, func() bool { return ln.(*Listener).accepting.Load() > 0 }, 10*time.Second, time.Millisecond)
+	g, err := ln.(*Listener).File()
+	require.NoError(t, err)
+	g.Close()
+	c, err := (&Dialer{App: server}).Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	require.IsType(t, &Conn{}, c)
+	(<-accepted).Close()
+	c.Close()
 }
 
 // TestAppCloseOvertaken closes an application with two listeners on one address, of which
