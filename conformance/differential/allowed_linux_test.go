@@ -140,6 +140,8 @@ func (o observed) sameCount() bool {
 	switch {
 	case o.unknown:
 		return o.cut.left == 0
+	case o.broken && o.cut.err.class != "":
+		return o.cut.n >= 0 && o.cut.n < int64(o.step.bytes())
 	case o.partial:
 		return isPartial(o.completion, o.kernel) && isPartial(o.completion, o.cut)
 	}

@@ -244,7 +244,7 @@ func (c *call) read(st stage) func() (int64, error) {
 		}
 	case "readfull", "drain":
 		if st.step.verb == "drain" {
-			n = int(there)
+			n = int(max(there, 0))
 		}
 		return func() (int64, error) {
 			b := buffer(n)

@@ -17,7 +17,7 @@ const kernelTries = 10
 
 // A tally counts what was done.
 type tally struct {
-	scripts, steps, runs, again, differences atomic.Int64
+	scripts, steps, pairs, runs, again, differences atomic.Int64
 
 	mu   sync.Mutex
 	used map[string]int // rules
@@ -40,6 +40,9 @@ func (b *bench) check(s script, patience time.Duration, t *tally) string {
 	p := makePlan(s)
 	t.scripts.Add(1)
 	t.steps.Add(int64(len(p.steps)))
+	if len(p.orders) > 1 {
+		t.pairs.Add(1)
+	}
 	kernels, trouble := b.askKernel(p, patience, t)
 	if trouble != "" {
 		return trouble

@@ -85,8 +85,8 @@ func TestRandom(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("seed %d, %d scripts of %d steps, %d runs in %v; the kernel was asked again %d times; %d differences",
-		from, tally.scripts.Load(), tally.steps.Load(), tally.runs.Load(), time.Since(start).Round(time.Millisecond), tally.again.Load(), tally.differences.Load())
+	t.Logf("seed %d: %d scripts of %d steps, in %d of them two at the same time, %d runs in %v; the kernel was asked again %d times; %d differences",
+		from, tally.scripts.Load(), tally.steps.Load(), tally.pairs.Load(), tally.runs.Load(), time.Since(start).Round(time.Millisecond), tally.again.Load(), tally.differences.Load())
 	for _, name := range slices.Sorted(maps.Keys(tally.used)) {
 		t.Logf("%6d results by the rule %q", tally.used[name], name)
 	}

@@ -52,13 +52,27 @@ func randomScript(rnd *rand.Rand) script {
 			}
 			continue
 		}
-		a.with = true
 		b := anyStep(rnd, kinds[rnd.IntN(len(kinds))], conns)
+		if rnd.IntN(4) == 0 && (a.who.kind == 'd' || a.who.kind == 'a') {
+			a, b = stream(rnd, a.who)
+			if out := (step{who: a.who.peer(), verb: "copyout"}); p.add(out) {
+				s.steps = append(s.steps, out)
+			}
+		}
+		a.with = true
 		if p.addBoth(a, b) {
 			s.steps = append(s.steps, a, b)
 		}
 	}
 	return s
+}
+
+// stream returns two steps of which one writes very many bytes and one ends that.
+func stream(rnd *rand.Rand, w who) (a, b step) {
+	a = step{who: w, verb: pick(rnd, "write", "copyin"), arg: "big"}
+	b = pick(rnd, step{verb: "closewrite"}, step{verb: "close"}, step{verb: "wdeadline", arg: "past"})
+	b.who = w
+	return a, b
 }
 
 // anyStep returns a step of a kind.

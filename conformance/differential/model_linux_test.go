@@ -63,6 +63,7 @@ type completion struct {
 	conn      int  // what Accept has accepted
 	partial   bool // some of a Write's bytes were written, and not all
 	unknown   bool // how many bytes were read depends on that
+	broken    bool // a Write that fails has written some of its bytes, or none
 	end, peer endModel
 }
 
@@ -101,6 +102,28 @@ func (m *model) blocked() (ids []int) {
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// streams reports whether one of two steps writes very many bytes, which the peer copies
+// out as they come, and the other one ends that.
+func (m *model) streams(a, b step) bool {
+	if isWrite(b) {
+		a, b = b, a
+	}
+	if a.who != b.who || !isWrite(a) || a.bytes() != bigBytes {
+		return false
+	}
+	e, peer := m.side(a.who)
+	if !e.there || writeFails(e, peer) || len(e.writes) > 0 || len(peer.reads) != 1 || peer.reads[0].step.verb != "copyout" || peer.reads[0].opened {
+		return false
+	}
+	switch b.verb {
+	case "wdeadline":
+		return b.arg == "past"
+	case "close":
+		return e.in == 0 && !e.some && !e.linger0
+	}
+	return b.verb == "closewrite"
 }
 
 // hasProgress reports whether a call that waits has read or written something.
@@ -345,8 +368,13 @@ func (m *model) write(id int, s step, e, peer *endModel) bool {
 	if len(e.writes) == 2 || len(e.writes) > 0 && (n > roomBytes || s.verb == "copyin" && (s.arg == "open" || n == 0)) {
 		return false
 	}
-	if s.arg != "open" && !writeFails(e, peer) && !m.canTake(n, peer) {
-		return false
+	if !writeFails(e, peer) {
+		if s.arg != "open" && !m.canTake(n, peer) {
+			return false
+		}
+		if s.verb == "copyin" && peer.some {
+			return false // ctnet's asks the source only when there is room
+		}
 	}
 	e.writes = append(e.writes, pending{id: id, step: s, left: n, opened: s.arg == "open"})
 	return true

@@ -188,10 +188,11 @@ func (p *planner) addBoth(a, b step) bool {
 	if len(p.orders) > 1 || a.verb == "accept" && b.verb == "accept" || a.who == b.who && (isRead(a) && isRead(b) || isWrite(a) && isWrite(b)) {
 		return false
 	}
+	stream := p.models[0].streams(a, b)
 	for _, s := range []step{a, b} {
 		switch {
 		case s.verb == "park", s.verb == "feed", s.verb == "unstall", s.verb == "dial", s.arg == "soon",
-			s.arg == "open", s.arg == "stall", s.arg == "fail", s.bytes() > roomBytes:
+			s.arg == "open", s.arg == "stall", s.arg == "fail", s.bytes() > roomBytes && !stream:
 			return false
 		}
 	}
@@ -218,13 +219,19 @@ func (p *planner) addBoth(a, b step) bool {
 	if !try(append(slices.Clip(first), one, two)...) || !try(append(slices.Clip(first), two, one)...) {
 		return false
 	}
+	if stream {
+		// Any number of bytes may be written before the other step.
+		for i := range orders {
+			streamed(orders[i][len(first):], models[i], a.who)
+		}
+	}
 	// Calls that wait, and return with the two steps, may see what the first has done, or
 	// wake too late. Then it is as if they began afterwards.
 	p.racing = make(map[int]bool)
 	var rest, late []stage
 	for _, st := range first {
 		if slices.Contains(before.blocked(), st.id) && !slices.Contains(models[0].blocked(), st.id) {
-			if before.hasProgress(st.id) {
+			if before.hasProgress(st.id) && !stream {
 				return false
 			}
 			p.racing[st.id] = true
@@ -233,12 +240,28 @@ func (p *planner) addBoth(a, b step) bool {
 			rest = append(rest, st)
 		}
 	}
-	if len(late) > 0 && (!try(slices.Concat(rest, []stage{one, two}, late)...) || !try(slices.Concat(rest, []stage{two, one}, late)...)) {
+	if len(late) > 0 && !stream && (!try(slices.Concat(rest, []stage{one, two}, late)...) || !try(slices.Concat(rest, []stage{two, one}, late)...)) {
 		return false
 	}
 	p.steps = append(p.steps, a, b)
 	p.orders, p.models = orders, models
 	return true
+}
+
+// streamed notes that it is not known how many bytes an end has written in some stages,
+// nor how many its peer reads.
+func streamed(stages []stage, m *model, writer who) {
+	for _, st := range stages {
+		for i := range st.done {
+			c := &st.done[i]
+			c.broken = isWrite(c.step)
+			c.unknown = isRead(c.step) && c.step.who != writer
+		}
+	}
+	_, peer := m.side(writer)
+	for i := range peer.reads {
+		peer.reads[i].unknown = true
+	}
 }
 
 // simulate does steps in an order. It returns nil if one of them makes no sense.

@@ -108,6 +108,13 @@ func (r *runner) runGroup(group []stage, blocked []int) (trouble string) {
 			r.finish(c, done)
 		}
 	}
+	for _, st := range group {
+		for _, done := range st.done {
+			if c := r.calls[done.id]; done.unknown {
+				c.result.left = c.end.there()
+			}
+		}
+	}
 	return r.keepUp(group[len(group)-1].blocked)
 }
 
@@ -260,17 +267,11 @@ func (r *runner) finish(c *call, done completion) {
 		e.writing -= c.size
 	case c.step.verb == "copyout":
 		e.got += c.result.n
-		if done.unknown {
-			c.result.left = e.there()
-		}
 	case isRead(c.step):
 		if !bytes.Equal(c.data, bytesAt(e.number^1, e.got, len(c.data))) {
 			c.result.bad = fmt.Sprintf("these are not the bytes at %d", e.got)
 		}
 		e.got += int64(len(c.data))
-		if done.unknown {
-			c.result.left = e.there()
-		}
 		if cap(c.data) >= bigBytes {
 			bigBuffers.Put(c.data[:cap(c.data)])
 		}

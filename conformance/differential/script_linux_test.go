@@ -41,6 +41,9 @@ type who struct {
 	conn int  // which connection; 0 for the listener
 }
 
+// peer returns the other end.
+func (w who) peer() who { return who{'d' + 'a' - w.kind, w.conn} }
+
 // maxConns is the number of connections that a script may have.
 const maxConns = 3
 
