@@ -26,9 +26,9 @@ type call struct {
 	slept     int64 // what moves said when it was last seen asleep
 
 	result   result
-	conn     net.Conn     // of Dial and Accept
-	data     []byte       // what was read
-	progress atomic.Int64 // how many bytes were read so far, if they are more than one Read's
+	conn     net.Conn // of Dial and Accept
+	data     []byte   // what was read
+	progress gauge    // bytes that were read so far, if it reads more than once
 
 	from, size int64         // what is written: from where on, and how much
 	source     *source       // that it copies from, if that has to be fed
@@ -64,6 +64,45 @@ type conn interface {
 	CloseWrite() error
 }
 
+// A gauge counts bytes.
+type gauge struct {
+	mu      sync.Mutex
+	n       int64
+	enough  int64
+	reached chan struct{} // closed when n is enough; nil if nobody waits for that
+}
+
+func (g *gauge) add(n int) int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.n += int64(n)
+	g.tell()
+	return g.n
+}
+
+func (g *gauge) tell() {
+	if g.reached != nil && g.n >= g.enough {
+		close(g.reached)
+		g.reached = nil
+	}
+}
+
+func (g *gauge) load() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.n
+}
+
+// reach returns a channel that is closed when there are n bytes. It ends the last call.
+func (g *gauge) reach(n int64) <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	reached := make(chan struct{})
+	g.enough, g.reached = n, reached
+	g.tell()
+	return reached
+}
+
 // there returns how many bytes there are to be read, with those on the way.
 func (e *end) there() int64 {
 	if e.peer == nil {
@@ -95,8 +134,8 @@ var (
 	errNotFed = errors.New("the source is not read")
 )
 
-// begin begins a step. Its call begins when start is closed.
-func (r *runner) begin(st stage, start chan struct{}) error {
+// begin begins a step. Its call begins when start returns.
+func (r *runner) begin(st stage, start func()) error {
 	c := r.calls[st.id]
 	c.begun = true
 	f, err := r.prepare(c, st)
@@ -110,7 +149,7 @@ func (r *runner) begin(st stage, start chan struct{}) error {
 	go func() {
 		defer close(c.done)
 		c.goroutine.Store(thisGoroutine())
-		<-start
+		start()
 		f()
 	}()
 	return nil
@@ -134,11 +173,7 @@ func (r *runner) prepare(c *call, st stage) (func(), error) {
 	case st.step.who.kind == 'l':
 		return r.listenerCall(c), nil
 	}
-	side := 0
-	if st.step.who.kind == 'a' {
-		side = 1
-	}
-	if c.end = r.ends[st.step.who.conn][side]; c.end == nil {
+	if c.end = r.endOf(st.step.who); c.end == nil {
 		return nil, errNoConn
 	}
 	switch st.step.verb {
@@ -166,6 +201,14 @@ func (r *runner) prepare(c *call, st stage) (func(), error) {
 		c.result.n = n
 		c.result.err = describe(err, c.end.local, c.end.remote)
 	}, nil
+}
+
+// endOf returns an end that a step is about, or nil.
+func (r *runner) endOf(w who) *end {
+	if w.kind == 'd' {
+		return r.ends[w.conn][0]
+	}
+	return r.ends[w.conn][1]
 }
 
 func (r *runner) dial(c *call, st stage) func() {
@@ -291,12 +334,12 @@ func buffer(n int) []byte {
 // A counted reader counts what was read.
 type counted struct {
 	io.Reader
-	n *atomic.Int64
+	progress *gauge
 }
 
 func (r *counted) Read(b []byte) (n int, err error) {
 	n, err = r.Reader.Read(b)
-	r.n.Add(int64(n))
+	r.progress.add(n)
 	return n, err
 }
 
@@ -314,7 +357,7 @@ func (s *sink) Write(b []byte) (int, error) {
 		s.call.result.bad = fmt.Sprintf("these are not the bytes at %d", s.pos)
 	}
 	s.pos += int64(len(b))
-	n := s.call.progress.Add(int64(len(b)))
+	n := s.call.progress.add(len(b))
 	if s.stall != nil {
 		<-s.stall
 	}

@@ -33,7 +33,7 @@ import (
 
 var (
 	seed    = flag.Uint64("seed", 0, "`number` that the scripts are made from; 0 is another one each time")
-	scripts = flag.Int("scripts", 2000, "`number` of scripts")
+	scripts = flag.Int("scripts", defaultScripts, "`number` of scripts")
 	howLong = flag.Duration("for", 0, "how `long` to make scripts, in place of a number of them")
 )
 

@@ -9,4 +9,11 @@ var findings = []rule{
 		},
 		allows: func(o observed) bool { return o.end.writeClosed },
 	},
+	{
+		name: "D10: a peer that has closed while its WriteTo is in w.Write",
+		about: func(o observed) bool {
+			return isWrite(o.step) && o.peer.closed && len(o.peer.reads) > 0 && is(o.cut, "ECONNRESET")
+		},
+		allows: func(o observed) bool { return true },
+	},
 }

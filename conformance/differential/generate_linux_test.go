@@ -31,11 +31,11 @@ var alphabets = func() map[byte]alphabet {
 
 // randomScript makes a script.
 func randomScript(rnd *rand.Rand) script {
-	s := script{network: pick(rnd, "tcp", "unix"), buffer: pick(rnd, 4096, 0)}
+	s := script{network: pick(rnd, "tcp", "unix"), buffer: pick(rnd, 4<<10, 64<<10)}
 	p := newPlanner(s)
-	kinds, conns := "eeeeeeeep", 1
+	kinds, conns := "eeeeeeeeeeeep", 1
 	if rnd.IntN(5) == 0 {
-		kinds, conns = "dlleeeep", maxConns
+		kinds, conns = "ddlllleeeeeeeeep", maxConns
 		p.ownListener = true
 	} else {
 		p.connect()
@@ -46,14 +46,14 @@ func randomScript(rnd *rand.Rand) script {
 		if p.over(a) && rnd.IntN(6) > 0 {
 			continue
 		}
-		if rnd.IntN(8) > 0 {
+		if rnd.IntN(12) > 0 {
 			if p.add(a) {
 				s.steps = append(s.steps, a)
 			}
 			continue
 		}
 		b := anyStep(rnd, kinds[rnd.IntN(len(kinds))], conns)
-		if rnd.IntN(4) == 0 && (a.who.kind == 'd' || a.who.kind == 'a') {
+		if rnd.IntN(3) == 0 && (a.who.kind == 'd' || a.who.kind == 'a') {
 			a, b = stream(rnd, a.who)
 			if out := (step{who: a.who.peer(), verb: "copyout"}); p.add(out) {
 				s.steps = append(s.steps, out)

@@ -228,6 +228,9 @@ func (m *model) apply(id int, s step) bool {
 			end.linger0 = s.arg == "0"
 		}
 	case "close":
+		if len(end.reads) > 0 && end.reads[0].opened {
+			return false // D10
+		}
 		m.close(end, other)
 	default:
 		return false

@@ -41,6 +41,7 @@ type stage struct {
 	step    step
 	bytes   int          // that it is about
 	park    bool         // first, the calls that wait must have gone to sleep
+	ends    bool         // it ends a stream: see model.streams
 	done    []completion // the calls that return
 	blocked []int        // those that wait afterwards
 }
@@ -251,9 +252,10 @@ func (p *planner) addBoth(a, b step) bool {
 // streamed notes that it is not known how many bytes an end has written in some stages,
 // nor how many its peer reads.
 func streamed(stages []stage, m *model, writer who) {
-	for _, st := range stages {
-		for i := range st.done {
-			c := &st.done[i]
+	for i := range stages {
+		stages[i].ends = !isWrite(stages[i].step)
+		for j := range stages[i].done {
+			c := &stages[i].done[j]
 			c.broken = isWrite(c.step)
 			c.unknown = isRead(c.step) && c.step.who != writer
 		}

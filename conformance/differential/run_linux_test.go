@@ -3,9 +3,11 @@ package differential
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -91,7 +93,7 @@ func (r *runner) runGroup(group []stage, blocked []int) (trouble string) {
 	}
 	start := make(chan struct{})
 	for _, st := range group {
-		if err := r.begin(st, start); err != nil {
+		if err := r.begin(st, r.starter(group, st, start)); err != nil {
 			return fmt.Sprintf("%v: %v", st.step, err)
 		}
 	}
@@ -117,6 +119,38 @@ func (r *runner) runGroup(group []stage, blocked []int) (trouble string) {
 	}
 	return r.keepUp(group[len(group)-1].blocked)
 }
+
+// starter returns what a step's goroutine waits for.
+func (r *runner) starter(group []stage, st stage, start chan struct{}) func() {
+	if len(group) == 1 {
+		return func() { <-start }
+	}
+	if !st.ends {
+		return func() {
+			<-start
+			for range rand.IntN(500) { // less than a microsecond, or nothing
+				spun.Load()
+			}
+		}
+	}
+	// Until a part of the stream has come.
+	writer := r.calls[group[0].id+group[1].id-st.id]
+	var came <-chan struct{}
+	for _, c := range r.calls {
+		if c.end != nil && c.end == r.endOf(st.step.who.peer()) && c.step.verb == "copyout" && !c.returned() {
+			came = c.progress.reach(c.progress.load() + rand.Int64N(bigBytes))
+		}
+	}
+	return func() {
+		<-start
+		select {
+		case <-came:
+		case <-writer.done:
+		}
+	}
+}
+
+var spun atomic.Int64
 
 // await waits until done is closed, but not for ever.
 func (r *runner) await(done <-chan struct{}) bool {
@@ -164,10 +198,8 @@ func (r *runner) keepUp(blocked []int) (trouble string) {
 		if c.stall == nil {
 			want = c.end.there()
 		}
-		for end := time.Now().Add(r.patience); c.progress.Load() < want; runtime.Gosched() {
-			if time.Now().After(end) {
-				return fmt.Sprintf("%v has read %d bytes of %d", c.step, c.progress.Load(), want)
-			}
+		if !r.await(c.progress.reach(want)) {
+			return fmt.Sprintf("%v has read %d bytes of %d", c.step, c.progress.load(), want)
 		}
 	}
 	return ""
@@ -184,11 +216,17 @@ func (r *runner) park(ids []int) bool {
 	if r.stacks == nil {
 		r.stacks = make([]byte, 1<<20)
 	}
+	looks := 0
 	for end := time.Now().Add(r.patience); len(awake) > 0; {
 		if time.Now().After(end) {
 			return false
 		}
-		for range 20 { // to look costs more
+		// To look costs more than to yield. If it is in vain the runtime has to look for
+		// what comes from the kernel, which it does when there is nothing to run.
+		if looks++; looks > 3 {
+			time.Sleep(100 * time.Microsecond)
+		}
+		for range 20 {
 			runtime.Gosched()
 		}
 		stacks := r.stacks[:runtime.Stack(r.stacks, true)]
@@ -204,7 +242,7 @@ func (r *runner) park(ids []int) bool {
 
 // moves is another number when what the call waits for may have come.
 func (c *call) moves() int64 {
-	n := 1 + c.progress.Load()
+	n := 1 + c.progress.load()
 	if c.end == nil {
 		return n
 	}

@@ -48,7 +48,7 @@ func (w who) peer() who { return who{'d' + 'a' - w.kind, w.conn} }
 const maxConns = 3
 
 // bigBytes is a number of bytes that no buffer holds, and a multiple of what one does.
-const bigBytes = 4 << 20
+const bigBytes = 1 << 20
 
 // The verbs, each with its arguments. 0 stands for a number of bytes. Those of 'e' are
 // for both ends of a connection.
