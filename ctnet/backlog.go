@@ -19,7 +19,7 @@ type halfOpen interface {
 	accept() *Conn
 	// refuse tells the dialer that it is not connected.
 	refuse(errno syscall.Errno)
-	// drop resets a connection that nobody accepts.
+	// drop resets a connection that nobody accepts, answered.
 	drop()
 }
 

@@ -40,10 +40,9 @@ type Conn struct {
 	local, remote net.Addr
 	cred          Cred
 
-	scratch  []byte       // what Reserve lent in place of the fifo; guarded as tx
-	turn     int          // bytes written since others could run; guarded as tx
-	viewed   atomic.Int32 // bytes that WriteTo's writer has, not yet released
-	reserved atomic.Bool  // Commit must follow
+	scratch  []byte      // what Reserve lent in place of the fifo; guarded as tx
+	turn     int         // bytes written since others could run; guarded as tx
+	reserved atomic.Bool // Commit must follow
 
 	tcp bool // a Write after the peer's close does as TCP's; see unnoticed
 }
@@ -202,6 +201,7 @@ func (c *Conn) read(b []byte) (int, error) {
 			return n, nil
 		}
 		if end != nil {
+			c.rx.Stop()
 			return 0, end
 		}
 		if n := c.awaitInto(b); n > 0 {
@@ -213,7 +213,9 @@ func (c *Conn) read(b []byte) (int, error) {
 
 // beforeRead returns an error if nothing may be read, and otherwise how the
 // stream ends once it is found to be empty, if it does. Call it before looking
-// for bytes: all those that came before the end are visible then.
+// for bytes: all those that came before the end are visible then. Whoever tells the user
+// of the end stops the consumer. An honest peer publishes nothing after it has told of
+// its end, but the end may also be known from elsewhere: the control channel, CloseRead.
 func (c *Conn) beforeRead() (end, err error) {
 	if c.rd.passed.Load() {
 		return nil, os.ErrDeadlineExceeded
@@ -232,7 +234,7 @@ func (c *Conn) beforeRead() (end, err error) {
 		return syscall.ECONNRESET, nil
 	case fin || state&readClosed != 0:
 		return io.EOF, nil
-	case state&peerGone != 0:
+	case state&peerGone != 0 || c.rx.Stopped():
 		return syscall.ECONNRESET, nil
 	}
 	return nil, nil
@@ -288,7 +290,9 @@ func (c *Conn) Write(b []byte) (int, error) {
 func (c *Conn) write(b []byte) (n int, err error) {
 	if err := c.beforeWrite(); err != nil || len(b) == 0 {
 		if c.unnoticed(err) {
-			c.lose()
+			if len(b) > 0 {
+				c.lose()
+			}
 			return len(b), nil
 		}
 		return 0, err
@@ -442,7 +446,7 @@ func (c *Conn) SetWriteBuffer(bytes int) error { return c.control("set", func() 
 // SetDeadline sets the time after which Read and Write fail with
 // os.ErrDeadlineExceeded, those that are blocked too. The zero time means never.
 func (c *Conn) SetDeadline(t time.Time) error {
-	return c.control("set", func() {
+	return c.setDeadline(func() {
 		c.rd.set(t, &c.rd)
 		c.wr.set(t, &c.wr)
 	})
@@ -450,13 +454,21 @@ func (c *Conn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline is SetDeadline for Read alone.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	return c.control("set", func() { c.rd.set(t, &c.rd) })
+	return c.setDeadline(func() { c.rd.set(t, &c.rd) })
 }
 
 // SetWriteDeadline is SetDeadline for Write alone. A Write that fails may have
 // written a part, and says how much.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	return c.control("set", func() { c.wr.set(t, &c.wr) })
+	return c.setDeadline(func() { c.wr.set(t, &c.wr) })
+}
+
+// setDeadline is control, with the error that package net has there.
+func (c *Conn) setDeadline(f func()) error {
+	if c.control("set", f) != nil {
+		return opError("set", nil, c.local, net.ErrClosed)
+	}
+	return nil
 }
 
 // control calls f unless the connection is closed.

@@ -15,29 +15,38 @@ const copyPiece = 4 * ring.PieceSize
 var errInvalidCount = errors.New("reader or writer returned an invalid count")
 
 // ReadFrom writes what it reads from r until io.EOF. r reads straight into the
-// fifo, which is what io.Copy to a Conn does.
+// fifo, which is what io.Copy to a Conn does. As with io.Copy to a socket it fails only
+// when there is something to be written, and r's own error is returned as it is.
 //
 // While r.Read waits, so do other writers of the connection.
-func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
-	if err := c.gate.lock(writing, &c.wr.deadline); err != nil {
-		return 0, c.opError("write", err)
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
+	n, refusal, err := c.readFrom(r)
+	if refusal == nil {
+		return n, err
+	}
+	if more, err := readAny(r); !more {
+		return n, err
+	}
+	return n, c.opError("write", refusal)
+}
+
+// readFrom is ReadFrom, but it stops if nothing can be written before it asks r for
+// more: a refusal.
+func (c *Conn) readFrom(r io.Reader) (n int64, refusal, err error) {
+	if refusal := c.gate.lock(writing, &c.wr.deadline); refusal != nil {
+		return 0, refusal, nil
 	}
 	defer c.unlock(writing)
 	for {
-		err := c.beforeWrite()
-		unnoticed := c.unnoticed(err)
-		if err != nil && !unnoticed {
-			if c.tx.ConsumerClosed() && atEOF(r) {
-				return n, nil // there was nothing more to be written
-			}
-			return n, c.opError("write", err)
+		if refusal := c.beforeWrite(); refusal != nil && !c.unnoticed(refusal) {
+			return n, refusal, nil
 		}
 		// Not less than a piece, unless the fifo is small: a reader should not
 		// be asked for the few bytes that are left before the fifo's end.
 		least := min(ring.PieceSize, c.tx.Size()/4)
 		free, err := c.tx.Space(least)
 		if err != nil {
-			return n, c.opError("write", c.corrupt())
+			return n, nil, c.opError("write", c.corrupt())
 		}
 		if free == 0 {
 			c.awaitSpace(least, true)
@@ -46,41 +55,50 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 		view := c.tx.View()
 		c.lend(writing)
 		m, err := r.Read(view[:min(len(view), copyPiece)])
-		if ended := c.resumeWriting(); ended != nil {
-			return n, c.opError("write", ended)
-		}
+		ended := c.resumeWriting()
 		if m < 0 || m > len(view) {
-			return n, errInvalidCount
+			return n, nil, errInvalidCount
 		}
-		if m > 0 && unnoticed {
-			c.lose()
-			n += int64(m)
-		} else if m > 0 {
-			ring.RaceRelease(c.raceKey)
-			c.publish(m)
-			c.wrote(m)
+		if m > 0 {
+			if ended == nil {
+				ended = c.beforeWrite()
+			}
+			if c.unnoticed(ended) {
+				c.lose()
+			} else if ended != nil {
+				return n, nil, c.opError("write", ended)
+			} else {
+				ring.RaceRelease(c.raceKey)
+				c.publish(m)
+				c.wrote(m)
+			}
 			n += int64(m)
 			if lost := c.afterWrite(); lost != nil {
-				return n, c.opError("write", lost)
+				return n, nil, c.opError("write", lost)
 			}
 		}
 		if err == io.EOF {
-			return n, nil
+			return n, nil, nil
 		}
 		if err != nil {
-			return n, err
+			return n, nil, err
 		}
 	}
 }
 
-// atEOF reports whether nothing more is to be read from r, which it finds out by
-// reading. A peer that has read all it expects may close before the end is known.
-func atEOF(r io.Reader) bool {
-	var b [1]byte
+// readAny reads something from r. It returns false, and r's error unless that is io.EOF,
+// if nothing more is to be read.
+func readAny(r io.Reader) (more bool, err error) {
+	b := make([]byte, 512)
 	for {
-		n, err := r.Read(b[:])
-		if n > 0 || err != nil {
-			return n == 0 && err == io.EOF
+		n, err := r.Read(b)
+		switch {
+		case n > 0:
+			return true, nil
+		case err == io.EOF:
+			return false, nil
+		case err != nil:
+			return false, err
 		}
 	}
 }
@@ -104,6 +122,9 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 			return n, c.opError("read", c.corrupt())
 		}
 		if have == 0 {
+			if end != nil {
+				c.rx.Stop()
+			}
 			if end == io.EOF {
 				return n, nil
 			}
@@ -115,14 +136,14 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 		}
 		ring.RaceAcquire(c.raceKey)
 		view := c.rx.View(min(have, copyPiece))
-		c.viewed.Store(int32(len(view)))
+		c.rx.Lend(len(view)) // before the lock: whoever finds that lent finds this
 		c.lend(reading)
 		m, err := w.Write(view)
 		c.gate.resume(reading)
-		c.viewed.Store(0) // before they are released: see unread
 		if m < 0 || m > len(view) {
 			return n, errInvalidCount
 		}
+		c.rx.Lend(m)
 		c.release(m)
 		n += int64(m)
 		if err != nil {

@@ -55,7 +55,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -209,7 +208,7 @@ type Dialer struct {
 	App *App
 
 	// Timeout is the longest that a Dial may take; 0 is no limit but the
-	// context's.
+	// context's, and those of Kernel, which hold for all networks.
 	Timeout time.Duration
 
 	// ReadBuffer and WriteBuffer are the sizes of the fifos that the dialer
@@ -240,9 +239,16 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // such a listener has not answered after a quarter of a second, it does what
 // net.Dialer does.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	if d.Timeout != 0 {
+	for _, timeout := range []time.Duration{d.Timeout, d.Kernel.Timeout} {
+		if timeout != 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+	}
+	if !d.Kernel.Deadline.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d.Timeout)
+		ctx, cancel = context.WithDeadline(ctx, d.Kernel.Deadline)
 		defer cancel()
 	}
 	switch network {
@@ -287,7 +293,7 @@ func failure(op, network, address string, err error) error {
 	case context.Canceled:
 		err = canceled{}
 	case context.DeadlineExceeded:
-		err = os.ErrDeadlineExceeded
+		err = timedOut{}
 	}
 	if e, ok := err.(syscall.Errno); ok && op == "dial" {
 		err = &problem{e, dialAdvice(e)}

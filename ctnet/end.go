@@ -13,7 +13,8 @@ import (
 // the stream itself when it unlocks or lends, and what it published counts.
 //
 // Close decides between FIN and reset by whether bytes are unread. A busy reader may be
-// about to take them, so then the decision is left to that one.
+// about to take them, so then the decision is left to that one. Bytes that WriteTo has
+// handed to its writer count as read.
 //
 // No busy holder waits without being woken by Close and CloseWrite, so the end is never
 // told late, and neither call waits. Model: end.pml.
@@ -51,10 +52,13 @@ func (c *Conn) lend(kind int) {
 // resumeWriting ends what lend began. It returns an error if the stream may have been
 // ended meanwhile: then the caller must not publish.
 func (c *Conn) resumeWriting() error {
-	if c.gate.resume(writing) {
+	closed := c.gate.resume(writing)
+	switch state := c.state.Load(); {
+	case closed:
 		return net.ErrClosed
-	}
-	if c.state.Load()&writeClosed != 0 {
+	case state&corrupted != 0:
+		return errCorrupt
+	case state&writeClosed != 0:
 		return syscall.EPIPE
 	}
 	return nil
@@ -127,11 +131,11 @@ func (c *Conn) shutdown() {
 	}
 	c.rx.Close()
 	reset := c.state.Load()&(lingerZero|corrupted) != 0
-	if !reset && c.unread() {
+	if !reset && c.rx.Unread() {
 		if c.gate.postpone(reading, gateShut) {
 			return
 		}
-		reset = c.unread() // that one may have taken them
+		reset = c.rx.Unread() // a reader that was busy may have read them
 	}
 	if reset {
 		c.tx.Reset()
@@ -141,10 +145,6 @@ func (c *Conn) shutdown() {
 	c.notifyEnd()
 }
 
-// unread reports whether bytes were not read. Those that WriteTo has handed to its
-// writer were.
-func (c *Conn) unread() bool { return c.rx.Unread(int(c.viewed.Load())) }
-
 // wakeAll wakes whoever waits at this end.
 func (c *Conn) wakeAll() {
 	c.rd.expired()
@@ -153,7 +153,8 @@ func (c *Conn) wakeAll() {
 
 // CloseRead ends reading at this end: Read returns what has arrived and then
 // io.EOF, also if it is blocked now. As with TCP the peer does not notice, until
-// the fifo is full.
+// the fifo is full. What arrives after Read has returned io.EOF is not read, unlike
+// with TCP on Linux.
 func (c *Conn) CloseRead() error {
 	return c.control("close", func() {
 		c.state.Or(readClosed)

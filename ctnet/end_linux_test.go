@@ -23,9 +23,8 @@ type meeting struct {
 	dialer Dialer
 }
 
-// eachMeeting runs a test within one application and between two. The accepting end's
-// fifo to read from has the given size.
-func eachMeeting(t *testing.T, size int, test func(t *testing.T, m meeting)) {
+// eachMeeting runs a test within one application and between two.
+func eachMeeting(t *testing.T, lc ListenConfig, test func(t *testing.T, m meeting)) {
 	for _, name := range []string{"alone", "apart"} {
 		t.Run(name, func(t *testing.T) {
 			server := newTestApp(t, AppConfig{})
@@ -33,7 +32,8 @@ func eachMeeting(t *testing.T, size int, test func(t *testing.T, m meeting)) {
 			if name == "apart" {
 				client = newTestApp(t, AppConfig{})
 			}
-			ln, err := (&ListenConfig{App: server, ReadBuffer: size}).Listen(t.Context(), "ct", t.Name())
+			lc.App = server
+			ln, err := lc.Listen(t.Context(), "ct", t.Name())
 			require.NoError(t, err)
 			test(t, meeting{ln, Dialer{App: client}})
 		})
@@ -242,8 +242,8 @@ func TestWriteThatWasPublished(t *testing.T) {
 // TestNothingAfterTheEnd has a writer's own end closed in each way at random moments.
 // The reader reads on after it was told of the end, and must be told the same.
 func TestNothingAfterTheEnd(t *testing.T) {
-	eachMeeting(t, 0, func(t *testing.T, m meeting) {
-		for i := range 2000 {
+	eachMeeting(t, ListenConfig{}, func(t *testing.T, m meeting) {
+		for i := range 1000 {
 			c, s := m.connect(t)
 			if i%3 == 2 {
 				_, err := s.Write([]byte("unread"))
@@ -296,6 +296,150 @@ func writeSomehow(c *Conn, way int) {
 	}
 }
 
+// TestNothingAfterDeath has bytes come after the control channel has ended, as they do
+// if the peer's application is closed during a Write. Once a call has told of that, no
+// call returns them.
+func TestNothingAfterDeath(t *testing.T) {
+	tell := map[string]func(s *Conn) error{
+		"Read":    func(s *Conn) error { _, err := s.Read(make([]byte, 10)); return err },
+		"Discard": func(s *Conn) error { _, err := s.Discard(1); return err },
+		"WriteTo": func(s *Conn) error { _, err := s.WriteTo(io.Discard); return err },
+		"Peek":    func(s *Conn) error { _, err := s.Peek(1); return err },
+	}
+	for name, f := range tell {
+		t.Run(name, func(t *testing.T) {
+			c, s := connectAlone(t)
+			s.detach()
+			require.ErrorIs(t, f(s), syscall.ECONNRESET)
+			_, err := c.Write([]byte("late"))
+			require.NoError(t, err)
+			for name, f := range tell {
+				require.ErrorIs(t, f(s), syscall.ECONNRESET, name)
+			}
+		})
+	}
+	c, s := connectAlone(t)
+	_, err := c.Write([]byte("bytes"))
+	require.NoError(t, err)
+	s.detach()
+	b, err := s.Peek(10)
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	require.Equal(t, "bytes", string(b))
+	_, err = c.Write([]byte("late"))
+	require.NoError(t, err)
+	b = make([]byte, 10)
+	n, err := s.Read(b)
+	require.NoError(t, err)
+	require.Equal(t, "bytes", string(b[:n]))
+	require.ErrorIs(t, tell["Read"](s), syscall.ECONNRESET)
+
+	// After CloseRead too, which the peer does not hear of.
+	c, s = connectAlone(t)
+	require.NoError(t, s.CloseRead())
+	require.Equal(t, io.EOF, tell["Read"](s))
+	_, err = c.Write([]byte("late"))
+	require.NoError(t, err)
+	require.Equal(t, io.EOF, tell["Read"](s))
+}
+
+// TestNothingAfterAppClose closes the writers' application.
+func TestNothingAfterAppClose(t *testing.T) {
+	for range 20 {
+		server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+		ln, err := (&ListenConfig{App: server}).Listen(t.Context(), "ct", t.Name())
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		for range 16 {
+			c, s := meeting{ln, Dialer{App: client}}.connect(t)
+			wg.Go(func() {
+				for b := make([]byte, 32<<10); ; {
+					if _, err := s.Write(b); err != nil {
+						return
+					}
+				}
+			})
+			wg.Go(func() {
+				if _, err := io.Copy(io.Discard, c); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("read: %v", err)
+				}
+				for b := make([]byte, 64<<10); s.gate.held(); runtime.Gosched() {
+					if n, err := c.Read(b); n > 0 || !errors.Is(err, syscall.ECONNRESET) {
+						t.Errorf("%d bytes, %v", n, err)
+						break
+					}
+				}
+				c.Close()
+			})
+		}
+		for range rand.IntN(100) {
+			runtime.Gosched()
+		}
+		require.NoError(t, server.Close())
+		wg.Wait()
+		require.NoError(t, client.Close())
+	}
+}
+
+// TestReadFromNothing has nothing to be written when nothing can be written any more:
+// nothing was lost. What there is fails, and the reader's own error is returned.
+func TestReadFromNothing(t *testing.T) {
+	errOwn := errors.New("own")
+	for name, end := range map[string]func(c, s *Conn) error{
+		"Close":      func(c, s *Conn) error { return c.Close() },
+		"CloseWrite": func(c, s *Conn) error { return c.CloseWrite() },
+		"deadline":   func(c, s *Conn) error { return c.SetWriteDeadline(time.Unix(1, 0)) },
+		"peer":       func(c, s *Conn) error { return s.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, while := range []bool{false, true} {
+				for _, result := range []error{io.EOF, errOwn, nil} {
+					c, s := connectAlone(t)
+					r := newStopped()
+					read := func([]byte) (int, error) {
+						if while {
+							r.stop()
+						}
+						if result == nil {
+							return 1, io.EOF
+						}
+						return 0, result
+					}
+					if !while {
+						require.NoError(t, end(c, s))
+					}
+					done := make(chan error)
+					go func() {
+						n, err := c.ReadFrom(readerFunc(read))
+						if n != 0 {
+							t.Errorf("%d bytes", n)
+						}
+						done <- err
+					}()
+					if while {
+						<-r.called
+						require.NoError(t, end(c, s))
+						close(r.goOn)
+					}
+					err := <-done
+					switch result {
+					case io.EOF:
+						require.NoError(t, err)
+					case errOwn:
+						require.Equal(t, errOwn, err)
+					default:
+						require.Error(t, err)
+						require.Zero(t, s.Buffered())
+					}
+				}
+			}
+		})
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
 // TestFirstWriteAfterTheEnd writes to a peer that has closed in order. On network tcp
 // the first Write succeeds, as it does there, and Read tells of the loss.
 func TestFirstWriteAfterTheEnd(t *testing.T) {
@@ -339,6 +483,15 @@ func TestFirstWriteAfterTheEnd(t *testing.T) {
 					require.Equal(t, io.EOF, err)
 					return
 				}
+				// To write nothing loses nothing.
+				_, err = c.Write(nil)
+				require.NoError(t, err)
+				_, err = c.Reserve(1)
+				require.NoError(t, err)
+				require.NoError(t, c.Commit(0))
+				_, err = c.Read(make([]byte, 1))
+				require.Equal(t, io.EOF, err)
+
 				require.NoError(t, write(c))
 				_, err = c.Read(make([]byte, 1))
 				require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -359,7 +512,7 @@ func TestFirstWriteAfterTheEnd(t *testing.T) {
 // TestReserveAgainstPeek has the two ends wait for each other: for more bytes than there
 // are, and for more room than there is. Neither may look again and again.
 func TestReserveAgainstPeek(t *testing.T) {
-	eachMeeting(t, 4096, func(t *testing.T, m meeting) {
+	eachMeeting(t, ListenConfig{ReadBuffer: 4096}, func(t *testing.T, m meeting) {
 		c, s := m.connect(t)
 		_, err := c.Write(make([]byte, 3000))
 		require.NoError(t, err)
@@ -389,7 +542,7 @@ func TestReserveAgainstPeek(t *testing.T) {
 
 // TestReserveAny reserves whatever there is when the fifo has one free byte.
 func TestReserveAny(t *testing.T) {
-	eachMeeting(t, 4096, func(t *testing.T, m meeting) {
+	eachMeeting(t, ListenConfig{ReadBuffer: 4096}, func(t *testing.T, m meeting) {
 		c, s := m.connect(t)
 		for range 2 {
 			_, err := c.Write(make([]byte, 4096-c.tx.Queued()))

@@ -2,11 +2,13 @@ package ctnet
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,9 +82,8 @@ func isClient(c *Conn) bool {
 // one that was dialed, or was given up just as it was accepted, and the next Dial is
 // served.
 func TestGivenUpAtRandom(t *testing.T) {
-	eachMeeting(t, 0, func(t *testing.T, m meeting) {
+	eachMeeting(t, ListenConfig{Backlog: 1}, func(t *testing.T, m meeting) {
 		l := m.Listener.(*Listener)
-		l.backlog.size = 1
 		c, s := m.connect(t)
 		stop := make(chan struct{})
 		var wg, accepting sync.WaitGroup
@@ -134,6 +135,61 @@ func TestGivenUpAtRandom(t *testing.T) {
 		close(stop)
 		wg.Wait()
 	})
+}
+
+// TestCloseBeforeTheAnswer closes a listener when there is room in the backlog for a
+// Dial, whose answer is about to be given. The Dial must not wait for ever.
+func TestCloseBeforeTheAnswer(t *testing.T) {
+	eachMeeting(t, ListenConfig{Backlog: 1}, func(t *testing.T, m meeting) {
+		first, err := m.dialer.Dial("ct", m.Addr().String())
+		require.NoError(t, err)
+		defer first.Close()
+		dialed := make(chan struct{})
+		go func() {
+			defer close(dialed)
+			if c, err := m.dialer.Dial("ct", m.Addr().String()); err == nil {
+				if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("read: %v", err)
+				}
+				c.Close()
+			}
+		}()
+		require.Eventually(t, func() bool { return m.waiting() == 2 }, 10*time.Second, time.Millisecond)
+		b := &m.Listener.(*Listener).backlog
+		b.mu.Lock()
+		b.size = 2
+		b.mu.Unlock()
+		require.NoError(t, m.Close())
+		select {
+		case <-dialed:
+		case <-time.After(10 * time.Second):
+			t.Fatal("the Dial still waits")
+		}
+	})
+}
+
+// TestAppCloseOvertaken closes an application with two listeners on one address, of which
+// the second has taken over.
+func TestAppCloseOvertaken(t *testing.T) {
+	a := newTestApp(t, AppConfig{})
+	lc := ListenConfig{App: a}
+	first, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	f, err := first.(*Listener).File()
+	require.NoError(t, err)
+	inner, err := net.FileListener(f)
+	require.NoError(t, err)
+	f.Close()
+	second, err := lc.NewListener(inner)
+	require.NoError(t, err)
+	require.Len(t, a.Snapshot().Listeners, 2)
+	require.NoError(t, a.Close())
+	for _, ln := range []net.Listener{first, second} {
+		_, err := ln.Accept()
+		require.ErrorIs(t, err, net.ErrClosed)
+	}
+	_, err = net.Dial("tcp", first.Addr().String())
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 }
 
 // TestAcceptNotGivenUp has Accept come to a connection whose dialer has given up, of

@@ -83,10 +83,13 @@ func (p *localPair) accept() *Conn {
 
 func (p *localPair) refuse(errno syscall.Errno) {
 	p.decide(refused | uint32(errno)<<8)
-	p.drop()
+	p.server.abort()
 }
 
-func (p *localPair) drop() { p.server.abort() }
+func (p *localPair) drop() {
+	p.answer() // a Dial that still waits would not hear of anything else
+	p.server.abort()
+}
 
 // decide decides, and wakes the dialer, unless that was done before.
 func (p *localPair) decide(verdict uint32) bool {

@@ -124,18 +124,8 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 	if d.Path == Kernel || d.Path == AnyPath && (kernelOnly() || currentBubble() != 0 || kernel.LocalAddr != nil) {
 		return kernel.DialContext(ctx, network, address)
 	}
-	if kernel.Timeout != 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, kernel.Timeout)
-		defer cancel()
-	}
-	if !kernel.Deadline.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, kernel.Deadline)
-		defer cancel()
-	}
-	if ctx.Err() != nil {
-		return kernel.DialContext(ctx, network, address) // fails, as package net does
+	if err := ctx.Err(); err != nil {
+		return nil, failure("dial", network, address, err)
 	}
 	ask, err := checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
 	if err != nil {

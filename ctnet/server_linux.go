@@ -422,7 +422,10 @@ func (a *accepted) accept() *Conn {
 	return &a.Conn
 }
 
-func (a *accepted) drop() { a.abort() }
+func (a *accepted) drop() {
+	a.answer() // a Dial that still waits would not hear of anything else
+	a.abort()
+}
 
 func (a *accepted) refuse(errno syscall.Errno) {
 	if !a.gate.close() {

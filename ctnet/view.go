@@ -60,11 +60,13 @@ func (c *Conn) peek(n int) ([]byte, error) {
 			c.awaitData(have, nil)
 			continue
 		}
-		if have < n && end == nil {
-			end = bufio.ErrBufferFull
-		}
-		if have >= n {
+		switch {
+		case have >= n:
 			have, end = n, nil
+		case end != nil:
+			c.rx.Stop()
+		default:
+			end = bufio.ErrBufferFull
 		}
 		if have > 0 {
 			ring.RaceAcquire(c.raceKey)
@@ -107,6 +109,7 @@ func (c *Conn) discard(n int) (done int, err error) {
 		}
 		if have == 0 {
 			if end != nil {
+				c.rx.Stop()
 				return done, end
 			}
 			c.awaitData(0, nil)
@@ -210,7 +213,9 @@ func (c *Conn) commit(n int) error {
 	}
 	if err := c.lost(); err != nil {
 		if c.unnoticed(err) {
-			c.lose()
+			if n > 0 {
+				c.lose()
+			}
 			return nil
 		}
 		return err

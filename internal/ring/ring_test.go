@@ -130,11 +130,11 @@ func (r *pair) step(t testing.TB, op, n int) {
 	// One check for what holds after any operation: there are many of them, and
 	// require's calls are slow under the race detector.
 	room = size - len(r.q)
-	if r.p.Queued() != len(r.q) || r.c.Queued() != len(r.q) || r.c.Unread(0) != (len(r.q) > 0) ||
+	if r.p.Queued() != len(r.q) || r.c.Queued() != len(r.q) || r.c.Unread() != (len(r.q) > 0) ||
 		r.c.HasData(n) != (len(r.q) > n) || r.p.HasSpace(n) != (room >= n) ||
 		r.c.Used() > r.p.Used() || r.p.Used() > size {
 		t.Fatalf("after operation %d of %d bytes, with %d of %d in the fifo: Queued %d, Unread %v, HasData %v, HasSpace %v, Used %d and %d",
-			op, n, len(r.q), size, r.p.Queued(), r.c.Unread(0), r.c.HasData(n), r.p.HasSpace(n), r.p.Used(), r.c.Used())
+			op, n, len(r.q), size, r.p.Queued(), r.c.Unread(), r.c.HasData(n), r.p.HasSpace(n), r.p.Used(), r.c.Used())
 	}
 }
 
@@ -278,7 +278,7 @@ func pokeConsumer(t testing.TB, c *Consumer, b []byte) {
 	c.HasData(len(b))
 	c.SpaceWanted(false)
 	c.Ended()
-	c.Unread(0)
+	c.Unread()
 	c.ProducerWaits()
 }
 
@@ -455,13 +455,13 @@ func TestEnded(t *testing.T) {
 func TestClose(t *testing.T) {
 	r := newPair(4096)
 	require.False(t, r.p.ConsumerClosed())
-	require.False(t, r.c.Unread(0))
+	require.False(t, r.c.Unread())
 	r.step(t, opWrite, 10)
 	r.c.Close()
 	require.True(t, r.p.ConsumerClosed())
-	require.True(t, r.c.Unread(0))
+	require.True(t, r.c.Unread())
 	r.drain(t)
-	require.False(t, r.c.Unread(0))
+	require.False(t, r.c.Unread())
 }
 
 func TestHeader(t *testing.T) {
@@ -660,7 +660,7 @@ func TestStress(t *testing.T) {
 				require.NoError(t, sent.err)
 				require.Equal(t, total, n)
 				require.Equal(t, sent.sum, sum)
-				require.False(t, r.c.Unread(0))
+				require.False(t, r.c.Unread())
 			})
 		}
 	}
