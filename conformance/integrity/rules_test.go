@@ -53,7 +53,7 @@ func judge(network string, r [2]report) (wrong []string) {
 		must(!toTheEnd || r.Read == w.Wrote, "who reads to the end, be it a reset, gets all that was written")
 		// On network tcp the first Write after the end succeeds.
 		must(network == "tcp" || w.WriteEnd != broken || w.HalfClosed || r.Read == w.Wrote, "after EPIPE all that was written has been read")
-		must(w.Last == "" || r.Read == w.Wrote || w.Last == reset, "if bytes are lost, Read says ECONNRESET in the end")
+		must(w.Last == "" || r.Read == w.Wrote || w.Last == reset || w.WriteEnd == reset, "if bytes are lost, Read or Write says ECONNRESET in the end")
 		must(!r.Aborted || r.HalfClosed || w.ReadEnd != eof, "SetLinger(0) and Close make the other end's Read say ECONNRESET")
 		if r.Orderly {
 			must(w.ReadEnd != reset && w.Last != reset && w.WriteEnd != reset, "an orderly end is no reset")
