@@ -217,13 +217,13 @@ func (c *Conn) read(b []byte) (int, error) {
 // of the end stops the consumer. An honest peer publishes nothing after it has told of
 // its end, but the end may also be known from elsewhere: the control channel, CloseRead.
 func (c *Conn) beforeRead() (end, err error) {
-	if c.rd.passed.Load() {
-		return nil, os.ErrDeadlineExceeded
-	}
 	// The state first: a peer that is gone has done all that it did.
 	state := c.state.Load()
 	if state&isClosed != 0 {
 		return nil, net.ErrClosed
+	}
+	if c.rd.passed.Load() {
+		return nil, os.ErrDeadlineExceeded
 	}
 	if state&corrupted != 0 {
 		return nil, errCorrupt
@@ -333,7 +333,7 @@ func (c *Conn) wrote(n int) {
 
 // beforeWrite returns an error if nothing may be written.
 func (c *Conn) beforeWrite() error {
-	if c.wr.passed.Load() {
+	if c.wr.passed.Load() && c.state.Load()&isClosed == 0 {
 		return os.ErrDeadlineExceeded
 	}
 	return c.lost()
@@ -378,15 +378,17 @@ func (c *Conn) lost() error {
 // its mark before it looks for unread bytes. So if the mark is not to be seen after a
 // publish, then the reader finds these bytes, or has read them.
 func (c *Conn) peerEnd() error {
+	state := c.state.Load()
 	if c.tx.ConsumerClosed() {
-		// The mark comes before the reset. But a reader that closes with bytes
+		// The mark comes before the end. But a reader that closes with bytes
 		// unread is going to reset.
-		if _, reset := c.rx.Ended(); reset || !c.tx.Taken() {
+		fin, reset := c.rx.Ended()
+		if reset || !fin && !c.tx.Taken() || state&bytesLost != 0 && !c.tcp {
 			return syscall.ECONNRESET
 		}
 		return syscall.EPIPE
 	}
-	if c.state.Load()&peerGone != 0 {
+	if state&peerGone != 0 {
 		return syscall.ECONNRESET
 	}
 	return nil

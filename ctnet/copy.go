@@ -19,34 +19,48 @@ var errInvalidCount = errors.New("reader or writer returned an invalid count")
 // when there is something to be written, and r's own error is returned as it is.
 //
 // While r.Read waits, so do other writers of the connection.
-func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
-	n, refusal, err := c.readFrom(r)
-	if refusal == nil {
-		return n, err
+func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
+	for {
+		m, refused, err := c.readFrom(r)
+		n += m
+		if !refused {
+			return n, err
+		}
+		b := make([]byte, 4<<10)
+		k, err := r.Read(b)
+		if k > 0 {
+			m, err := c.Write(b[:k])
+			n += int64(m)
+			if err != nil {
+				return n, err
+			}
+		}
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
 	}
-	if more, err := readAny(r); !more {
-		return n, err
-	}
-	return n, c.opError("write", refusal)
 }
 
-// readFrom is ReadFrom, but it stops if nothing can be written before it asks r for
-// more: a refusal.
-func (c *Conn) readFrom(r io.Reader) (n int64, refusal, err error) {
-	if refusal := c.gate.lock(writing, &c.wr.deadline); refusal != nil {
-		return 0, refusal, nil
+// readFrom is ReadFrom, but stops before it asks r for bytes that could not be written
+// as things are now: then it was refused.
+func (c *Conn) readFrom(r io.Reader) (n int64, refused bool, err error) {
+	if c.gate.lock(writing, &c.wr.deadline) != nil {
+		return 0, true, nil
 	}
 	defer c.unlock(writing)
 	for {
-		if refusal := c.beforeWrite(); refusal != nil && !c.unnoticed(refusal) {
-			return n, refusal, nil
+		if err := c.beforeWrite(); err != nil && !c.unnoticed(err) {
+			return n, true, nil
 		}
 		// Not less than a piece, unless the fifo is small: a reader should not
 		// be asked for the few bytes that are left before the fifo's end.
 		least := min(ring.PieceSize, c.tx.Size()/4)
 		free, err := c.tx.Space(least)
 		if err != nil {
-			return n, nil, c.opError("write", c.corrupt())
+			return n, false, c.opError("write", c.corrupt())
 		}
 		if free == 0 {
 			c.awaitSpace(least, true)
@@ -57,16 +71,16 @@ func (c *Conn) readFrom(r io.Reader) (n int64, refusal, err error) {
 		m, err := r.Read(view[:min(len(view), copyPiece)])
 		ended := c.resumeWriting()
 		if m < 0 || m > len(view) {
-			return n, nil, errInvalidCount
+			return n, false, errInvalidCount
 		}
 		if m > 0 {
-			if ended == nil {
-				ended = c.beforeWrite()
+			if err := c.beforeWrite(); err != nil {
+				ended = err
 			}
 			if c.unnoticed(ended) {
 				c.lose()
 			} else if ended != nil {
-				return n, nil, c.opError("write", ended)
+				return n, false, c.opError("write", ended)
 			} else {
 				ring.RaceRelease(c.raceKey)
 				c.publish(m)
@@ -74,31 +88,14 @@ func (c *Conn) readFrom(r io.Reader) (n int64, refusal, err error) {
 			}
 			n += int64(m)
 			if lost := c.afterWrite(); lost != nil {
-				return n, nil, c.opError("write", lost)
+				return n, false, c.opError("write", lost)
 			}
 		}
 		if err == io.EOF {
-			return n, nil, nil
+			return n, false, nil
 		}
 		if err != nil {
-			return n, nil, err
-		}
-	}
-}
-
-// readAny reads something from r. It returns false, and r's error unless that is io.EOF,
-// if nothing more is to be read.
-func readAny(r io.Reader) (more bool, err error) {
-	b := make([]byte, 512)
-	for {
-		n, err := r.Read(b)
-		switch {
-		case n > 0:
-			return true, nil
-		case err == io.EOF:
-			return false, nil
-		case err != nil:
-			return false, err
+			return n, false, err
 		}
 	}
 }
@@ -144,6 +141,9 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 			return n, errInvalidCount
 		}
 		c.rx.Lend(m)
+		if m < len(view) && c.state.Load()&isClosed != 0 {
+			c.endUnread()
+		}
 		c.release(m)
 		n += int64(m)
 		if err != nil {

@@ -322,6 +322,8 @@ func dialAdvice(e syscall.Errno) string {
 		return "no ctnet listener is there"
 	case syscall.EACCES:
 		return "the listener's Allow, or its user's being another, forbids it"
+	case errHandedOn.errno:
+		return errHandedOn.advice
 	case syscall.ENOBUFS:
 		return "the listener's application has reached a limit of its AppConfig"
 	}

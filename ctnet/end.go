@@ -145,6 +145,16 @@ func (c *Conn) shutdown() {
 	c.notifyEnd()
 }
 
+// endUnread makes a reset of an end that was told as an orderly one, because all that had
+// come was lent to WriteTo's writer, which has not taken all of it.
+func (c *Conn) endUnread() {
+	c.state.Or(lingerZero)
+	if !c.gate.postpone(writing, gateShut) {
+		c.tx.Reset()
+		c.notifyEnd()
+	}
+}
+
 // wakeAll wakes whoever waits at this end.
 func (c *Conn) wakeAll() {
 	c.rd.expired()

@@ -224,6 +224,32 @@ func TestWriteToHasRead(t *testing.T) {
 	}
 }
 
+// TestWriteToHasNotRead is the same with a writer that takes only a part of it.
+func TestWriteToHasNotRead(t *testing.T) {
+	c, s := connectAlone(t)
+	_, err := s.Write([]byte("bytes"))
+	require.NoError(t, err)
+	w := newStopped()
+	done := make(chan error)
+	go func() {
+		_, err := c.WriteTo(writerFunc(func(b []byte) (int, error) {
+			w.stop()
+			return 2, io.ErrShortWrite
+		}))
+		done <- err
+	}()
+	<-w.called
+	require.NoError(t, c.Close())
+	close(w.goOn)
+	require.ErrorIs(t, <-done, io.ErrShortWrite)
+	_, err = s.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
 // TestWriteThatWasPublished closes the own end when a Write has published all: it has
 // written them, as a system call would have.
 func TestWriteThatWasPublished(t *testing.T) {
@@ -237,6 +263,33 @@ func TestWriteThatWasPublished(t *testing.T) {
 	got, err := io.ReadAll(s)
 	require.NoError(t, err)
 	require.Equal(t, "last", string(got))
+}
+
+// TestPeerClosesAfterThePublish has the peer close when a Write has published all and not
+// returned. It counts as written, and Read tells that it was lost, if it was.
+func TestPeerClosesAfterThePublish(t *testing.T) {
+	for _, taken := range []bool{true, false} {
+		c, s := connectAlone(t)
+		busy(t, c, writing, func() {
+			_, err := c.tx.Write([]byte("last"))
+			require.NoError(t, err)
+			if taken {
+				_, err := io.ReadFull(s, make([]byte, 4))
+				require.NoError(t, err)
+			}
+			require.NoError(t, s.Close())
+			require.NoError(t, c.afterWrite())
+		})
+		_, err := c.Read(make([]byte, 1))
+		_, again := c.Write(make([]byte, 1))
+		if taken {
+			require.Equal(t, io.EOF, err)
+			require.ErrorIs(t, again, syscall.EPIPE)
+		} else {
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+			require.ErrorIs(t, again, syscall.ECONNRESET)
+		}
+	}
 }
 
 // TestNothingAfterTheEnd has a writer's own end closed in each way at random moments.
@@ -378,6 +431,80 @@ func TestNothingAfterAppClose(t *testing.T) {
 		wg.Wait()
 		require.NoError(t, client.Close())
 	}
+}
+
+// TestCommitIsWhole commits a buffer that wraps around the fifo's end, of more than one
+// piece, while the peer closes. Either all of it was published or nothing.
+func TestCommitIsWhole(t *testing.T) {
+	const size = 256 << 10
+	eachMeeting(t, ListenConfig{ReadBuffer: size}, func(t *testing.T, m meeting) {
+		for i := range 200 {
+			c, s := m.connect(t)
+			_, err := c.Write(make([]byte, size/2+1000))
+			require.NoError(t, err)
+			_, err = io.ReadFull(s, make([]byte, size/2))
+			require.NoError(t, err)
+			b, err := c.Reserve(size / 2)
+			require.NoError(t, err)
+			require.NotNil(t, c.scratch)
+			if i%2 == 0 {
+				require.NoError(t, c.SetWriteDeadline(time.Unix(1, 0))) // Commit doesn't wait
+			}
+			go func() {
+				for range i % 50 {
+					runtime.Gosched()
+				}
+				if i%4 < 2 {
+					c.Close()
+				} else {
+					c.CloseWrite()
+				}
+			}()
+			err = c.Commit(len(b))
+			got, end := io.ReadAll(s)
+			require.NoError(t, end)
+			if err == nil {
+				require.Equal(t, 1000+size/2, len(got))
+			} else {
+				require.Equal(t, 1000, len(got))
+			}
+			c.Close()
+			s.Close()
+		}
+	})
+}
+
+// TestClosedAndLate has both, a deadline that has passed and Close.
+func TestClosedAndLate(t *testing.T) {
+	c, s := connectAlone(t)
+	busy(t, c, reading, func() {
+		require.NoError(t, c.SetDeadline(time.Unix(1, 0)))
+		require.NoError(t, c.Close())
+		_, err := c.beforeRead()
+		require.Equal(t, net.ErrClosed, err)
+		require.Equal(t, net.ErrClosed, c.beforeWrite())
+	})
+	s.Close()
+}
+
+// TestWriteAfterWriteTo writes to a peer that has closed while its WriteTo had all that
+// was written: it was read, so the peer's end was an orderly one.
+func TestWriteAfterWriteTo(t *testing.T) {
+	c, s := connectAlone(t)
+	_, err := c.Write([]byte("bytes"))
+	require.NoError(t, err)
+	w := newStopped()
+	done := make(chan error)
+	go func() {
+		_, err := s.WriteTo(w)
+		done <- err
+	}()
+	<-w.called
+	require.NoError(t, s.Close())
+	_, err = c.Write([]byte("more"))
+	require.ErrorIs(t, err, syscall.EPIPE)
+	close(w.goOn)
+	require.ErrorIs(t, <-done, net.ErrClosed)
 }
 
 // TestReadFromNothing has nothing to be written when nothing can be written any more:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -168,6 +169,58 @@ func TestCloseBeforeTheAnswer(t *testing.T) {
 	})
 }
 
+// TestHandedOn hands a listener's socket on and never calls Accept: the process that got
+// it, which is this one, serves all connections. When Accept is called they come here.
+func TestHandedOn(t *testing.T) {
+	server := newTestApp(t, AppConfig{})
+	ln, err := (&ListenConfig{App: server}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	f, err := ln.(*Listener).File()
+	require.NoError(t, err)
+	defer f.Close()
+	inner, err := net.FileListener(f)
+	require.NoError(t, err)
+	defer inner.Close()
+	connect := func(d Dialer, ln net.Listener) (cut bool) {
+		c, err := d.Dial("tcp", ln.Addr().String())
+		require.NoError(t, err)
+		defer c.Close()
+		s, err := ln.Accept()
+		require.NoError(t, err)
+		s.Close()
+		_, cut = c.(*Conn)
+		return cut
+	}
+	client := Dialer{App: newTestApp(t, AppConfig{})}
+	require.False(t, connect(Dialer{App: server}, inner))
+	require.False(t, connect(client, inner))
+	require.NoError(t, ln.(*Listener).SetDeadline(time.Unix(1, 0)))
+	_, err = ln.Accept()
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, ln.(*Listener).SetDeadline(time.Time{}))
+	require.True(t, connect(Dialer{App: server}, ln))
+	require.True(t, connect(Dialer{App: newTestApp(t, AppConfig{})}, ln))
+
+	// While an Accept is under way it was not handed on.
+	accepted := make(chan net.Conn)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	}()
+	require.Eventually(t, func() bool { return ln.(*Listener).accepting.Load() > 0 }, 10*time.Second, time.Millisecond)
+	g, err := ln.(*Listener).File()
+	require.NoError(t, err)
+	g.Close()
+	c, err := (&Dialer{App: server}).Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	require.IsType(t, &Conn{}, c)
+	(<-accepted).Close()
+	c.Close()
+}
+
 // TestAppCloseOvertaken closes an application with two listeners on one address, of which
 // the second has taken over.
 func TestAppCloseOvertaken(t *testing.T) {
@@ -242,31 +295,43 @@ func TestLastAccept(t *testing.T) {
 	})
 }
 
-// TestIdleTimer starts and stops a timer at the same time. In the end its deadline is
-// set if the timer runs: otherwise nobody would set it again.
+// TestIdleTimer has the timer started and stopped while its mutex is taken: what is known
+// of the deadline and the deadline itself change in one step. If they did not, a start in
+// between would be lost, and with it the end of the pair.
 func TestIdleTimer(t *testing.T) {
 	var deadline time.Time
 	timer := idleTimer{setDeadline: func(t time.Time) error {
 		deadline = t
 		return nil
 	}}
-	const rounds = 100_000
-	var round, stopped atomic.Int32
-	go func() {
-		for n := int32(1); n <= rounds; n++ {
-			for round.Load() < n {
-				runtime.Gosched()
-			}
-			timer.stop()
-			stopped.Store(n)
+	for _, change := range []func(){
+		func() { timer.start(time.Second, 7) },
+		func() {
+			after, uses := timer.stop()
+			require.Equal(t, time.Second, after)
+			require.EqualValues(t, 7, uses)
+		},
+	} {
+		was := timer.running.Load()
+		timer.mu.Lock()
+		var begun atomic.Bool
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			begun.Store(true)
+			change()
+		}()
+		for n := 0; n < 1000 || !begun.Load(); n++ {
+			runtime.Gosched()
+			require.Equal(t, was, timer.running.Load())
 		}
-	}()
-	for n := int32(1); n <= rounds; n++ {
-		timer.start(time.Second, 1)
-		round.Store(n)
-		for stopped.Load() < n {
-			timer.start(time.Second, 2)
-		}
-		require.Equal(t, timer.running.Load(), !deadline.IsZero())
+		timer.mu.Unlock()
+		<-done
+		require.Equal(t, !was, timer.running.Load())
+		require.Equal(t, !was, !deadline.IsZero())
 	}
+	timer.start(time.Second, 1)
+	timer.start(time.Hour, 2)
+	_, uses := timer.stop()
+	require.EqualValues(t, 1, uses)
 }

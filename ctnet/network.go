@@ -278,6 +278,9 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, as
 			ctx, cancel = context.WithTimeout(parent, cutPatience)
 			defer cancel()
 		}
+		if l != nil && l.handedOn.Load() {
+			return nil, errHandedOn
+		}
 		if l != nil {
 			return a.dialLocal(ctx, l, t, ask)
 		}

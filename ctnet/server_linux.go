@@ -361,6 +361,9 @@ func (a *accepted) count(own *Addr) (errno syscall.Errno) {
 	if s.l.retired.Load() {
 		return syscall.ECONNREFUSED
 	}
+	if s.l.handedOn.Load() {
+		return errHandedOn.errno
+	}
 	if s.app.account.AddConn() != nil {
 		return syscall.ENOBUFS
 	}

@@ -207,10 +207,6 @@ func (c *Conn) commit(n int) error {
 	if n < 0 || n > len(room) {
 		return os.ErrInvalid
 	}
-	if c.scratch != nil {
-		_, err := c.write(c.scratch[:n]) // there is room, so it doesn't wait
-		return err
-	}
 	if err := c.lost(); err != nil {
 		if c.unnoticed(err) {
 			if n > 0 {
@@ -221,7 +217,22 @@ func (c *Conn) commit(n int) error {
 		return err
 	}
 	ring.RaceRelease(c.raceKey)
-	c.publish(n)
+	if c.scratch == nil {
+		c.publish(n)
+		return c.afterWrite()
+	}
+	// There is room, so this doesn't wait. It is all or nothing, as without the copy:
+	// nothing more is looked at, and the end of the stream waits for it.
+	for b := c.scratch[:n]; len(b) > 0; {
+		m, err := c.tx.Write(b)
+		if err != nil || m == 0 {
+			return c.corrupt()
+		}
+		b = b[m:]
+		if c.tx.DataWanted() {
+			c.peer.notify()
+		}
+	}
 	return c.afterWrite()
 }
 
