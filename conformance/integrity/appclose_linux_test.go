@@ -1,6 +1,7 @@
 package integrity
 
 import (
+	"net"
 	"sync"
 	"testing"
 
@@ -24,12 +25,16 @@ func TestNothingAfterAppClose(t *testing.T) {
 		a := harness.NewApp(t)
 		d := ctnet.Dialer{App: a}
 		var writing, reading sync.WaitGroup
+		var accepted []net.Conn
 		for range conns {
 			c, err := d.Dial("ct", t.Name())
 			require.NoError(t, err)
 			s, err := ln.Accept()
 			require.NoError(t, err)
+			accepted = append(accepted, s)
 			writing.Go(func() { c.Write(data) })
+		}
+		for _, s := range accepted {
 			reading.Go(func() {
 				n, err := readOn(s, writing.Wait)
 				s.Close()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -15,22 +16,26 @@ import (
 // burst is how many bytes are written while the stream is ended.
 const burst = 300_000
 
-// bursts are the calls that write.
-var bursts = map[string]func(c *ctnet.Conn, b []byte){
-	"Write":    func(c *ctnet.Conn, b []byte) { c.Write(b) },
-	"ReadFrom": func(c *ctnet.Conn, b []byte) { c.ReadFrom(bytes.NewReader(b)) },
-	"Commit": func(c *ctnet.Conn, b []byte) {
+// bursts are the calls that write. They return how many bytes they wrote.
+var bursts = map[string]func(c *ctnet.Conn, b []byte) (int64, error){
+	"Write": func(c *ctnet.Conn, b []byte) (int64, error) {
+		n, err := c.Write(b)
+		return int64(n), err
+	},
+	"ReadFrom": func(c *ctnet.Conn, b []byte) (int64, error) { return c.ReadFrom(bytes.NewReader(b)) },
+	"Commit": func(c *ctnet.Conn, b []byte) (n int64, err error) {
 		for len(b) > 0 {
 			room, err := c.Reserve(1)
 			if err != nil {
-				return
+				return n, err
 			}
-			n := copy(room, b[:min(len(b), 1000)])
-			if c.Commit(n) != nil {
-				return
+			m := copy(room, b[:min(len(b), 1000)])
+			if err := c.Commit(m); err != nil {
+				return n, err
 			}
-			b = b[n:]
+			b, n = b[m:], n+int64(m)
 		}
+		return n, nil
 	},
 }
 
@@ -103,6 +108,45 @@ func readOn(c net.Conn, written func()) (n int, err error) {
 		err = fmt.Errorf("%d bytes are wrong, the first at %d", wrong, first)
 	}
 	return n, err
+}
+
+// TestWriteAgainstClose has the other end closed while each of the calls writes. If bytes
+// that are said to be written were not read, this end is told of a reset.
+func TestWriteAgainstClose(t *testing.T) {
+	eachPlace(t, ctnet.ListenConfig{}, func(t *testing.T, p place) {
+		data := make([]byte, burst)
+		tried, lossy, wrong := 0, 0, map[string]int{}
+		for range tries(200, 1_000_000/len(bursts)) {
+			for way, write := range bursts {
+				c, s := p.connect(t)
+				var wrote, read int64
+				var err error
+				var wg sync.WaitGroup
+				wg.Go(func() { wrote, err = write(c, data) })
+				wg.Go(func() {
+					pause(10)
+					if rand.IntN(2) == 0 {
+						n, _ := s.Read(make([]byte, burst))
+						read = int64(n)
+					}
+					s.Close()
+				})
+				wg.Wait()
+				_, end := c.Read(data[:1])
+				lost := wrote > read
+				if lost {
+					lossy++
+				}
+				if tried++; lost && kind(err) != reset && kind(end) != reset || lost && kind(err) == broken {
+					if wrong[way]++; wrong[way] == 1 {
+						t.Errorf("%s: %d bytes, %v; %d were read; then Read says %v", way, wrote, err, read, end)
+					}
+				}
+				c.Close()
+			}
+		}
+		t.Logf("%d connections, %d lost bytes, wrong: %v", tried, lossy, wrong)
+	})
 }
 
 // TestReadWhole closes the writer's end as soon as all was read. Its Write may be returning

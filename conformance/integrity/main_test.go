@@ -12,9 +12,11 @@ package integrity
 
 import (
 	"flag"
+	"fmt"
 	"iter"
 	"math/rand/v2"
 	"runtime"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -36,16 +38,27 @@ func TestMain(m *testing.M) { harness.Main(m, roles) }
 // limit is the longest that anything may take that does not wait for anybody.
 const limit = time.Minute
 
-// tries yields 0, 1, 2 and so on: as many as few, or if -integrity.time is given, as many
-// as many, or as that time allows.
+// briefly is the longest that a test tries something without -integrity.time. It matters
+// where all takes longer, as under the race detector.
+const briefly = time.Second
+
+// tries yields 0, 1, 2 and so on: few times, or as many as there is time for; if
+// -integrity.time is given, many times, or as many as that allows. A try that takes too long
+// ends the process with all stacks.
 func tries(few, many int) iter.Seq[int] {
 	return func(yield func(int) bool) {
-		n, end := few, time.Time{}
+		n, end := few, time.Now().Add(briefly)
 		if *goOn > 0 {
 			n, end = many, time.Now().Add(*goOn)
 		}
+		watchdog := time.AfterFunc(limit, func() {
+			debug.SetTraceback("all")
+			panic(fmt.Sprintf("a try takes more than %v", limit))
+		})
+		defer watchdog.Stop()
 		for i := range n {
-			if !end.IsZero() && time.Now().After(end) || !yield(i) {
+			watchdog.Reset(limit)
+			if time.Now().After(end) || !yield(i) {
 				return
 			}
 		}
