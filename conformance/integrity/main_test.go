@@ -51,13 +51,13 @@ func tries(few, many int) iter.Seq[int] {
 		if *goOn > 0 {
 			n, end = many, time.Now().Add(*goOn)
 		}
-		watchdog := time.AfterFunc(limit, func() {
+		watchdog := time.AfterFunc(2*limit, func() {
 			debug.SetTraceback("all")
-			panic(fmt.Sprintf("a try takes more than %v", limit))
+			panic(fmt.Sprintf("a try takes more than %v", 2*limit))
 		})
 		defer watchdog.Stop()
 		for i := range n {
-			watchdog.Reset(limit)
+			watchdog.Reset(2 * limit)
 			if time.Now().After(end) || !yield(i) {
 				return
 			}
