@@ -10,9 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestAcceptsAgainstClose closes a listener while some call Accept and connections through
-// the kernel's socket are there, of which one can be accepted though it is closed. All
-// return.
+// TestAcceptsAgainstClose closes a listener while goroutines wait in Accept, and connections
+// come through the kernel's socket. One of these can be accepted though the listener is
+// closed. All Accepts return.
 func TestAcceptsAgainstClose(t *testing.T) {
 	crowd(t)
 	tried, accepted := 0, 0

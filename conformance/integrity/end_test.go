@@ -196,7 +196,7 @@ func (e *end) readAll() {
 	for {
 		op := rnd.IntN(len(readers))
 		n, err := readers[op](e, rnd)
-		e.report.Ops++
+		e.report.Reads++
 		e.report.Read += n
 		e.step(n)
 		switch k := kind(err); {
@@ -204,6 +204,7 @@ func (e *end) readAll() {
 		case k == deadline:
 			e.pastDeadline("read")
 		case k == eof || k == reset || k == ownClosed:
+			e.must(k != ownClosed || e.closing() || e.plan.does[e.side].hangsUp, "reading in way %d: %v", op, err)
 			e.report.ReadEnd = k
 			e.afterEnd()
 			return
@@ -276,6 +277,7 @@ func (e *end) writeAll() {
 	for e.report.Wrote < total {
 		op := rnd.IntN(len(writers))
 		n, err := writers[op](e, rnd, int(total-e.report.Wrote))
+		e.report.Writes++
 		e.report.Wrote += n
 		e.step(n)
 		switch k := kind(err); k {

@@ -152,7 +152,7 @@ func TestWriteAgainstClose(t *testing.T) {
 // TestReadWhole closes the writer's end as soon as all was read. Its Write may be returning
 // just then, and has written all.
 func TestReadWhole(t *testing.T) {
-	const size = 1 << 20 // so many that Write lets others run when it has written them
+	const size = 1 << 20 // after as many bytes Write lets others run before it returns
 	eachPlace(t, ctnet.ListenConfig{}, func(t *testing.T, p place) {
 		tried, wrong, b := 0, 0, make([]byte, size)
 		for range tries(300, 1_000_000) {

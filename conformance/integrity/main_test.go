@@ -1,4 +1,4 @@
-// Package integrity tests that no byte is wrong, none is lost, and nobody hangs.
+// Package integrity tests that no byte is wrong, none is lost, and no call hangs.
 //
 // TestTraffic makes connections of every shape from a seed, has both ends use them in all
 // ways that there are, and holds the outcome to rules (rules_test.go). Every byte depends
@@ -35,11 +35,11 @@ var roles = map[string]func(){}
 
 func TestMain(m *testing.M) { harness.Main(m, roles) }
 
-// limit is the longest that anything may take that does not wait for anybody.
+// limit is the longest that anything takes, on a busy machine too, if nothing hangs.
 const limit = time.Minute
 
-// briefly is the longest that a test tries something without -integrity.time. It matters
-// where all takes longer, as under the race detector.
+// briefly is the longest that a test tries something without -integrity.time. Under the
+// race detector fewer tries are made in it.
 const briefly = time.Second
 
 // tries yields 0, 1, 2 and so on: few times, or as many as there is time for; if
@@ -118,7 +118,7 @@ func eachPlace(t *testing.T, lc ctnet.ListenConfig, test func(t *testing.T, p pl
 
 const twoApps = "two apps"
 
-// placeNames are those of eachPlace.
+// placeNames are the places of eachPlace.
 var placeNames = []string{"one app"}
 
 // connect returns both ends of a new connection.

@@ -43,7 +43,7 @@ func (p pattern) fill(b []byte, at int64) {
 	}
 }
 
-// wrong counts the bytes of b that are not those from a position, and returns where the
+// wrong counts the bytes of b that differ from the pattern at a position, and returns where the
 // first one is.
 func (p pattern) wrong(b []byte, at int64) (n, first int) {
 	var want [512]byte

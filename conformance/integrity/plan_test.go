@@ -36,7 +36,7 @@ type does struct {
 	events []event
 }
 
-// An event is what a goroutine of its own does when a side has moved so many bytes.
+// An event is what a goroutine of its own does when a side has moved a number of bytes.
 type event struct {
 	after int64
 	what  string

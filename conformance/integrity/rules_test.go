@@ -9,8 +9,8 @@ import (
 
 // A report is what a side of a connection found.
 type report struct {
-	Ops         int
-	Wrote, Read int64
+	Writes, Reads int // calls
+	Wrote, Read   int64
 
 	WriteEnd string // why its writing ended: all, EPIPE, ECONNRESET or closed
 	ReadEnd  string // why its reading did: EOF, ECONNRESET or closed
@@ -37,11 +37,11 @@ const (
 )
 
 // judge returns what is wrong with a connection, by what both sides say. These are the
-// rules beside those that a side sees by itself: that every byte is the right one, that
+// rules beside the ones that a side checks by itself: that every byte is the right one, that
 // nothing is read after the end, that an error is one that there was reason for.
 func judge(network string, r [2]report) (wrong []string) {
 	for side := range r {
-		w, r := &r[side], &r[1-side] // who writes and who reads
+		w, r := &r[side], &r[1-side] // the end that writes and the one that reads
 		must := func(ok bool, rule string) {
 			if !ok {
 				wrong = append(wrong, fmt.Sprintf("%s (written by the %s: %d bytes, read: %d)", rule, []string{"client", "server"}[side], w.Wrote, r.Read))
@@ -50,7 +50,7 @@ func judge(network string, r [2]report) (wrong []string) {
 		wrong = append(wrong, w.Wrong...)
 		toTheEnd := r.ReadEnd == eof || r.ReadEnd == reset
 		must(r.Read <= w.Wrote, "no more is read than was written, in whole or in part")
-		must(!toTheEnd || r.Read == w.Wrote, "who reads to the end, be it a reset, gets all that was written")
+		must(!toTheEnd || r.Read == w.Wrote, "a reader that reads to the end, be it a reset, gets all that was written")
 		// On network tcp the first Write after the end succeeds.
 		must(network == "tcp" || w.WriteEnd != broken || w.HalfClosed || r.Read == w.Wrote, "after EPIPE all that was written has been read")
 		must(w.Last == "" || r.Read == w.Wrote || w.Last == reset || w.WriteEnd == reset, "if bytes are lost, Read or Write says ECONNRESET in the end")

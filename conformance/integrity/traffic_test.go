@@ -154,7 +154,7 @@ func (r *run) add(p *plan, wrong []string, ends ...report) {
 	defer r.mu.Unlock()
 	r.conns++
 	for _, e := range ends {
-		r.ops += e.Ops
+		r.ops += e.Writes + e.Reads
 		r.bytes += e.Read
 		r.spoiled += e.WrongBytes
 	}

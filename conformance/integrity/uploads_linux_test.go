@@ -98,23 +98,15 @@ func TestUploads(t *testing.T) {
 			}
 		})
 	}
-	within(t, "uploads", func() {
-		for range tries(3*uploads, 10_000) {
-			c, err := ln.Accept()
-			if err != nil {
-				t.Error(err)
-				break
-			}
-			conns <- c
-		}
-		close(conns)
-		downloads.Wait()
-		ln.Close() // which ends the other process
-		_, err := io.Copy(io.Discard, p.out)
-		if err != nil {
-			t.Error(err)
-		}
-	})
+	for range tries(3*uploads, 10_000) {
+		c, err := ln.Accept()
+		require.NoError(t, err)
+		conns <- c
+	}
+	close(conns)
+	within(t, "the last downloads", downloads.Wait)
+	require.NoError(t, ln.Close()) // which ends the other process
+	within(t, "the other process", func() { io.Copy(io.Discard, p.out) })
 	t.Logf("%d connections of %d bytes; wrong: %d connections, %d bytes", tried.Load(), uploadSize, failed.Load(), sum.Load())
 	require.Zero(t, sum.Load())
 }

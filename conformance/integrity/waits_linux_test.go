@@ -25,7 +25,7 @@ func burnt(t testing.TB) time.Duration {
 }
 
 // requireIdle waits until the process uses hardly any CPU time: in a fifth of a second less
-// than a fortieth of that. Others on the machine make it use less, never more.
+// than a fortieth of that. Other processes make it use less, never more.
 func requireIdle(t testing.TB) {
 	t.Helper()
 	harness.Eventually(t, func() bool {

@@ -11,7 +11,7 @@ import (
 var readers = []func(e *end, rnd *rand.Rand) (int64, error){
 	func(e *end, rnd *rand.Rand) (int64, error) { return e.read(upTo(rnd, 64<<10)) },
 	func(e *end, rnd *rand.Rand) (int64, error) { return e.read(e.plan.fifo[1-e.side]) },
-	// As many as there are said to be. Nobody else reads, so there are.
+	// As many as Buffered says there are. No other goroutine reads, so they are there.
 	func(e *end, rnd *rand.Rand) (int64, error) {
 		n := e.c.Buffered()
 		e.must(n <= e.plan.fifo[1-e.side], "%d bytes are buffered", n)
@@ -63,7 +63,7 @@ func (e *end) read(n int) (int64, error) {
 	return int64(n), err
 }
 
-// A sink takes and checks so many bytes.
+// A sink takes and checks a number of bytes, and then has enough.
 type sink struct {
 	e    *end
 	at   int64
@@ -89,7 +89,7 @@ func (s *sink) Write(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// writers are the ways to write up to so many bytes. Each returns how many it wrote.
+// writers are the ways to write some bytes, up to most. Each returns how many it wrote.
 var writers = []func(e *end, rnd *rand.Rand, most int) (int64, error){
 	func(e *end, rnd *rand.Rand, most int) (int64, error) {
 		b := make([]byte, min(most, upTo(rnd, 4*e.plan.fifo[e.side])))
@@ -125,7 +125,7 @@ func (e *end) reserve(rnd *rand.Rand, most, want int) (int64, error) {
 	return int64(n), nil
 }
 
-// A source has so many bytes.
+// A source has a number of bytes.
 type source struct {
 	pattern pattern
 	at      int64
