@@ -204,7 +204,7 @@ func (e *end) readAll() {
 		case k == deadline:
 			e.pastDeadline("read")
 		case k == eof || k == reset || k == ownClosed:
-			e.must(k != ownClosed || e.closing() || e.plan.does[e.side].hangsUp, "reading in way %d: %v", op, err)
+			e.must(k != ownClosed || e.planned("Close", "reset") || e.plan.does[e.side].hangsUp, "reading in way %d: %v", op, err)
 			e.report.ReadEnd = k
 			e.afterEnd()
 			return
@@ -218,8 +218,7 @@ func (e *end) readAll() {
 
 // pastDeadline clears a deadline that has passed, of which there must have been one.
 func (e *end) pastDeadline(op string) {
-	there := slices.ContainsFunc(e.triggers, func(t trigger) bool { return t.what == "deadline" || t.what == "past deadline" })
-	e.must(there, "%s: a deadline passed, and none was set", op)
+	e.must(e.planned("deadline", "past deadline"), "%s: a deadline passed, and none was set", op)
 	if op == "read" {
 		e.c.SetReadDeadline(time.Time{})
 	} else {
@@ -285,8 +284,10 @@ func (e *end) writeAll() {
 		case deadline:
 			e.pastDeadline("write")
 		case broken, reset, ownClosed:
-			e.must(k != ownClosed || e.closing(), "writing in way %d: %v", op, err)
-			e.report.WriteEnd = k
+			e.must(k != ownClosed || e.planned("Close", "reset"), "writing in way %d: %v", op, err)
+			if e.report.WriteEnd = k; k == broken && e.planned("CloseWrite") {
+				e.report.WriteEnd = ownEnded
+			}
 			return
 		default:
 			e.must(false, "writing in way %d: %v", op, err)
@@ -300,7 +301,7 @@ func (e *end) writeAll() {
 	e.report.WriteEnd = all
 }
 
-// closing reports whether an event may have closed the connection.
-func (e *end) closing() bool {
-	return slices.ContainsFunc(e.triggers, func(t trigger) bool { return t.what == "Close" || t.what == "reset" })
+// planned reports whether one of these events may have happened.
+func (e *end) planned(events ...string) bool {
+	return slices.ContainsFunc(e.triggers, func(t trigger) bool { return slices.Contains(events, t.what) })
 }
