@@ -228,9 +228,6 @@ func (m *model) apply(id int, s step) bool {
 			end.linger0 = s.arg == "0"
 		}
 	case "close":
-		if len(end.reads) > 0 && end.reads[0].opened {
-			return false // D10
-		}
 		m.close(end, other)
 	default:
 		return false
@@ -371,16 +368,16 @@ func (m *model) write(id int, s step, e, peer *endModel) bool {
 	if len(e.writes) == 2 || len(e.writes) > 0 && (n > roomBytes || s.verb == "copyin" && (s.arg == "open" || n == 0)) {
 		return false
 	}
-	if !writeFails(e, peer) {
-		if s.arg != "open" && !m.canTake(n, peer) {
-			return false
-		}
-		if s.verb == "copyin" && peer.some {
-			return false // ctnet's asks the source only when there is room
-		}
+	if s.arg != "open" && (!writeFails(e, peer) && !m.canTake(n, peer) || m.undecided(e, peer)) {
+		return false
 	}
 	e.writes = append(e.writes, pending{id: id, step: s, left: n, opened: s.arg == "open"})
 	return true
+}
+
+// undecided reports whether the peer has closed while a sink has what e has written.
+func (m *model) undecided(e, peer *endModel) bool {
+	return m.tcp && peer.closed && len(peer.reads) > 0 && peer.reads[0].opened && !e.reset
 }
 
 // canTake reports whether it is known what becomes of n bytes that are written to e.
@@ -401,6 +398,9 @@ func (m *model) feed(s step, e, peer *endModel) bool {
 		return false
 	}
 	n := s.bytes()
+	if n > 0 && m.undecided(e, peer) {
+		return false
+	}
 	switch {
 	case s.arg == "eof" || s.arg == "err":
 		m.wrote(e, peer, false)
