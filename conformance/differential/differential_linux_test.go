@@ -106,7 +106,11 @@ func TestScripts(t *testing.T) {
 			for _, st := range s.steps {
 				require.Contains(t, fmt.Sprintln(kept), st.String(), "this step makes no sense")
 			}
-			for range 10 { // two steps at the same time may come to something else each time
+			times := 1
+			if strings.Contains(text, "&") { // what that comes to is a matter of luck
+				times = 100
+			}
+			for range times {
 				require.Empty(t, b.check(s, patience, new(tally)))
 			}
 		})

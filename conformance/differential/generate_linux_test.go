@@ -31,7 +31,7 @@ var alphabets = func() map[byte]alphabet {
 
 // randomScript makes a script.
 func randomScript(rnd *rand.Rand) script {
-	s := script{network: pick(rnd, "tcp", "unix"), buffer: pick(rnd, 4<<10, 64<<10)}
+	s := script{network: pick(rnd, "tcp", "unix"), buffer: pick(rnd, 4<<10, 512<<10)}
 	p := newPlanner(s)
 	kinds, conns := "eeeeeeeeeeeep", 1
 	if rnd.IntN(5) == 0 {

@@ -3,13 +3,13 @@ package differential
 // knownScripts have failed once, each with a title.
 var knownScripts = []string{`
 # CloseWrite during a Write
-tcp 4096
+tcp 524288
 a0 copyout
 d0 write big &
 d0 closewrite
 `, `
 # the first Write after the peer's close
-tcp 65536
+tcp 524288
 a0 close
 d0 write 0
 d0 write 1
@@ -17,7 +17,7 @@ d0 write 1
 d0 readall
 `, `
 # a write of nothing loses nothing
-tcp 65536
+tcp 524288
 a0 close
 d0 write 0
 d0 readall
@@ -69,7 +69,7 @@ d0 close
 d0 feed 1
 `, `
 # a source at its end while the buffer is full
-tcp 65536
+tcp 524288
 d0 write big
 d0 wdeadline past
 d0 wdeadline none
@@ -92,14 +92,14 @@ d0 write 1
 a0 unstall
 `, `
 # SetDeadline of a closed end
-tcp 65536
+tcp 524288
 d0 close
 d0 deadline none
 d0 rdeadline past
 d0 wdeadline future
 `, `
 # Dials that are too late
-unix 65536
+unix 524288
 d0 dial canceled
 d0 dial expired
 d0 dial timeout
@@ -109,7 +109,7 @@ d0 dial future
 l accept
 `, `
 # a Write that is lost at the moment of the peer's close
-unix 65536
+unix 524288
 d0 readfull 20000
 d0 close &
 a0 write 1
