@@ -256,7 +256,7 @@ func findDoor(key string) (string, error) {
 // knock connects to a listener's socket, if it belongs to somebody who can be
 // trusted. It waits for room in the socket's queue.
 func knock(parent context.Context, path string) (ch channel, cred Cred, err error) {
-	ctx, cancel := context.WithTimeout(parent, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(untraced{parent}, handshakeTimeout)
 	defer cancel()
 	ended := func() error {
 		<-ctx.Done() // in case that it is just about to end
@@ -298,6 +298,12 @@ func knock(parent context.Context, path string) (ch channel, cred Cred, err erro
 	}
 	return ch, cred, err
 }
+
+// An untraced context is one without values, and so without a tracer: that is not to see
+// how applications find each other.
+type untraced struct{ context.Context }
+
+func (untraced) Value(any) any { return nil }
 
 var errSilent = &problem{syscall.ETIMEDOUT, "the listener's process did not answer; is it stopped?"}
 
