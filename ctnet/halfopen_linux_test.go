@@ -299,7 +299,7 @@ func TestIdleTimer(t *testing.T) {
 			require.EqualValues(t, 7, uses)
 		},
 	} {
-		was := timer.running.Load()
+		was := timer.running.Load() != 0
 		timer.mu.Lock()
 		var begun atomic.Bool
 		done := make(chan struct{})
@@ -310,17 +310,24 @@ func TestIdleTimer(t *testing.T) {
 		}()
 		for n := 0; n < 1000 || !begun.Load(); n++ {
 			runtime.Gosched()
-			require.Equal(t, was, timer.running.Load())
+			require.Equal(t, was, timer.running.Load() != 0)
 		}
 		timer.mu.Unlock()
 		<-done
-		require.Equal(t, !was, timer.running.Load())
+		require.Equal(t, !was, timer.running.Load() != 0)
 		require.Equal(t, !was, !deadline.IsZero())
 	}
 	timer.start(time.Second, 1)
 	timer.start(time.Hour, 2)
 	_, uses := timer.stop()
 	require.EqualValues(t, 1, uses)
+	// One that was set for slots in limbo does not keep an idle pair.
+	timer.start(time.Hour, 1)
+	timer.start(time.Second, 2)
+	require.WithinDuration(t, time.Now(), deadline, time.Minute)
+	after, uses := timer.stop()
+	require.Equal(t, time.Second, after)
+	require.EqualValues(t, 2, uses)
 }
 
 // TestControlHasASay dials with a Control that forbids the address, as a guard against
