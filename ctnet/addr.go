@@ -1,6 +1,9 @@
 package ctnet
 
-import "fmt"
+import (
+	"fmt"
+	"net"
+)
 
 // An Addr is an address of network "ct". A listener's is its name; so is the
 // remote address of a dialed connection. The dialing end's is its application's
@@ -20,4 +23,10 @@ func (a *Addr) String() string {
 		return a.name
 	}
 	return fmt.Sprintf("%016x:%d", a.app, a.number)
+}
+
+// isTCP reports whether an address is of network tcp.
+func isTCP(a net.Addr) bool {
+	_, ok := a.(*net.TCPAddr)
+	return ok
 }

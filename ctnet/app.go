@@ -2,8 +2,10 @@ package ctnet
 
 import (
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -82,7 +84,8 @@ type app struct {
 
 	mu        sync.Mutex
 	closed    bool
-	listeners map[place]*Listener
+	listeners map[place]*Listener // the last one that came to a place
+	open      map[*Listener]struct{}
 	local     map[*localPair]struct{}
 
 	poolMu sync.Mutex
@@ -102,6 +105,7 @@ func newApp(l segpool.Limits) *app {
 		id:        rand.Uint64(),
 		account:   segpool.NewAccount(l),
 		listeners: make(map[place]*Listener),
+		open:      make(map[*Listener]struct{}),
 		local:     make(map[*localPair]struct{}),
 		pools:     make(map[segpool.Geometry]*segpool.Pool),
 	}
@@ -122,20 +126,18 @@ func (a *app) addListener(l *Listener) error {
 		return errInUse // on other networks it has the address by the kernel's leave
 	}
 	a.listeners[at] = l
+	a.open[l] = struct{}{}
 	a.opened.Add(1)
 	return nil
 }
 
-// removeListener returns false if l was not there.
-func (a *app) removeListener(l *Listener) bool {
+func (a *app) removeListener(l *Listener) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	at := place{l.key, l.bubble}
-	if a.listeners[at] != l {
-		return false
+	delete(a.open, l)
+	if at := (place{l.key, l.bubble}); a.listeners[at] == l {
+		delete(a.listeners, at)
 	}
-	delete(a.listeners, at)
-	return true
 }
 
 func (a *app) listener(key string, bubble int) *Listener {
@@ -144,10 +146,15 @@ func (a *app) listener(key string, bubble int) *Listener {
 	return a.listeners[place{key, bubble}]
 }
 
-func (a *app) addLocal(p *localPair) {
+// addLocal returns false if the application is closed.
+func (a *app) addLocal(p *localPair) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.closed {
+		return false
+	}
 	a.local[p] = struct{}{}
+	return true
 }
 
 func (a *app) removeLocal(p *localPair) {
@@ -163,10 +170,7 @@ func (a *app) close() error {
 		return net.ErrClosed
 	}
 	a.closed = true
-	var listeners []*Listener
-	for _, l := range a.listeners {
-		listeners = append(listeners, l)
-	}
+	listeners := slices.Collect(maps.Keys(a.open))
 	var local []*localPair
 	for p := range a.local {
 		local = append(local, p)

@@ -12,11 +12,15 @@ import (
 
 // A halfOpen is a connection that was asked for and not yet accepted.
 type halfOpen interface {
-	// answer tells the dialer that it is connected, and returns the accepting
-	// end. When it returns the dialer has been told; it may be called again.
-	answer() *Conn
+	// answer tells the dialer that it is connected. When it returns the dialer has
+	// been told; it may be called again.
+	answer()
+	// accept returns the accepting end, answered, or nil if the dialer has given up.
+	accept() *Conn
 	// refuse tells the dialer that it is not connected.
 	refuse(errno syscall.Errno)
+	// drop resets a connection that nobody accepts, answered.
+	drop()
 }
 
 // A backlog is a listener's queue of half-opens, in the order in which they
@@ -123,7 +127,7 @@ func (b *backlog) withdraw(h halfOpen) {
 		next.answer()
 		b.bell.ring()
 	}
-	h.answer().abort()
+	h.drop()
 }
 
 // accept returns the first of the queue or the kernel's connection, in turns if
@@ -150,7 +154,7 @@ func (b *backlog) accept() (net.Conn, error) {
 		if len(b.kernel) > 0 && (b.streak > 0 || len(b.queue) == 0) {
 			k := b.takeKernel()
 			b.streak = 0
-			more := len(b.queue) > 0 || len(b.kernel) > 0
+			more := b.more()
 			if !b.closed {
 				close(k.taken) // otherwise close has done so, or nobody waits
 			}
@@ -165,7 +169,7 @@ func (b *backlog) accept() (net.Conn, error) {
 			if b.streak++; late {
 				b.streak = 1
 			}
-			more := len(b.queue) > 0 || len(b.kernel) > 0
+			more := b.more()
 			b.mu.Unlock()
 			if next != nil {
 				next.answer()
@@ -173,12 +177,19 @@ func (b *backlog) accept() (net.Conn, error) {
 			if more {
 				b.bell.ring()
 			}
-			return h.answer(), nil
+			if c := h.accept(); c != nil {
+				return c, nil
+			}
+			continue
 		}
 		b.mu.Unlock()
 		<-b.bell
 	}
 }
+
+// more reports whether another Accept has something to return, be it an error. The
+// caller has mu.
+func (b *backlog) more() bool { return len(b.queue) > 0 || len(b.kernel) > 0 || b.closed }
 
 // drop closes what nobody has accepted after the listener was closed.
 func (b *backlog) drop() {
@@ -187,7 +198,7 @@ func (b *backlog) drop() {
 	b.queue, b.kernel = nil, nil
 	b.mu.Unlock()
 	for _, h := range queue {
-		h.answer().abort()
+		h.drop()
 	}
 	for _, k := range kernel {
 		if k.conn != nil {
@@ -288,7 +299,7 @@ func (b *backlog) close(drain bool) bool {
 	}
 	for i, h := range queue {
 		if i < b.size {
-			h.answer().abort()
+			h.drop()
 		} else {
 			h.refuse(syscall.ECONNREFUSED)
 		}

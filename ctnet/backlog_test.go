@@ -31,6 +31,7 @@ type fakeHalfOpen struct {
 	refusals atomic.Int32
 	errno    syscall.Errno
 	accepts  atomic.Int32 // how many times accept returned it
+	givenUp  atomic.Bool  // by the dialer
 	releases atomic.Int32
 }
 
@@ -44,12 +45,25 @@ func newFakeHalfOpen() *fakeHalfOpen {
 	return h
 }
 
-func (h *fakeHalfOpen) answer() *Conn {
+func (h *fakeHalfOpen) answer() {
 	h.once.Do(func() {
 		h.answers.Add(1)
 		close(h.decided)
 	})
+}
+
+func (h *fakeHalfOpen) accept() *Conn {
+	h.answer()
+	if h.givenUp.Load() {
+		h.drop()
+		return nil
+	}
 	return &h.conn
+}
+
+func (h *fakeHalfOpen) drop() {
+	h.answer()
+	h.conn.abort()
 }
 
 func (h *fakeHalfOpen) refuse(errno syscall.Errno) {

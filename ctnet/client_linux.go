@@ -32,10 +32,9 @@ type client struct {
 
 	// An idle pair is ended after a while. uses counts Dials; dialing is the
 	// number of those under way, guarded by remotes.mu.
-	dialing  int
-	uses     atomic.Uint64
-	idleUses atomic.Uint64 // uses when the timer was set
-	idling   atomic.Bool   // the timer is set
+	dialing int
+	uses    atomic.Uint64
+	timer   idleTimer
 }
 
 // A clientKey is what a client is for. Fifo sizes are those of a pair, so Dials
@@ -47,8 +46,12 @@ type clientKey struct {
 }
 
 // idleLinger is how long a pair without connections is kept, so that a Dial now
-// and then does not pay for a handshake.
-const idleLinger = 2 * time.Second
+// and then does not pay for a handshake. A slot that the server has not let go of is
+// looked at again after this time, twice as long, and so on up to limboLinger.
+const (
+	idleLinger  = 2 * time.Second
+	limboLinger = 64 * time.Second
+)
 
 // errRetired means that the pair takes no more connections.
 var errRetired = errors.New("pair retired")
@@ -204,6 +207,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 		addr:    remote,
 		added:   make(chan syscall.Errno, 1),
 		dialing: 1,
+		timer:   idleTimer{setDeadline: ch.SetReadDeadline},
 	}
 	if err := p.meet(welcome, fds[0], fds[1]); err != nil {
 		return nil, err
@@ -348,30 +352,68 @@ func (p *client) forget() {
 
 // linger sets the timer that ends an idle pair, and frees what the server has let
 // go of, unless it is set.
-func (p *client) linger() {
-	if p.idling.CompareAndSwap(false, true) {
-		p.idleUses.Store(p.uses.Load())
-		p.ch.SetReadDeadline(time.Now().Add(idleLinger))
-	}
-}
+func (p *client) linger() { p.timer.start(idleLinger, p.uses.Load()) }
 
 // idle is called when the timer fires. It reports whether the pair was idle all
 // the while, and then has made sure that it stays so.
 func (p *client) idle() bool {
+	after, uses := p.timer.stop()
+	limbo := p.pool.Reap()
 	r := &p.app.remote
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p.idling.Store(false)
-	p.ch.SetReadDeadline(time.Time{})
-	if !p.pool.Idle() || p.dialing > 0 {
+	if p.dialing > 0 {
+		return false // its end sets the timer
+	}
+	if !p.pool.Idle() {
+		if limbo {
+			p.timer.start(min(2*after, limboLinger), p.uses.Load())
+		}
 		return false // the next connection's end sets the timer
 	}
-	if p.uses.Load() != p.idleUses.Load() {
+	if p.uses.Load() != uses {
 		p.linger()
 		return false
 	}
 	p.forget()
 	return true
+}
+
+// An idleTimer is the read deadline of a control channel. The deadline and what is known
+// of it change in one step: a timer that was thought to be set, and was not, would never
+// end the pair. Model: idle.pml.
+type idleTimer struct {
+	setDeadline func(time.Time) error
+
+	running atomic.Bool // changed with mu held
+
+	mu    sync.Mutex
+	after time.Duration
+	uses  uint64 // of the pair, when the timer was started
+}
+
+// start starts the timer unless it runs.
+func (t *idleTimer) start(after time.Duration, uses uint64) {
+	// Whoever finds it running has changed before what is looked at after stop.
+	if t.running.Load() {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.running.Load() {
+		t.running.Store(true)
+		t.after, t.uses = after, uses
+		t.setDeadline(time.Now().Add(after))
+	}
+}
+
+// stop stops the timer. It returns what the timer was started with.
+func (t *idleTimer) stop() (after time.Duration, uses uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.running.Store(false)
+	t.setDeadline(time.Time{})
+	return t.after, t.uses
 }
 
 // handle is called by the worker for each event.
@@ -502,6 +544,7 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 	slot.Number.Store(number)
 	d.init(slot.ToClient, slot.ToServer, raceKey(p.app.id, number))
 	d.remote = p.addr
+	d.tcp = isTCP(p.addr)
 	d.cred = p.cred
 	d.peer = d
 	// Inside, so that the slot stays: App.Close may close the connection now.
@@ -510,39 +553,38 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 	p.conns.set(slot.ID, &d.Conn)
 	d.slot.SayClient(segpool.Connect)
 	d.notify()
-
-	// The reference keeps the notification below possible.
-	p.ref()
-	defer p.unref()
 	d.awaitAnswer(ctx)
+	if err := d.decide(ctx); err != nil {
+		d.abort()
+		return nil, err
+	}
+	d.local = d.origin(number)
+	d.connected.Store(true)
+	if p.dead.Load() {
+		d.detach() // it may have died before the connection was in the table
+	}
+	return &d.Conn, nil
+}
+
+// decide returns nil if the connection was made, and otherwise why not.
+func (d *dialed) decide(ctx context.Context) error {
 	if d.state.Load()&isClosed != 0 {
-		p.remote.Notify(slot.ID)
-		return nil, net.ErrClosed
+		return net.ErrClosed // by App.Close
 	}
-	switch st := d.answer(); {
-	case st.Code() == segpool.Accepted:
-		d.local = d.origin(number)
-		d.connected.Store(true)
-		if p.dead.Load() {
-			d.detach() // it may have died before the connection was in the table
-		}
-		return &d.Conn, nil
-	case st.Code() == segpool.Refused:
-		d.abort()
+	switch st := d.answer(); st.Code() {
+	case segpool.Accepted:
+		return nil
+	case segpool.Refused:
 		if errno := syscall.Errno(st.Detail()); errno != syscall.ECONNREFUSED {
-			return nil, errno
+			return errno
 		}
-		return nil, errRetired
-	default:
-		// Nobody has answered. If somebody does now, the other end finds the
-		// connection reset.
-		d.abort()
-		p.remote.Notify(slot.ID)
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		return nil, errRetired
+		return errRetired
 	}
+	// Nobody has answered. If the server does now, it finds the Dial given up.
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errRetired
 }
 
 // answer returns the server's answer to this use of the slot, or 0.
@@ -603,8 +645,20 @@ func (d *dialed) halfOpen() bool { return !d.connected.Load() }
 func (d *dialed) release() {
 	p := d.p
 	p.conns.set(d.slot.ID, nil)
-	if p.pool.Free(d.slot, d.tx.Used(), d.rx.Used()) {
-		p.linger()
+	used := segpool.Used{ToServer: d.tx.Used(), ToClient: d.rx.Used()}
+	if d.connected.Load() {
+		if p.pool.Free(d.slot, segpool.Done, used) {
+			p.linger()
+		}
+	} else {
+		answer := d.answer()
+		if p.pool.Free(d.slot, segpool.GivenUp, used) {
+			p.linger()
+		}
+		if answer.Code() != segpool.Refused {
+			// After it was said: the server looks when it is notified.
+			p.notifyApart(d.slot.ID)
+		}
 	}
 	p.app.account.RemoveConn()
 	p.unref()

@@ -40,9 +40,11 @@ type Conn struct {
 	local, remote net.Addr
 	cred          Cred
 
-	peeked  atomic.Bool // a view from Peek is out, and holds the gate
-	scratch []byte      // what Reserve lent in place of the fifo; guarded as tx
-	turn    int         // bytes written since others could run; guarded as tx
+	scratch  []byte      // what Reserve lent in place of the fifo; guarded as tx
+	turn     int         // bytes written since others could run; guarded as tx
+	reserved atomic.Bool // Commit must follow
+
+	tcp bool // a Write after the peer's close does as TCP's; see unnoticed
 }
 
 // A half is what reading and writing have each for themselves.
@@ -70,7 +72,7 @@ func (h *half) expired() {
 }
 
 // The bits of Conn.state. But for lingerZero they are set once and never
-// cleared, each by whoever makes the thing true, who then wakes those who wait.
+// cleared. Whoever sets one wakes the goroutines that wait afterwards.
 const (
 	isClosed    = 1 << iota // by Close
 	readClosed              // by CloseRead
@@ -135,12 +137,11 @@ func (c *Conn) detach() {
 	c.event()
 }
 
-// corrupt ends a connection whose peer broke the rules.
+// corrupt ends a connection whose peer broke the rules. The caller has a lock.
 func (c *Conn) corrupt() error {
 	c.state.Or(corrupted)
 	c.rx.Close()
-	c.tx.Reset()
-	c.peer.notify()
+	c.endStream()
 	c.event()
 	return errCorrupt
 }
@@ -166,8 +167,8 @@ func (c *Conn) Read(b []byte) (int, error) {
 // lockRead takes the lock for reading, which ends the last Peek.
 func (c *Conn) lockRead() error {
 	err := c.gate.lock(reading, &c.rd.deadline)
-	if c.peeked.Load() && (err == nil || err == net.ErrClosed) {
-		c.endPeek()
+	if err != os.ErrDeadlineExceeded && c.gate.endPeek() {
+		c.peer.release()
 	}
 	return err
 }
@@ -200,6 +201,7 @@ func (c *Conn) read(b []byte) (int, error) {
 			return n, nil
 		}
 		if end != nil {
+			c.rx.Stop()
 			return 0, end
 		}
 		if n := c.awaitInto(b); n > 0 {
@@ -211,15 +213,17 @@ func (c *Conn) read(b []byte) (int, error) {
 
 // beforeRead returns an error if nothing may be read, and otherwise how the
 // stream ends once it is found to be empty, if it does. Call it before looking
-// for bytes: all those that came before the end are visible then.
+// for bytes: all those that came before the end are visible then. Whoever tells the user
+// of the end stops the consumer. An honest peer publishes nothing after it has told of
+// its end, but the end may also be known from elsewhere: the control channel, CloseRead.
 func (c *Conn) beforeRead() (end, err error) {
-	if c.rd.passed.Load() {
-		return nil, os.ErrDeadlineExceeded
-	}
 	// The state first: a peer that is gone has done all that it did.
 	state := c.state.Load()
 	if state&isClosed != 0 {
 		return nil, net.ErrClosed
+	}
+	if c.rd.passed.Load() {
+		return nil, os.ErrDeadlineExceeded
 	}
 	if state&corrupted != 0 {
 		return nil, errCorrupt
@@ -230,7 +234,7 @@ func (c *Conn) beforeRead() (end, err error) {
 		return syscall.ECONNRESET, nil
 	case fin || state&readClosed != 0:
 		return io.EOF, nil
-	case state&peerGone != 0:
+	case state&peerGone != 0 || c.rx.Stopped():
 		return syscall.ECONNRESET, nil
 	}
 	return nil, nil
@@ -285,6 +289,12 @@ func (c *Conn) Write(b []byte) (int, error) {
 
 func (c *Conn) write(b []byte) (n int, err error) {
 	if err := c.beforeWrite(); err != nil || len(b) == 0 {
+		if c.unnoticed(err) {
+			if len(b) > 0 {
+				c.lose()
+			}
+			return len(b), nil
+		}
 		return 0, err
 	}
 	ring.RaceRelease(c.raceKey)
@@ -295,7 +305,7 @@ func (c *Conn) write(b []byte) (n int, err error) {
 				return n, c.corrupt()
 			}
 			if n += m; m == 0 {
-				c.awaitSpace(min(len(b)-n, c.tx.Size()/4))
+				c.awaitSpace(min(len(b)-n, c.tx.Size()/4), true)
 			} else if c.tx.DataWanted() {
 				c.peer.notify()
 			}
@@ -323,33 +333,35 @@ func (c *Conn) wrote(n int) {
 
 // beforeWrite returns an error if nothing may be written.
 func (c *Conn) beforeWrite() error {
-	if c.wr.passed.Load() {
+	if c.wr.passed.Load() && c.state.Load()&isClosed == 0 {
 		return os.ErrDeadlineExceeded
 	}
 	return c.lost()
 }
 
-// afterWrite returns an error if what was just published must not count. If it is
-// the peer that has closed meanwhile it does count, as with TCP: either it was read,
-// or Read is going to say that the connection was reset. Programs rely on that:
-// net/http repeats a request that it wrote to a connection which the server was just
-// closing, if reading fails, and not if writing did.
+// afterWrite returns an error if what was just published must not count. It does
+// count if this end is closed meanwhile, as the stream ends after it: see end.go. It
+// counts as well if the peer has closed, as with TCP: either the bytes were read, or
+// Read is going to say that the connection was reset. Programs rely on that: net/http
+// repeats a request that it wrote to a connection which the server was just closing,
+// if reading fails, and not if writing did.
 func (c *Conn) afterWrite() error {
-	err := c.lost()
-	if err == nil || c.state.Load()&(isClosed|corrupted|writeClosed) != 0 {
-		return err
+	if c.state.Load()&corrupted != 0 {
+		return errCorrupt
 	}
-	if !c.tx.Taken() {
-		c.state.Or(bytesLost)
-		c.rd.wake()
+	if c.peerEnd() != nil && !c.tx.Taken() {
+		c.lose()
 	}
 	return nil
 }
 
-// lost returns an error if what is published may never be read. Close and
-// CloseWrite set their bit before they end the stream, and a closing reader sets
-// its mark before it looks for unread bytes; so if none of these is to be seen
-// after the publish, the bytes came before the end of the stream.
+// lose has Read say that bytes that were written got lost.
+func (c *Conn) lose() {
+	c.state.Or(bytesLost)
+	c.rd.wake()
+}
+
+// lost returns an error if what is published would never be read.
 func (c *Conn) lost() error {
 	switch state := c.state.Load(); {
 	case state&isClosed != 0:
@@ -358,27 +370,47 @@ func (c *Conn) lost() error {
 		return errCorrupt
 	case state&writeClosed != 0:
 		return syscall.EPIPE
-	case state&peerGone != 0:
-		return syscall.ECONNRESET
 	}
+	return c.peerEnd()
+}
+
+// peerEnd returns an error if the peer doesn't read any more. A closing reader sets
+// its mark before it looks for unread bytes. So if the mark is not to be seen after a
+// publish, then the reader finds these bytes, or has read them.
+func (c *Conn) peerEnd() error {
+	state := c.state.Load()
 	if c.tx.ConsumerClosed() {
-		// The mark comes before the reset. But a reader that closes with bytes
+		// The mark comes before the end. But a reader that closes with bytes
 		// unread is going to reset.
-		if _, reset := c.rx.Ended(); reset || !c.tx.Taken() {
+		fin, reset := c.rx.Ended()
+		if reset || !fin && !c.tx.Taken() || state&bytesLost != 0 && !c.tcp {
 			return syscall.ECONNRESET
 		}
 		return syscall.EPIPE
 	}
+	if state&peerGone != 0 {
+		return syscall.ECONNRESET
+	}
 	return nil
 }
 
-// awaitSpace waits until n bytes are free, or fewer if the peer waits for more
-// than it has, or there is any other reason to look again.
-func (c *Conn) awaitSpace(n int) {
+// unnoticed reports whether err says that the peer has closed, having read all, and
+// a TCP socket would not know it yet: the first write succeeds there, and makes the
+// peer's kernel answer with a reset. TLS says goodbye in such a write. The bytes are
+// lost, which the caller must say with lose.
+func (c *Conn) unnoticed(err error) bool {
+	return err == syscall.EPIPE && c.tcp && c.state.Load()&(writeClosed|bytesLost) == 0
+}
+
+// awaitSpace waits until n bytes are free, or there is any other reason to look
+// again. One is, if fewer will do, that any are free and the peer waits for more than
+// it has. A caller for which fewer will not do must not go on for that: both would
+// find each other waiting again and again.
+func (c *Conn) awaitSpace(n int, fewer bool) {
 	ready := func() bool {
 		return c.tx.HasSpace(n) || c.wr.passed.Load() || c.tx.ConsumerClosed() ||
 			c.state.Load()&^(readClosed|lingerZero) != 0 ||
-			c.tx.ConsumerWaits() && c.tx.HasSpace(1)
+			fewer && c.tx.ConsumerWaits() && c.tx.HasSpace(1)
 	}
 	if c.look(&c.wr, ready) {
 		return
@@ -391,88 +423,6 @@ func (c *Conn) awaitSpace(n int) {
 		c.wr.wait()
 	}
 	c.tx.DropRequest()
-}
-
-// unlock leaves the gate, and lets go of the memory if that was the last use.
-func (c *Conn) unlock(kind int) {
-	if c.gate.unlock(kind) {
-		c.peer.release()
-	}
-}
-
-// leave leaves the gate without a lock, as unlock does with one.
-func (c *Conn) leave() {
-	if c.gate.leave() {
-		c.peer.release()
-	}
-}
-
-// Close closes the connection, as TCP does: what was written can still be read
-// by the peer, followed by io.EOF; but if bytes that the peer has written are
-// unread, the connection is reset, and the peer gets ECONNRESET in place of
-// io.EOF. Calls that are blocked return net.ErrClosed. Close never waits.
-func (c *Conn) Close() error {
-	if !c.gate.close() {
-		return c.opError("close", net.ErrClosed)
-	}
-	c.state.Or(isClosed)
-	c.shutdown()
-	c.wakeAll()
-	c.rd.stop()
-	c.wr.stop()
-	c.leave()
-	return nil
-}
-
-// abort closes the connection with a reset.
-func (c *Conn) abort() {
-	c.state.Or(lingerZero)
-	c.Close()
-}
-
-// shutdown tells the peer that this end is closed. The order matters: first the
-// mark that no more will be read, then the look for what is unread. A peer that
-// writes in between sees the mark, or its bytes are seen here; either way it
-// learns that they were not read.
-func (c *Conn) shutdown() {
-	c.rx.Close()
-	if c.state.Load()&lingerZero != 0 || c.rx.Unread() {
-		c.tx.Reset()
-	} else {
-		c.tx.Fin()
-	}
-	if c.tx.ConsumerWaits() || c.rx.ProducerWaits() {
-		c.peer.notifyApart()
-	}
-}
-
-// wakeAll wakes whoever waits at this end.
-func (c *Conn) wakeAll() {
-	c.rd.expired()
-	c.wr.expired()
-}
-
-// CloseRead ends reading at this end: Read returns what has arrived and then
-// io.EOF, also if it is blocked now. As with TCP the peer does not notice, until
-// the fifo is full.
-func (c *Conn) CloseRead() error {
-	return c.control("close", func() {
-		c.state.Or(readClosed)
-		c.rd.wake()
-	})
-}
-
-// CloseWrite ends writing at this end: the peer reads what was written and then
-// io.EOF. A Write that is blocked returns EPIPE, as every later one does.
-func (c *Conn) CloseWrite() error {
-	return c.control("close", func() {
-		c.state.Or(writeClosed)
-		c.tx.Fin()
-		if c.tx.ConsumerWaits() {
-			c.peer.notifyApart()
-		}
-		c.wr.wake()
-	})
 }
 
 // SetLinger with 0 makes Close reset the connection, so that the peer gets
@@ -498,7 +448,7 @@ func (c *Conn) SetWriteBuffer(bytes int) error { return c.control("set", func() 
 // SetDeadline sets the time after which Read and Write fail with
 // os.ErrDeadlineExceeded, those that are blocked too. The zero time means never.
 func (c *Conn) SetDeadline(t time.Time) error {
-	return c.control("set", func() {
+	return c.setDeadline(func() {
 		c.rd.set(t, &c.rd)
 		c.wr.set(t, &c.wr)
 	})
@@ -506,13 +456,21 @@ func (c *Conn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline is SetDeadline for Read alone.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	return c.control("set", func() { c.rd.set(t, &c.rd) })
+	return c.setDeadline(func() { c.rd.set(t, &c.rd) })
 }
 
 // SetWriteDeadline is SetDeadline for Write alone. A Write that fails may have
 // written a part, and says how much.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	return c.control("set", func() { c.wr.set(t, &c.wr) })
+	return c.setDeadline(func() { c.wr.set(t, &c.wr) })
+}
+
+// setDeadline is control, with the error that package net has there.
+func (c *Conn) setDeadline(f func()) error {
+	if c.control("set", f) != nil {
+		return opError("set", nil, c.local, net.ErrClosed)
+	}
+	return nil
 }
 
 // control calls f unless the connection is closed.

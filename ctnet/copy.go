@@ -15,44 +15,24 @@ const copyPiece = 4 * ring.PieceSize
 var errInvalidCount = errors.New("reader or writer returned an invalid count")
 
 // ReadFrom writes what it reads from r until io.EOF. r reads straight into the
-// fifo, which is what io.Copy to a Conn does.
+// fifo, which is what io.Copy to a Conn does. As with io.Copy to a socket it fails only
+// when there is something to be written, and r's own error is returned as it is.
 //
 // While r.Read waits, so do other writers of the connection.
 func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
-	if err := c.gate.lock(writing, &c.wr.deadline); err != nil {
-		return 0, c.opError("write", err)
-	}
-	defer c.unlock(writing)
 	for {
-		if err := c.beforeWrite(); err != nil {
-			if c.tx.ConsumerClosed() && atEOF(r) {
-				return n, nil // there was nothing more to be written
-			}
-			return n, c.opError("write", err)
+		m, refused, err := c.readFrom(r)
+		n += m
+		if !refused {
+			return n, err
 		}
-		// Not less than a piece, unless the fifo is small: a reader should not
-		// be asked for the few bytes that are left before the fifo's end.
-		least := min(ring.PieceSize, c.tx.Size()/4)
-		free, err := c.tx.Space(least)
-		if err != nil {
-			return n, c.opError("write", c.corrupt())
-		}
-		if free == 0 {
-			c.awaitSpace(least)
-			continue
-		}
-		view := c.tx.View()
-		m, err := r.Read(view[:min(len(view), copyPiece)])
-		if m < 0 || m > len(view) {
-			return n, errInvalidCount
-		}
-		if m > 0 {
-			ring.RaceRelease(c.raceKey)
-			c.publish(m)
-			c.wrote(m)
+		b := make([]byte, 4<<10)
+		k, err := r.Read(b)
+		if k > 0 {
+			m, err := c.Write(b[:k])
 			n += int64(m)
-			if lost := c.afterWrite(); lost != nil {
-				return n, c.opError("write", lost)
+			if err != nil {
+				return n, err
 			}
 		}
 		if err == io.EOF {
@@ -64,14 +44,58 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 	}
 }
 
-// atEOF reports whether nothing more is to be read from r, which it finds out by
-// reading. A peer that has read all it expects may close before the end is known.
-func atEOF(r io.Reader) bool {
-	var b [1]byte
+// readFrom is ReadFrom, but stops before it asks r for bytes that could not be written
+// as things are now: then it was refused.
+func (c *Conn) readFrom(r io.Reader) (n int64, refused bool, err error) {
+	if c.gate.lock(writing, &c.wr.deadline) != nil {
+		return 0, true, nil
+	}
+	defer c.unlock(writing)
 	for {
-		n, err := r.Read(b[:])
-		if n > 0 || err != nil {
-			return n == 0 && err == io.EOF
+		if err := c.beforeWrite(); err != nil && !c.unnoticed(err) {
+			return n, true, nil
+		}
+		// Not less than a piece, unless the fifo is small: a reader should not
+		// be asked for the few bytes that are left before the fifo's end.
+		least := min(ring.PieceSize, c.tx.Size()/4)
+		free, err := c.tx.Space(least)
+		if err != nil {
+			return n, false, c.opError("write", c.corrupt())
+		}
+		if free == 0 {
+			c.awaitSpace(least, true)
+			continue
+		}
+		view := c.tx.View()
+		c.lend(writing)
+		m, err := r.Read(view[:min(len(view), copyPiece)])
+		ended := c.resumeWriting()
+		if m < 0 || m > len(view) {
+			return n, false, errInvalidCount
+		}
+		if m > 0 {
+			if err := c.beforeWrite(); err != nil {
+				ended = err
+			}
+			if c.unnoticed(ended) {
+				c.lose()
+			} else if ended != nil {
+				return n, false, c.opError("write", ended)
+			} else {
+				ring.RaceRelease(c.raceKey)
+				c.publish(m)
+				c.wrote(m)
+			}
+			n += int64(m)
+			if lost := c.afterWrite(); lost != nil {
+				return n, false, c.opError("write", lost)
+			}
+		}
+		if err == io.EOF {
+			return n, false, nil
+		}
+		if err != nil {
+			return n, false, err
 		}
 	}
 }
@@ -95,6 +119,9 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 			return n, c.opError("read", c.corrupt())
 		}
 		if have == 0 {
+			if end != nil {
+				c.rx.Stop()
+			}
 			if end == io.EOF {
 				return n, nil
 			}
@@ -106,9 +133,16 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 		}
 		ring.RaceAcquire(c.raceKey)
 		view := c.rx.View(min(have, copyPiece))
+		c.rx.Lend(len(view)) // before the lock: whoever finds that lent finds this
+		c.lend(reading)
 		m, err := w.Write(view)
+		c.gate.resume(reading)
 		if m < 0 || m > len(view) {
 			return n, errInvalidCount
+		}
+		c.rx.Lend(m)
+		if m < len(view) && c.state.Load()&isClosed != 0 {
+			c.endUnread()
 		}
 		c.release(m)
 		n += int64(m)

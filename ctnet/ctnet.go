@@ -55,7 +55,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -209,7 +208,7 @@ type Dialer struct {
 	App *App
 
 	// Timeout is the longest that a Dial may take; 0 is no limit but the
-	// context's.
+	// context's, and those of Kernel, which hold for all networks.
 	Timeout time.Duration
 
 	// ReadBuffer and WriteBuffer are the sizes of the fifos that the dialer
@@ -240,9 +239,16 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // such a listener has not answered after a quarter of a second, it does what
 // net.Dialer does.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	if d.Timeout != 0 {
+	for _, timeout := range []time.Duration{d.Timeout, d.Kernel.Timeout} {
+		if timeout != 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+	}
+	if !d.Kernel.Deadline.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d.Timeout)
+		ctx, cancel = context.WithDeadline(ctx, d.Kernel.Deadline)
 		defer cancel()
 	}
 	switch network {
@@ -256,6 +262,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return nil, failure("dial", network, address, err)
 	}
+	traceConnect(ctx, network, address)
 	return c, nil
 }
 
@@ -286,7 +293,7 @@ func failure(op, network, address string, err error) error {
 	case context.Canceled:
 		err = canceled{}
 	case context.DeadlineExceeded:
-		err = os.ErrDeadlineExceeded
+		err = timedOut{}
 	}
 	if e, ok := err.(syscall.Errno); ok && op == "dial" {
 		err = &problem{e, dialAdvice(e)}
@@ -315,6 +322,8 @@ func dialAdvice(e syscall.Errno) string {
 		return "no ctnet listener is there"
 	case syscall.EACCES:
 		return "the listener's Allow, or its user's being another, forbids it"
+	case errHandedOn.errno:
+		return errHandedOn.advice
 	case syscall.ENOBUFS:
 		return "the listener's application has reached a limit of its AppConfig"
 	}

@@ -28,6 +28,17 @@ type canceled struct{}
 func (canceled) Error() string        { return "operation was canceled" }
 func (canceled) Is(target error) bool { return target == context.Canceled }
 
+// timedOut is the error of a Dial whose deadline has passed. Package net's is a
+// context.DeadlineExceeded, that of all other calls an os.ErrDeadlineExceeded.
+type timedOut struct{}
+
+func (timedOut) Error() string   { return os.ErrDeadlineExceeded.Error() }
+func (timedOut) Timeout() bool   { return true }
+func (timedOut) Temporary() bool { return true }
+func (timedOut) Is(target error) bool {
+	return target == context.DeadlineExceeded || target == os.ErrDeadlineExceeded
+}
+
 // opError returns err as package net would: io.EOF as it is, and everything else
 // in a *net.OpError, an errno with the name of the call in between. Deadlines
 // stay directly inside, where Timeout looks for them.

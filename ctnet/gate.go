@@ -6,24 +6,38 @@ import (
 	"sync/atomic"
 )
 
-// A gate guards a connection's fifos: it lets one goroutine read and one write
-// at a time, and says when the last one has left after Close, so that memory is
-// let go of exactly then. The idea of one word for all of it is internal/poll's
-// fdMutex; here those who wait for a lock do so on a channel, which a
-// testing/synctest bubble understands, and they heed the deadline.
+// A gate guards a connection's fifos. It lets one goroutine read and one write at
+// a time, says when the last goroutine has left after Close, so that the memory is
+// let go of exactly then, and says when the stream may be ended, which must not
+// happen while a writer is about to publish.
+//
+// The idea of one word for all of it is internal/poll's fdMutex. Here goroutines
+// wait for a lock on a channel, which a testing/synctest bubble understands, and
+// they heed the deadline.
+//
+// The word is private to this end, and changed with compare-and-swap only. Models:
+// gate.pml (locks, references, Peek, release), end.pml (the end of the stream).
 type gate struct {
 	word atomic.Uint64
-	// Those who wait for a lock. A ring says that the lock may be free.
+	// Goroutines that wait for a lock. A ring says that the lock may be free.
 	waiters [2]bell
 }
 
-// The word's bits. The locks and their waiters' bits are those for reading,
-// shifted by the kind.
+// The word's bits. Those that there are for each kind of lock are the bits for
+// reading, shifted by the kind.
 const (
 	gateClosed  = 1 << 0
-	gateLocked  = 1 << 1
-	gateWaiters = 1 << 3
-	gateRef     = 1 << 8 // from here on: the number of goroutines inside
+	gateLocked  = 1 << 1 // and 1 << 2
+	gateWaiters = 1 << 3 // and 1 << 4: a goroutine waits for the lock
+	gateLent    = 1 << 5 // and 1 << 6: the lock's holder is in code that is not ours
+	gatePeeked  = 1 << 7 // a view from Peek is out, which holds the memory
+
+	// An ending that somebody else could not do, because a holder was busy. The
+	// holder does it when it unlocks or lends.
+	gateFin  = 1 << 8 // tell the peer that the stream has ended, for CloseWrite
+	gateShut = 1 << 9 // the shutdown of Close
+
+	gateRef = 1 << 16 // from here on: the number of goroutines inside
 )
 
 // The kinds of locks.
@@ -57,7 +71,7 @@ func (g *gate) lockSlow(kind int, d *deadline) error {
 		old := g.word.Load()
 		switch {
 		case old&gateClosed != 0:
-			g.waiters[kind].ring() // to those who wait too
+			g.waiters[kind].ring() // to other goroutines that wait
 			return net.ErrClosed
 		case old&locked == 0:
 			if g.word.CompareAndSwap(old, old|locked|waited+gateRef) {
@@ -73,17 +87,74 @@ func (g *gate) lockSlow(kind int, d *deadline) error {
 	}
 }
 
-// unlock leaves. It reports whether the gate is closed and this was the last
-// one inside.
-func (g *gate) unlock(kind int) (last bool) {
+// unlock leaves. It returns the endings that are due now: then it has not left, and
+// the caller leaves when it has done them. Otherwise it reports whether the memory is
+// to be let go of.
+func (g *gate) unlock(kind int) (due uint64, last bool) { return g.unlockWith(kind, 0) }
+
+// unlockPeeked is unlock of the lock for reading for a goroutine that has handed out
+// a view. In one step: between two a Read and a Close could end what has not begun.
+func (g *gate) unlockPeeked() (due uint64, last bool) { return g.unlockWith(reading, gatePeeked) }
+
+func (g *gate) unlockWith(kind int, set uint64) (due uint64, last bool) {
 	for {
 		old := g.word.Load()
-		v := old&^(gateLocked<<kind|gateWaiters<<kind) - gateRef
+		due = old & dueFor(kind)
+		v := old&^(gateLocked<<kind|gateWaiters<<kind|gateLent<<kind|due) | set
+		if due == 0 {
+			v -= gateRef
+		}
 		if g.word.CompareAndSwap(old, v) {
 			if old&(gateWaiters<<kind) != 0 {
 				g.waiters[kind].ring()
 			}
-			return v&gateClosed != 0 && v < gateRef
+			return due, unused(v)
+		}
+	}
+}
+
+// dueFor returns the endings that the holder of a lock may have kept others from.
+func dueFor(kind int) uint64 {
+	if kind == writing {
+		return gateFin | gateShut
+	}
+	return gateShut
+}
+
+// unused reports whether nobody uses the memory any more, nor ever will.
+func unused(word uint64) bool {
+	return word&(gateClosed|gatePeeked) == gateClosed && word < gateRef
+}
+
+// lend says that the lock's holder goes into code that is not ours, for which no
+// ending should have to wait. It returns the endings that are due now.
+func (g *gate) lend(kind int) (due uint64) {
+	for {
+		old := g.word.Load()
+		due = old & dueFor(kind)
+		if g.word.CompareAndSwap(old, old&^due|gateLent<<kind) {
+			return due
+		}
+	}
+}
+
+// resume ends what lend began. If it reports that the gate is closed then the stream
+// may have ended meanwhile, so the holder must not publish any more. If it does not, a
+// later Close finds the holder busy.
+func (g *gate) resume(kind int) (closed bool) {
+	return g.word.And(^uint64(gateLent<<kind))&gateClosed != 0
+}
+
+// postpone leaves an ending to the holder of a lock, if there is one that is busy,
+// which is one that has not lent it. It reports whether it did.
+func (g *gate) postpone(kind int, due uint64) bool {
+	for {
+		old := g.word.Load()
+		if old&(gateLocked<<kind|gateLent<<kind) != gateLocked<<kind {
+			return false
+		}
+		if g.word.CompareAndSwap(old, old|due) {
+			return true
 		}
 	}
 }
@@ -101,11 +172,8 @@ func (g *gate) enter() bool {
 	}
 }
 
-// leave undoes enter, and reports as unlock does.
-func (g *gate) leave() (last bool) {
-	v := g.word.Add(^uint64(gateRef - 1))
-	return v&gateClosed != 0 && v < gateRef
-}
+// leave undoes enter. It reports whether the memory is to be let go of.
+func (g *gate) leave() (last bool) { return unused(g.word.Add(^uint64(gateRef - 1))) }
 
 // close closes the gate and enters it at once, for whoever closes to leave when
 // that is done. It returns false if the gate was closed before.
@@ -121,5 +189,22 @@ func (g *gate) close() bool {
 	}
 }
 
-// held reports whether anybody is inside.
-func (g *gate) held() bool { return g.word.Load() >= gateRef }
+// endPeek says that the view from the last Peek is not used any more. It reports
+// whether the memory is to be let go of, which is never so for a goroutine inside.
+func (g *gate) endPeek() (last bool) {
+	for {
+		old := g.word.Load()
+		if old&gatePeeked == 0 {
+			return false
+		}
+		if v := old &^ gatePeeked; g.word.CompareAndSwap(old, v) {
+			return unused(v)
+		}
+	}
+}
+
+// held reports whether anybody is inside, or has a view.
+func (g *gate) held() bool {
+	word := g.word.Load()
+	return word >= gateRef || word&gatePeeked != 0
+}

@@ -30,6 +30,12 @@ func newTestGate() *testGate {
 	return g
 }
 
+// unlock is gate.unlock where no ending is due.
+func (g *testGate) unlock(kind int) (last bool) {
+	_, last = g.gate.unlock(kind)
+	return last
+}
+
 func (g *testGate) lockKind(kind int) error { return g.lock(kind, &g.halves[kind].deadline) }
 
 func (g *testGate) setDeadline(kind int, t time.Time) {
@@ -73,6 +79,64 @@ func TestGateStates(t *testing.T) {
 	require.False(t, g.close())
 	require.False(t, g.enter())
 	require.Equal(t, net.ErrClosed, g.lockKind(reading))
+}
+
+// TestGatePeek has Close and a Read come while a Peek is under way. The memory stays
+// until the view that it hands out has been ended, by one of several that try.
+func TestGatePeek(t *testing.T) {
+	g := newTestGate()
+	require.NoError(t, g.lockKind(reading))
+	require.False(t, g.shut())
+	require.Equal(t, net.ErrClosed, g.lockKind(reading))
+	require.False(t, g.endPeek())
+	due, last := g.unlockPeeked()
+	require.Zero(t, due)
+	require.False(t, last)
+	require.True(t, g.held())
+	require.True(t, g.endPeek())
+	require.False(t, g.endPeek())
+	require.False(t, g.held())
+
+	// While it is open, the next lock ends the view.
+	g = newTestGate()
+	require.NoError(t, g.lockKind(reading))
+	g.unlockPeeked()
+	require.NoError(t, g.lockKind(reading))
+	require.False(t, g.endPeek())
+	require.False(t, g.shut())
+	require.True(t, g.unlock(reading))
+}
+
+// TestGatePostpone leaves an ending to a lock's holder, unless that has lent the lock.
+func TestGatePostpone(t *testing.T) {
+	g := newTestGate()
+	require.False(t, g.postpone(writing, gateFin))
+	require.NoError(t, g.lockKind(writing))
+	require.True(t, g.postpone(writing, gateFin))
+	require.False(t, g.postpone(reading, gateShut))
+	require.EqualValues(t, gateFin, g.lend(writing))
+	require.False(t, g.postpone(writing, gateFin))
+	require.False(t, g.resume(writing))
+	require.True(t, g.postpone(writing, gateFin))
+	require.True(t, g.close())
+	require.True(t, g.postpone(writing, gateShut))
+	due, last := g.gate.unlock(writing)
+	require.EqualValues(t, gateFin|gateShut, due)
+	require.False(t, last)
+	require.False(t, g.leave()) // the one that unlocked
+	require.True(t, g.leave())  // the one that closed
+
+	// The shutdown is the reader's as well, CloseWrite's end is not.
+	g = newTestGate()
+	require.NoError(t, g.lockKind(reading))
+	require.NoError(t, g.lockKind(writing))
+	require.True(t, g.postpone(writing, gateFin))
+	require.True(t, g.postpone(reading, gateShut))
+	due, _ = g.gate.unlock(reading)
+	require.EqualValues(t, gateShut, due)
+	require.False(t, g.leave())
+	due, _ = g.gate.unlock(writing)
+	require.EqualValues(t, gateFin, due)
 }
 
 func TestGateCloseEmpty(t *testing.T) {

@@ -24,6 +24,7 @@ func connectAlone(t *testing.T) (c, s *Conn) {
 	require.NoError(t, err)
 	accepted, err := ln.Accept()
 	require.NoError(t, err)
+	require.NoError(t, ln.Close())
 	return dialed.(*Conn), accepted.(*Conn)
 }
 

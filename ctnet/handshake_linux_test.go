@@ -238,7 +238,7 @@ func TestHandshakeBadServer(t *testing.T) {
 	cases := []testCase{
 		{"next version", version(wireVersion + 1), fds, syscall.EPROTONOSUPPORT},
 		{"version 0", version(0), nil, syscall.EPROTONOSUPPORT},
-		{"next version with errno", packet(kindWelcome, func(m *message) { m.Version, m.Errno = 2, 1 }), nil, syscall.EPROTONOSUPPORT},
+		{"next version with errno", packet(kindWelcome, func(m *message) { m.Version, m.Errno = wireVersion+1, 1 }), nil, syscall.EPROTONOSUPPORT},
 		{"magic", magic(wireMagic + 1), fds, syscall.EPROTO},
 		{"big-endian magic", magic(0x746e6574), fds, syscall.EPROTO},
 		{"zeros", make([]byte, messageSize), fds, syscall.EPROTO},
@@ -778,7 +778,7 @@ func TestHandshakeBadClient(t *testing.T) {
 	}
 	cases := []testCase{
 		{"next version", version(wireVersion + 1), fds, syscall.EPROTONOSUPPORT},
-		{"next version and kind", hello("echo", func(m *message) { m.Version, m.Kind = 2, 77 }), nil, syscall.EPROTONOSUPPORT},
+		{"next version and kind", hello("echo", func(m *message) { m.Version, m.Kind = wireVersion+1, 77 }), nil, syscall.EPROTONOSUPPORT},
 		{"version 0", version(0), fds, syscall.EPROTONOSUPPORT},
 		{"magic", hello("echo", func(m *message) { m.Magic++ }), fds, syscall.EPROTO},
 		{"zeros", make([]byte, messageSize), fds, syscall.EPROTO},

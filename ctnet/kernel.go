@@ -58,7 +58,7 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 		})
 		return kernel, nil
 	}
-	go l.acceptKernel(lc.Path == CutThrough)
+	l.unwanted = lc.Path == CutThrough
 	return l, nil
 }
 
@@ -82,8 +82,9 @@ func listenerKey(kernel net.Listener) (string, error) {
 }
 
 // acceptKernel accepts the kernel's connections, one ahead of Accept, until the
-// listener is closed. If they are not wanted it closes them.
-func (l *Listener) acceptKernel(unwanted bool) {
+// listener is closed. If they are not wanted it closes them. It begins with the first
+// Accept: they may be for another process that has the socket too.
+func (l *Listener) acceptKernel() {
 	defer close(l.backlog.drained)
 	ready := keepNonblocking(l.kernel)
 	for {
@@ -92,7 +93,7 @@ func (l *Listener) acceptKernel(unwanted bool) {
 		if err != nil && l.backlog.isClosed() {
 			return
 		}
-		if unwanted && err == nil {
+		if l.unwanted && err == nil {
 			c.Close()
 			continue
 		}

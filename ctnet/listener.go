@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,7 +30,15 @@ type Listener struct {
 	kernel  net.Listener // on networks of the kernel's
 	door    *door        // for other applications; nil if there is none
 	retired atomic.Bool  // another one has taken over the address
+
+	begin     sync.Once    // to accept the kernel's connections
+	unwanted  bool         // are these
+	accepting atomic.Int32 // calls of Accept under way
+	handedOn  atomic.Bool  // by File, and nobody has called Accept here since
 }
+
+// errHandedOn says that whoever has the listener's socket accepts its connections.
+var errHandedOn = &problem{syscall.EAGAIN, "the listener was handed on with File, and this process does not call Accept"}
 
 // open lets dialers find the listener, those of this application last: by then
 // nothing can fail any more.
@@ -75,7 +84,7 @@ func (l *Listener) answers(name string) net.Addr {
 // Accept returns the next connection, waiting for it. It fails with
 // net.ErrClosed after Close and with os.ErrDeadlineExceeded after the deadline.
 func (l *Listener) Accept() (net.Conn, error) {
-	c, err := l.backlog.accept()
+	c, err := l.accept()
 	if err != nil {
 		return nil, opError("accept", nil, l.addr, err)
 	}
@@ -88,11 +97,24 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 	if l.kernel != nil {
 		return nil, opError("accept", nil, l.addr, &problem{syscall.EINVAL, "the kernel's connections are of another type, use Accept"})
 	}
-	c, err := l.backlog.accept()
+	c, err := l.accept()
 	if err != nil {
 		return nil, opError("accept", nil, l.addr, err)
 	}
 	return c.(*Conn), nil
+}
+
+func (l *Listener) accept() (net.Conn, error) {
+	// In this order: File does both the other way round.
+	l.accepting.Add(1)
+	defer l.accepting.Add(-1)
+	if l.handedOn.Load() {
+		l.handedOn.Store(false)
+	}
+	if l.kernel != nil {
+		l.begin.Do(func() { go l.acceptKernel() })
+	}
+	return l.backlog.accept()
 }
 
 // SetDeadline sets the time after which Accept fails, also if it is blocked
@@ -122,6 +144,7 @@ func (l *Listener) Close() error {
 		l.door.close()
 	}
 	if l.kernel != nil {
+		l.begin.Do(func() { close(l.backlog.drained) }) // it gave none
 		return l.kernel.Close()
 	}
 	return nil
@@ -135,9 +158,21 @@ func (l *Listener) Addr() net.Addr { return l.addr }
 //
 // os/exec and File.Fd make the socket blocking, for whoever has it. This listener
 // makes it non-blocking again before it accepts the next connection.
+//
+// Unless an Accept is under way here, connections take the kernel's socket from then on,
+// until Accept is called: if it never is, the other process serves them all.
 func (l *Listener) File() (*os.File, error) {
-	if k, ok := l.kernel.(interface{ File() (*os.File, error) }); ok {
-		return k.File()
+	k, ok := l.kernel.(interface{ File() (*os.File, error) })
+	if !ok {
+		return nil, opError("file", nil, l.addr, syscall.EINVAL)
 	}
-	return nil, opError("file", nil, l.addr, syscall.EINVAL)
+	f, err := k.File()
+	if err != nil {
+		return nil, err
+	}
+	l.handedOn.Store(true)
+	if l.accepting.Load() > 0 {
+		l.handedOn.Store(false)
+	}
+	return f, nil
 }

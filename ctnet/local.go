@@ -3,7 +3,6 @@ package ctnet
 import (
 	"context"
 	"net"
-	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -26,12 +25,19 @@ type localPair struct {
 
 	toClient, toServer handoff
 
-	// The half-open.
-	once    sync.Once
+	// The half-open. Whoever decides first has decided: the listener, or a dialer
+	// that gives up.
 	dialer  waiter
-	decided atomic.Bool
-	errno   syscall.Errno // if refused
+	verdict atomic.Uint32
 }
+
+// Verdicts on a half-open: undecided, answered, given up, or an errno.
+const (
+	undecided = iota
+	answered
+	givenUp
+	refused // plus the errno, shifted by 8
+)
 
 // A localPeer is one end's way to the other.
 type localPeer struct {
@@ -45,35 +51,53 @@ func (p *localPeer) notifyApart() { p.other.event() }
 
 func (p *localPeer) watch() sched.Watch { return nil }
 
-func (p *localPair) halfOpen() bool { return !p.decided.Load() }
+func (p *localPair) halfOpen() bool { return p.verdict.Load() == undecided }
 
 func (p *localPeer) release() {
 	if p.ends.Add(-1) == 0 {
-		// Both ends are on the client's side of the pool.
-		p.slot.SayServer(segpool.Done)
-		p.pool.Free(p.slot, p.client.tx.Used(), p.server.tx.Used())
-		if p.origin != 0 {
-			p.listener.origins.give(p.origin)
-		}
+		p.free()
 		p.app.removeLocal(p.localPair)
 		p.app.account.RemoveConn()
 	}
 }
 
-func (p *localPair) answer() *Conn {
-	p.once.Do(func() { p.decide(0) })
+// free gives back what newLocalPair has taken.
+func (p *localPair) free() {
+	// Both ends are on the client's side of the pool.
+	p.slot.SayServer(segpool.Done)
+	p.pool.Free(p.slot, segpool.Done, segpool.Used{ToServer: p.client.tx.Used(), ToClient: p.server.tx.Used()})
+	if p.origin != 0 {
+		p.listener.origins.give(p.origin)
+	}
+}
+
+func (p *localPair) answer() { p.decide(answered) }
+
+func (p *localPair) accept() *Conn {
+	if !p.decide(answered) && p.verdict.Load() == givenUp {
+		p.drop()
+		return nil
+	}
 	return &p.server
 }
 
 func (p *localPair) refuse(errno syscall.Errno) {
-	p.decide(errno)
+	p.decide(refused | uint32(errno)<<8)
 	p.server.abort()
 }
 
-func (p *localPair) decide(errno syscall.Errno) {
-	p.errno = errno
-	p.decided.Store(true)
+func (p *localPair) drop() {
+	p.answer() // a Dial that still waits would not hear of anything else
+	p.server.abort()
+}
+
+// decide decides, and wakes the dialer, unless that was done before.
+func (p *localPair) decide(verdict uint32) bool {
+	if !p.verdict.CompareAndSwap(undecided, verdict) {
+		return false
+	}
 	p.dialer.wake()
+	return true
 }
 
 // dialLocal connects to a listener of the same application.
@@ -87,24 +111,24 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (
 		return nil, err
 	}
 	l.backlog.offer(p)
-	if !p.decided.Load() {
+	if p.halfOpen() {
 		stop := context.AfterFunc(ctx, p.dialer.wake)
 		p.dialer.prepare()
-		if p.decided.Load() || ctx.Err() != nil {
-			p.dialer.cancel()
-		} else {
+		if p.halfOpen() && ctx.Err() == nil {
 			p.dialer.wait()
+		} else {
+			p.dialer.cancel()
 		}
 		stop()
 	}
-	if !p.decided.Load() {
+	if p.decide(givenUp) {
 		l.backlog.withdraw(p)
 		p.client.abort()
 		return nil, ctx.Err()
 	}
-	if p.errno != 0 {
+	if v := p.verdict.Load(); v != answered {
 		p.client.abort()
-		return nil, p.errno
+		return nil, syscall.Errno(v >> 8)
 	}
 	return &p.client, nil
 }
@@ -133,18 +157,21 @@ func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error)
 	key := a.number.Add(1)
 	dialer, o, err := l.ends(accepted, &Addr{app: a.id, number: key})
 	if err != nil {
-		slot.SayServer(segpool.Done)
-		pool.Free(slot, 0, 0)
+		p.free()
 		return nil, err
 	}
 	p.origin = o
 	p.client.init(slot.ToClient, slot.ToServer, key)
 	p.client.local, p.client.remote, p.client.cred = dialer, t.addr, ownCred()
+	p.client.tcp, p.server.tcp = isTCP(accepted), isTCP(accepted)
 	p.client.peer = &localPeer{p, &p.server, &p.toClient, &p.toServer}
 	p.server.init(slot.ToServer, slot.ToClient, key)
 	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
 	p.server.peer = &localPeer{p, &p.client, &p.toServer, &p.toClient}
-	a.addLocal(p)
+	if !a.addLocal(p) {
+		p.free()
+		return nil, net.ErrClosed
+	}
 	return p, nil
 }
 

@@ -124,12 +124,16 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 	if d.Path == Kernel || d.Path == AnyPath && (kernelOnly() || currentBubble() != 0 || kernel.LocalAddr != nil) {
 		return kernel.DialContext(ctx, network, address)
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, failure("dial", network, address, err)
+	}
 	ask, err := checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
 	if err != nil {
 		return nil, failure("dial", network, address, err)
 	}
 	c, known, err := d.dialCut(ctx, network, address, ask)
 	if c != nil {
+		traceConnect(ctx, network, address)
 		return c, nil
 	}
 	if d.Path == CutThrough {
@@ -142,7 +146,7 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 
 	// A name, or an address that stands for others. The kernel's Dial finds
 	// out which it means, and asks before it connects to one.
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(withTrace(ctx))
 	defer cancel()
 	var mu sync.Mutex
 	var cut *Conn // the first one
@@ -161,9 +165,9 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 				defer mu.Unlock()
 				if cut != nil || over {
 					c.abort()
-				} else {
-					cut = c
+					return context.Canceled
 				}
+				cut = c
 				cancel()
 				return errElsewhere
 			}
@@ -273,6 +277,9 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, as
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(parent, cutPatience)
 			defer cancel()
+		}
+		if l != nil && l.handedOn.Load() {
+			return nil, errHandedOn
 		}
 		if l != nil {
 			return a.dialLocal(ctx, l, t, ask)

@@ -300,9 +300,7 @@ func (s *server) detach(c *Conn) {
 func (s *server) handle(id uint32) {
 	if c := s.conns.get(id); c != nil {
 		c.event()
-		if a := c.peer.(*accepted); !a.answered.Load() && a.withdrawn() {
-			s.l.backlog.withdraw(a)
-		}
+		c.peer.(*accepted).checkDialer()
 		return
 	}
 	if slot, ok := s.table.Request(id); ok {
@@ -324,6 +322,7 @@ type accepted struct {
 	// The half-open.
 	once     sync.Once
 	answered atomic.Bool
+	taken    atomic.Bool   // by Accept
 	refused  syscall.Errno // why, if it was
 }
 
@@ -341,6 +340,7 @@ func (s *server) incoming(slot segpool.Slot) {
 	slot.ToClient.Header.ResetProducer()
 	a.init(slot.ToServer, slot.ToClient, raceKey(s.peerApp, number))
 	a.local = s.addr
+	a.tcp = isTCP(s.addr)
 	a.cred = s.cred
 	a.peer = a
 	s.conns.set(slot.ID, &a.Conn)
@@ -349,8 +349,8 @@ func (s *server) incoming(slot segpool.Slot) {
 	// table has told nobody.
 	if s.dead.Load() {
 		s.detach(&a.Conn)
-	} else if !a.answered.Load() && a.withdrawn() {
-		s.l.backlog.withdraw(a)
+	} else {
+		a.checkDialer()
 	}
 }
 
@@ -360,6 +360,9 @@ func (a *accepted) count(own *Addr) (errno syscall.Errno) {
 	s := a.s
 	if s.l.retired.Load() {
 		return syscall.ECONNREFUSED
+	}
+	if s.l.handedOn.Load() {
+		return errHandedOn.errno
 	}
 	if s.app.account.AddConn() != nil {
 		return syscall.ENOBUFS
@@ -381,17 +384,26 @@ func (a *accepted) uncount() {
 	}
 }
 
-// withdrawn reports whether the dialer has given up.
-func (a *accepted) withdrawn() bool {
+// checkDialer removes the connection from the backlog if its dialer has given up. The
+// dialer notifies after it has said so.
+func (a *accepted) checkDialer() {
+	if !a.taken.Load() && a.givenUp() {
+		a.s.l.backlog.withdraw(a)
+	}
+}
+
+// givenUp reports whether the dialer has given up: nobody has the connection, even if
+// it was answered.
+func (a *accepted) givenUp() bool {
 	if !a.gate.enter() {
 		return false
 	}
 	defer a.leave()
 	st := segpool.State(a.slot.ClientState.Load())
-	return st.Use() != a.slot.Use || st.Code() == segpool.Done
+	return st.Use() != a.slot.Use || st.Code() == segpool.GivenUp
 }
 
-func (a *accepted) answer() *Conn {
+func (a *accepted) answer() {
 	a.once.Do(func() {
 		if !a.gate.enter() {
 			return // closed with the application
@@ -401,7 +413,21 @@ func (a *accepted) answer() *Conn {
 		a.tell()
 		a.leave()
 	})
+}
+
+func (a *accepted) accept() *Conn {
+	a.answer()
+	a.taken.Store(true)
+	if a.givenUp() {
+		a.drop()
+		return nil
+	}
 	return &a.Conn
+}
+
+func (a *accepted) drop() {
+	a.answer() // a Dial that still waits would not hear of anything else
+	a.abort()
 }
 
 func (a *accepted) refuse(errno syscall.Errno) {

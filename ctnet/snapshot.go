@@ -2,6 +2,7 @@ package ctnet
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,10 +70,7 @@ func (a *app) snapshot() Snapshot {
 		Bytes:    used.Bytes,
 	}
 	a.mu.Lock()
-	var listeners []*Listener
-	for _, l := range a.listeners {
-		listeners = append(listeners, l)
-	}
+	listeners := slices.Collect(maps.Keys(a.open))
 	var conns []*Conn
 	for p := range a.local {
 		conns = append(conns, &p.client, &p.server)

@@ -3,21 +3,19 @@ package ctnet
 import (
 	"bufio"
 	"os"
+	"syscall"
 
 	"cutthrough.example/internal/ring"
 )
 
-// Buffered returns the number of bytes that can be read without waiting.
+// Buffered returns the number of bytes that can be read without waiting. It does not
+// wait itself, whatever other goroutines do.
 func (c *Conn) Buffered() int {
-	if c.gate.lock(reading, &c.rd.deadline) != nil {
+	if !c.gate.enter() {
 		return 0
 	}
-	n, err := c.rx.Buffered(c.rx.Size())
-	c.unlock(reading)
-	if err != nil {
-		return 0
-	}
-	return n
+	defer c.leave()
+	return c.rx.Queued()
 }
 
 // Peek returns the next n bytes without reading them, as bufio.Reader does: the
@@ -37,10 +35,11 @@ func (c *Conn) Peek(n int) ([]byte, error) {
 		return nil, c.opError("read", err)
 	}
 	b, err := c.peek(n)
-	if len(b) > 0 && !c.peeked.Swap(true) {
-		c.gate.word.Add(gateRef) // as enter, but from inside
+	if len(b) > 0 {
+		c.unlocked(c.gate.unlockPeeked())
+	} else {
+		c.unlock(reading)
 	}
-	c.unlock(reading)
 	if err != nil {
 		err = c.opError("read", err)
 	}
@@ -61,11 +60,13 @@ func (c *Conn) peek(n int) ([]byte, error) {
 			c.awaitData(have, nil)
 			continue
 		}
-		if have < n && end == nil {
-			end = bufio.ErrBufferFull
-		}
-		if have >= n {
+		switch {
+		case have >= n:
 			have, end = n, nil
+		case end != nil:
+			c.rx.Stop()
+		default:
+			end = bufio.ErrBufferFull
 		}
 		if have > 0 {
 			ring.RaceAcquire(c.raceKey)
@@ -76,13 +77,6 @@ func (c *Conn) peek(n int) ([]byte, error) {
 			c.rx.Copy(b)
 		}
 		return b, end
-	}
-}
-
-// endPeek ends the validity of the last Peek's view.
-func (c *Conn) endPeek() {
-	if c.peeked.Swap(false) {
-		c.leave()
 	}
 }
 
@@ -115,6 +109,7 @@ func (c *Conn) discard(n int) (done int, err error) {
 		}
 		if have == 0 {
 			if end != nil {
+				c.rx.Stop()
 				return done, end
 			}
 			c.awaitData(0, nil)
@@ -135,13 +130,16 @@ func (c *Conn) release(n int) {
 	}
 }
 
-// Reserve returns room for at least n bytes to be written: the fifo's own
-// memory, or a buffer of n bytes if the free bytes wrap around the fifo's end.
-// It waits until there is room. An n that exceeds the size of the fifo is
+// Reserve returns room for at least n bytes to be written, and for at least one if n
+// is 0: the fifo's own memory, or a buffer of n bytes if the free bytes wrap around the
+// fifo's end. It waits until there is room. An n that exceeds the size of the fifo is
 // bufio.ErrBufferFull.
 //
 // Commit must follow, also after Close or to write nothing. Until then other
 // writers wait, and the connection's memory is not let go.
+//
+// A Reserve for which there is no room waits for the peer to read. If the peer waits,
+// in Peek, for more bytes than it has, then both wait until a deadline or Close.
 func (c *Conn) Reserve(n int) ([]byte, error) {
 	if n < 0 {
 		return nil, c.opError("write", bufio.ErrNegativeCount)
@@ -149,11 +147,13 @@ func (c *Conn) Reserve(n int) ([]byte, error) {
 	if err := c.gate.lock(writing, &c.wr.deadline); err != nil {
 		return nil, c.opError("write", err)
 	}
-	b, err := c.reserve(n)
+	b, err := c.reserve(max(n, 1))
 	if err != nil {
 		c.unlock(writing)
 		return nil, c.opError("write", err)
 	}
+	c.lend(writing)
+	c.reserved.Store(true)
 	return b, nil
 }
 
@@ -162,15 +162,15 @@ func (c *Conn) reserve(n int) ([]byte, error) {
 		return nil, bufio.ErrBufferFull
 	}
 	for {
-		if err := c.beforeWrite(); err != nil {
+		if err := c.beforeWrite(); err != nil && !c.unnoticed(err) {
 			return nil, err
 		}
 		free, err := c.tx.Space(n)
 		if err != nil {
 			return nil, c.corrupt()
 		}
-		if free < max(n, 1) {
-			c.awaitSpace(max(n, 1))
+		if free < n {
+			c.awaitSpace(n, false)
 			continue
 		}
 		if b := c.tx.View(); len(b) >= n {
@@ -182,9 +182,16 @@ func (c *Conn) reserve(n int) ([]byte, error) {
 }
 
 // Commit writes the first n bytes of what the last Reserve returned. It must be
-// called once for each Reserve that succeeded.
+// called once for each Reserve that succeeded; without one it fails with EINVAL.
 func (c *Conn) Commit(n int) error {
-	err := c.commit(n)
+	if !c.reserved.CompareAndSwap(true, false) {
+		return c.opError("write", &problem{syscall.EINVAL, "Commit without Reserve"})
+	}
+	err := c.resumeWriting()
+	if err == nil {
+		err = c.commit(n)
+	}
+	c.scratch = nil
 	c.unlock(writing)
 	if err != nil {
 		return c.opError("write", err)
@@ -193,27 +200,40 @@ func (c *Conn) Commit(n int) error {
 }
 
 func (c *Conn) commit(n int) error {
-	scratch := c.scratch
-	c.scratch = nil
+	room := c.scratch
+	if room == nil {
+		room = c.tx.View()
+	}
+	if n < 0 || n > len(room) {
+		return os.ErrInvalid
+	}
 	if err := c.lost(); err != nil {
+		if c.unnoticed(err) {
+			if n > 0 {
+				c.lose()
+			}
+			return nil
+		}
 		return err
 	}
 	ring.RaceRelease(c.raceKey)
-	if scratch == nil {
-		if n < 0 || n > len(c.tx.View()) {
-			return os.ErrInvalid
-		}
+	if c.scratch == nil {
 		c.publish(n)
 		return c.afterWrite()
 	}
-	if n < 0 || n > len(scratch) {
-		return os.ErrInvalid
+	// There is room, so this doesn't wait. It is all or nothing, as without the copy:
+	// nothing more is looked at, and the end of the stream waits for it.
+	for b := c.scratch[:n]; len(b) > 0; {
+		m, err := c.tx.Write(b)
+		if err != nil || m == 0 {
+			return c.corrupt()
+		}
+		b = b[m:]
+		if c.tx.DataWanted() {
+			c.peer.notify()
+		}
 	}
-	if n == 0 {
-		return nil
-	}
-	_, err := c.write(scratch[:n]) // there is room, so it doesn't wait
-	return err
+	return c.afterWrite()
 }
 
 // publish writes the first n bytes of the producer's view and tells the peer if

@@ -19,7 +19,7 @@ import (
 
 const (
 	wireMagic   = 0x74656e74 // "tnet"
-	wireVersion = 1
+	wireVersion = 2
 )
 
 // The kinds of messages.

@@ -1,5 +1,7 @@
 package ring
 
+import "sync/atomic"
+
 // A Consumer is the reading end of a fifo. Its methods may be called by one
 // goroutine at a time, but for Close, Unread, Ended, ProducerWaits, Queued and
 // Size, which touch only shared words.
@@ -12,6 +14,10 @@ type Consumer struct {
 	tail uint64 // producer's, as last believed
 	base uint64 // producer's, as of the last look at an empty fifo
 	high uint64 // highest offset read
+
+	lent atomic.Uint64 // position up to which bytes count as read, see Lend
+
+	stopped bool // no tail is looked at any more
 
 	wait request
 	want answer
@@ -26,6 +32,9 @@ func (c *Consumer) Init(h *Header, data []byte) {
 // look loads the producer's tail, and with it the base if the fifo was empty:
 // only then can the producer have chosen a new one.
 func (c *Consumer) look() error {
+	if c.stopped {
+		return nil
+	}
 	tail := c.h.tail.Load()
 	// It only moves forward, and never more than a fifo's size past the head.
 	if n := tail - c.head; n > uint64(len(c.data)) || n < c.tail-c.head {
@@ -142,12 +151,28 @@ func (c *Consumer) Ended() (fin, reset bool) {
 	return v&flagFIN != 0, v&flagReset != 0
 }
 
+// Stop ends the stream for this side: no bytes come any more but those that Buffered last
+// returned, whatever the producer does.
+func (c *Consumer) Stop() { c.stopped = true }
+
+// Stopped reports whether Stop was called.
+func (c *Consumer) Stopped() bool { return c.stopped }
+
 // Close says that the consumer will take no more bytes. Call Unread afterwards:
 // a producer that publishes at the same time either sees the mark or is seen.
 func (c *Consumer) Close() { Store32(&c.h.closed, 1) }
 
-// Unread reports whether published bytes have not been released.
-func (c *Consumer) Unread() bool { return c.h.tail.Load() != c.h.head.Load() }
+// Lend says that the first n bytes of the last View count as read, though they are
+// released later. A second Lend replaces the first.
+func (c *Consumer) Lend(n int) { c.lent.Store(c.head + uint64(n)) }
+
+// Unread reports whether published bytes have not been read. What it finds unread may
+// have been read meanwhile, but not the other way round: it loads the tail last.
+func (c *Consumer) Unread() bool {
+	head, lent := c.h.head.Load(), c.lent.Load()
+	tail := c.h.tail.Load()
+	return min(tail-head, tail-lent) != 0
+}
 
 // ProducerWaits reports whether the producer's request is raised, answered or not.
 func (c *Consumer) ProducerWaits() bool { return c.h.wantSpace.Load()&raised != 0 }

@@ -131,6 +131,10 @@ func (h *Header) queued(size int) int {
 	return int(min(h.tail.Load()-head, uint64(size)))
 }
 
+// Empty reports whether the consumer has released all that was published, in a fifo
+// that neither side uses any more.
+func (h *Header) Empty() bool { return h.tail.Load() == h.head.Load() }
+
 // ResetProducer and ResetConsumer bring one side's words to their first state.
 // Each is called by its own side, before the other side looks at the fifo.
 func (h *Header) ResetProducer() {

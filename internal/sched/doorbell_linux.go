@@ -150,20 +150,22 @@ func (p *poller) remove(fd int) {
 // kick wakes the worker from within its own application.
 func (p *poller) kick() { p.bell.ring() }
 
-// wait parks until a doorbell rings, or returns at once if pending.
-func (p *poller) wait(pending func() bool) {
-	parked := false
+// wait parks until a doorbell rings, unless announce, which announces that the worker
+// sleeps and then looks whether it may, returns false.
+//
+// RawConn.Read arms the poller before it calls its function: it forgets the readiness
+// that it knew of. So the order is arm, announce, look, park, and a ring for this sleep,
+// which comes after the announcement, is never forgotten, not even one for an event that
+// was delivered meanwhile: every peer leaves out further rings for a sleep that it has
+// rung for. Model: sleep.pml.
+func (p *poller) wait(announce func() bool) {
+	announced := false
 	p.conn.Read(func(uintptr) bool {
-		if parked {
-			// Whatever woke it, this sleep is over: those who rang for it
-			// will not ring for it again.
-			return true
+		if announced {
+			return true // whatever woke it, this sleep is over
 		}
-		parked = true
-		// RawConn.Read forgets the readiness it knew of before it comes
-		// here, so a bell that rang since the sleep was announced may have
-		// been forgotten; but then what it was rung for is to be seen.
-		return pending()
+		announced = true
+		return !announce()
 	})
 }
 

@@ -207,11 +207,8 @@ func (w *Worker) setAsleep(asleep bool) {
 }
 
 // relieve has the caller deliver events, until leave, whether the worker sleeps or
-// not. Peers don't ring meanwhile.
-//
-// The worker may be about to park, and then forgets a bell that has rung for what the
-// caller delivers. No event comes to depend on that ring: the sleep that it was for
-// ends here, and the next one is rung for anew.
+// not. Peers don't ring meanwhile: if the worker sleeps, that sleep ends for them here,
+// and they ring anew for the one that begins with leave.
 func (w *Worker) relieve() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -268,17 +265,21 @@ func (w *Worker) run(p *poller) {
 			runtime.Gosched()
 			continue
 		}
-		// Announce, then look again: whoever sets a bit looks at the word
-		// afterwards, so one of the two sees the other.
-		w.setAsleep(true)
-		if !w.pending() {
-			p.wait(w.pending)
-		}
-		w.setAsleep(false)
+		w.park(p)
 		if w.ended() {
 			return
 		}
 	}
+}
+
+// park sleeps until there may be something to do. It announces that, then looks again:
+// whoever sets a bit looks at the word afterwards, so one of the two sees the other.
+func (w *Worker) park(p *poller) {
+	p.wait(func() bool {
+		w.setAsleep(true)
+		return !w.pending()
+	})
+	w.setAsleep(false)
 }
 
 // ended reports whether the worker has nothing to serve, and if so marks it as

@@ -25,8 +25,14 @@ type Pool struct {
 	mu     sync.Mutex
 	segs   []*poolSegment // by number; nil where there is none
 	inUse  int            // slots that this side uses
-	limbo  []Slot         // let go here, but not yet by the server
+	limbo  []freed        // let go here, but not yet by the server
 	closed bool
+}
+
+// A freed slot is one that this side has let go of.
+type freed struct {
+	Slot
+	used Used
 }
 
 type poolSegment struct {
@@ -137,23 +143,40 @@ func (p *Pool) alloc() (Slot, bool) {
 	return Slot{}, false
 }
 
-// reap frees up to n of the slots in limbo that the server has let go of.
+// reap frees up to n of the slots in limbo that the server has let go of. It unlocks
+// the pool meanwhile if there are pages to give back.
 func (p *Pool) reap(n int) {
+	var trim []freed
 	kept := p.limbo[:0]
-	for i, s := range p.limbo {
+	for i, f := range p.limbo {
 		if n == 0 {
 			kept = append(kept, p.limbo[i:]...)
 			break
 		}
-		if s.serverDone() {
-			p.put(s)
-			n--
+		if !f.serverDone() {
+			kept = append(kept, f)
+			continue
+		}
+		n--
+		if f.trims() {
+			trim = append(trim, f)
 		} else {
-			kept = append(kept, s)
+			p.put(f.Slot)
 		}
 	}
 	clear(p.limbo[len(kept):])
 	p.limbo = kept
+	if len(trim) == 0 {
+		return
+	}
+	p.mu.Unlock()
+	for _, f := range trim {
+		f.trim(f.used)
+	}
+	p.mu.Lock()
+	for _, f := range trim {
+		p.put(f.Slot)
+	}
 }
 
 func (s *Slot) serverDone() bool {
@@ -161,37 +184,53 @@ func (s *Slot) serverDone() bool {
 	return st.Use() == s.Use && (st.Code() == Done || st.Code() == Refused)
 }
 
-// Free lets go of a slot whose fifos were used up to the given offsets. It is
-// used again once the server has let go of it too. Free reports whether the pool
-// should be looked at later, with Idle: either it is idle now, with no slot in use on
-// this side, or the server has not let go of this slot.
-func (p *Pool) Free(s Slot, usedToServer, usedToClient int) (later bool) {
-	if s.ID >= warmSlots {
-		s.trim(usedToServer, usedToClient)
+// trims reports whether pages are to be given back. Both sides have let go of the slot.
+func (f *freed) trims() bool {
+	if f.ID < warmSlots {
+		return false
+	}
+	if !f.ToClient.Header.Empty() {
+		f.used.ToClient = len(f.ToClient.Data) // nobody here knows where the bytes are
+	}
+	return f.used.ToServer > trimmed || f.used.ToClient > trimmed
+}
+
+// Free lets go of a slot, saying so with Done or GivenUp. That must be this side's last
+// use of it. The slot is used again, and its pages are given back, once the server has
+// let go of it too: until then the server may be reading what is in the fifos. Free
+// reports whether the pool should be looked at later: either no slot is in use on this
+// side, or the server has not let go of this one, and Reap is needed.
+func (p *Pool) Free(s Slot, say uint32, used Used) (later bool) {
+	s.SayClient(say)
+	f := freed{s, used}
+	done := f.serverDone()
+	if done && f.trims() {
+		f.trim(f.used)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// After the last use of the slot: the server does nothing more with it
-	// either once it has said the same.
-	s.SayClient(Done)
 	p.inUse--
+	if done {
+		p.put(s)
+		return p.inUse == 0
+	}
 	if p.closed {
 		s.seg.release()
-	} else if s.serverDone() {
-		p.put(s)
-	} else {
-		p.limbo = append(p.limbo, s)
-		return true
+		return false
 	}
-	return p.inUse == 0
+	p.limbo = append(p.limbo, f)
+	return true
 }
 
 // put makes a slot free, and drops its segment if that is empty and not the
 // only empty one.
 func (p *Pool) put(s Slot) {
+	s.seg.release()
+	if p.closed {
+		return
+	}
 	k, i := int(s.ID)/p.geo.Slots, int(s.ID)%p.geo.Slots
 	ps := p.segs[k]
-	ps.release()
 	ps.free[i/64] |= 1 << (i % 64)
 	ps.nfree++
 	if ps.nfree < p.geo.Slots {
@@ -212,12 +251,19 @@ func (p *Pool) put(s Slot) {
 	}
 }
 
-// Idle reports whether no slot is in use on this side, and frees those that the
-// server has let go of.
-func (p *Pool) Idle() bool {
+// Reap frees the slots that the server has let go of, and reports whether there are
+// others that this side has let go of.
+func (p *Pool) Reap() (limbo bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.reap(len(p.limbo))
+	return len(p.limbo) > 0
+}
+
+// Idle reports whether no slot is in use on this side.
+func (p *Pool) Idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	return p.inUse == 0
 }
 
@@ -227,8 +273,8 @@ func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	for _, s := range p.limbo {
-		s.seg.release()
+	for _, f := range p.limbo {
+		f.seg.release()
 	}
 	for _, ps := range p.segs {
 		if ps != nil {

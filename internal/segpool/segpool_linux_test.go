@@ -86,7 +86,7 @@ func TestSlotsDoNotOverlap(t *testing.T) {
 	}
 	for _, s := range slots {
 		s.SayServer(Done)
-		p.Free(s, 0, 0)
+		p.Free(s, Done, Used{})
 	}
 }
 
@@ -199,7 +199,7 @@ func TestPoolReusesWhatBothLetGo(t *testing.T) {
 		require.False(t, p.Idle())
 
 		// Only this side.
-		require.True(t, p.Free(a, 0, 0))
+		require.True(t, p.Free(a, Done, Used{}))
 		require.Equal(t, MakeState(1, Done), State(a.ClientState.Load()))
 		require.False(t, p.HasFree())
 		a.SayServer(Accepted)
@@ -216,7 +216,7 @@ func TestPoolReusesWhatBothLetGo(t *testing.T) {
 		require.EqualValues(t, 2, a.Use)
 
 		// The last use's word is not this one's.
-		require.True(t, p.Free(a, 0, 0))
+		require.True(t, p.Free(a, Done, Used{}))
 		require.False(t, p.HasFree())
 		a.SayServer(code)
 		a = alloc(t, p, 0)
@@ -224,9 +224,9 @@ func TestPoolReusesWhatBothLetGo(t *testing.T) {
 
 		// The server first.
 		a.SayServer(code)
-		require.False(t, p.Free(a, 0, 0))
+		require.False(t, p.Free(a, Done, Used{}))
 		require.True(t, p.HasFree())
-		require.True(t, p.Free(b, 0, 0))
+		require.True(t, p.Free(b, Done, Used{}))
 		require.True(t, p.Idle())
 		p.Close()
 		require.Zero(t, p.account.Usage())
@@ -246,7 +246,7 @@ func TestPoolLowestSlotFirst(t *testing.T) {
 	require.ErrorIs(t, err, ErrFull)
 	for _, i := range []int{3, 1, 2} {
 		s[i].SayServer(Done)
-		p.Free(s[i], 0, 0)
+		p.Free(s[i], Done, Used{})
 	}
 	for _, i := range []uint32{1, 2, 3} {
 		alloc(t, p, i)
@@ -270,7 +270,7 @@ func TestPoolDropsTheSecondEmptySegment(t *testing.T) {
 		}
 		for i := range s {
 			s[i].SayServer(Done)
-			p.Free(s[i], 0, 0)
+			p.Free(s[i], Done, Used{})
 		}
 	}
 	cycle()
@@ -283,7 +283,7 @@ func TestPoolDropsTheSecondEmptySegment(t *testing.T) {
 	// The one stays.
 	s := alloc(t, p, 0)
 	s.SayServer(Done)
-	p.Free(s, 0, 0)
+	p.Free(s, Done, Used{})
 	require.EqualValues(t, 1, a.Usage().Segments)
 	// Its number is used again.
 	require.Equal(t, 1, grow(t, p))
@@ -297,15 +297,15 @@ func TestPoolCloseKeepsWhatIsInUse(t *testing.T) {
 	grow(t, p)
 	grow(t, p)
 	s0, s1, s2 := alloc(t, p, 0), alloc(t, p, 1), alloc(t, p, 2)
-	p.Free(s1, 0, 0) // in limbo
+	p.Free(s1, Done, Used{}) // in limbo
 	p.Close()
 	require.EqualValues(t, 2, a.Usage().Segments)
 	s0.ToServer.Data[0] = 1
-	require.False(t, p.Free(s0, 0, 0))
+	require.False(t, p.Free(s0, Done, Used{}))
 	require.EqualValues(t, 1, a.Usage().Segments)
 	s2.ToClient.Data[two.ToClient-1] = 1
 	s2.SayServer(Done)
-	require.True(t, p.Free(s2, 0, 0))
+	require.True(t, p.Free(s2, Done, Used{}))
 	require.Zero(t, a.Usage())
 	require.ErrorIs(t, p.Add(0, private(t, two)), ErrFull)
 	require.Zero(t, a.Usage())
@@ -313,21 +313,56 @@ func TestPoolCloseKeepsWhatIsInUse(t *testing.T) {
 	require.ErrorIs(t, err, ErrFull)
 }
 
+// TestPoolTrims has connections use both fifos beyond what is kept, in every order in
+// which the two sides can let go. No page is given back before both have: the server may
+// still read what is in the one, and write to the other.
 func TestPoolTrims(t *testing.T) {
-	g := Geometry{ToServer: 2 * trimmed, ToClient: 2 * trimmed, Slots: 2 * warmSlots}
-	p := NewPool(g, NewAccount(plenty), dropAll)
-	defer p.Close()
-	grow(t, p)
-	for i := range uint32(warmSlots + 1) {
-		s := alloc(t, p, i)
-		s.ToServer.Data[trimmed], s.ToClient.Data[trimmed] = 1, 1
-		p.Free(s, trimmed+1, 1)
-		kept := byte(1)
-		if i >= warmSlots {
-			kept = 0
-		}
-		require.Equal(t, kept, s.ToServer.Data[trimmed])
-		require.EqualValues(t, 1, s.ToClient.Data[trimmed])
+	g := Geometry{ToServer: 2 * trimmed, ToClient: 2 * trimmed, Slots: 4 * warmSlots}
+	for name, tc := range map[string]struct {
+		serverFirst bool
+		used        Used
+		unread      bool // bytes of the server that the client has not seen
+		up, down    byte // what is left of a byte beyond trimmed
+	}{
+		"client first":  {used: Used{trimmed + 1, trimmed + 1}},
+		"server first":  {serverFirst: true, used: Used{trimmed + 1, trimmed + 1}},
+		"to the server": {used: Used{trimmed + 1, trimmed}, down: 1},
+		"to the client": {serverFirst: true, used: Used{trimmed, trimmed + 1}, up: 1},
+		"little used":   {used: Used{trimmed, trimmed}, up: 1, down: 1},
+		"unread":        {used: Used{trimmed, 0}, unread: true, up: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := NewPool(g, NewAccount(plenty), dropAll)
+			defer p.Close()
+			grow(t, p)
+			for i := range uint32(warmSlots + 1) {
+				s := alloc(t, p, i)
+				s.ToServer.Data[trimmed], s.ToClient.Data[trimmed] = 1, 1
+				if tc.unread {
+					var server ring.Producer
+					server.Init(s.ToClient.Header, s.ToClient.Data)
+					server.Write([]byte{1})
+				}
+				up, down := byte(1), byte(1)
+				if tc.serverFirst {
+					s.SayServer(Done)
+				}
+				p.Free(s, Done, tc.used)
+				if !tc.serverFirst {
+					require.True(t, p.Reap())
+					require.Equal(t, up, s.ToServer.Data[trimmed])
+					require.Equal(t, down, s.ToClient.Data[trimmed])
+					s.SayServer(Done)
+					require.False(t, p.Reap())
+				}
+				if i >= warmSlots {
+					up, down = tc.up, tc.down
+				}
+				require.Equal(t, up, s.ToServer.Data[trimmed])
+				require.Equal(t, down, s.ToClient.Data[trimmed])
+				alloc(t, p, i) // so that the next one is another
+			}
+		})
 	}
 }
 
@@ -423,7 +458,7 @@ func TestTableRequest(t *testing.T) {
 			require.Equal(t, c.Use, st.Use())
 		}
 		refused()
-		p.Free(c, 0, 0)
+		p.Free(c, Done, Used{})
 		c = alloc(t, p, 0)
 		require.EqualValues(t, use+2, c.Use)
 	}
@@ -431,7 +466,7 @@ func TestTableRequest(t *testing.T) {
 		_, ok := tab.Request(id)
 		require.False(t, ok)
 	}
-	p.Free(c, 0, 0)
+	p.Free(c, Done, Used{})
 	p.Close()
 	tab.Close()
 	require.Zero(t, p.account.Usage())
@@ -467,7 +502,7 @@ func TestTableAddAndDrop(t *testing.T) {
 	require.NoError(t, tab.Add(0, private(t, two)))
 	tab.Close()
 	require.Zero(t, tab.account.Usage())
-	p.Free(c, 0, 0)
+	p.Free(c, Done, Used{})
 	p.Close()
 	require.Zero(t, p.account.Usage())
 }

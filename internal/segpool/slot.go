@@ -74,14 +74,18 @@ const (
 	Idle       = iota // nothing yet
 	Connect           // asks for a connection
 	ConnectNtf        // the same, and waits to be notified of the answer
-	Done              // has let go of the slot, whether it was connected or not
+	Done              // has let go of the slot
 )
 
 // What the server says, besides Done.
 const (
 	Accepted = Done + 1 + iota // the fifos may be used
-	Refused                    // plus an errno, shifted by 8
+	Refused                    // plus an errno, shifted by 8; has let go of the slot
 )
+
+// GivenUp is what the client says in place of Done if its Dial failed: whatever the
+// server has answered, nobody has the connection.
+const GivenUp = Refused + 1
 
 // MakeState returns the state of a use.
 func MakeState(use uint32, code uint32) State { return State(use)<<32 | State(code) }
@@ -146,15 +150,21 @@ func (s *Slot) SayClient(code uint32) { say(s.ClientState, s.Use, code) }
 // SayServer is SayClient for the server.
 func (s *Slot) SayServer(code uint32) { say(s.ServerState, s.Use, code) }
 
+// A Used says up to which offset the data areas of a slot's fifos were written to.
+type Used struct {
+	ToServer int
+	ToClient int // as far as was read; what was not is found in the fifo's words
+}
+
 // trimmed is the part of a data area that stays when its pages are given back.
 const trimmed = 64 << 10
 
-// trim gives back the pages of a slot whose fifos were used up to these offsets.
-func (s *Slot) trim(usedToServer, usedToClient int) {
-	if usedToServer > trimmed {
+// trim gives back the pages of the fifos. Both sides must have let go of the slot.
+func (s *Slot) trim(u Used) {
+	if u.ToServer > trimmed {
 		s.seg.mem.trim(s.ToServer.Data[pageSize:])
 	}
-	if usedToClient > trimmed {
+	if u.ToClient > trimmed {
 		s.seg.mem.trim(s.ToClient.Data[pageSize:])
 	}
 }

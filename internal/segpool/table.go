@@ -79,7 +79,7 @@ func (t *Table) Request(id uint32) (s Slot, ok bool) {
 	s.Use = st.Use()
 	switch st.Code() {
 	case Connect, ConnectNtf:
-	case Done:
+	case Done, GivenUp:
 		// Given up before it was seen here: the client waits for the slot.
 		ts.uses[i] = s.Use
 		s.SayServer(Done)

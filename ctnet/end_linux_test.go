@@ -1,0 +1,696 @@
+package ctnet
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A place to connect: a listener in one application and a dialer in the same or another.
+type meeting struct {
+	net.Listener
+	dialer Dialer
+}
+
+// eachMeeting runs a test within one application and between two.
+func eachMeeting(t *testing.T, lc ListenConfig, test func(t *testing.T, m meeting)) {
+	for _, name := range []string{"alone", "apart"} {
+		t.Run(name, func(t *testing.T) {
+			server := newTestApp(t, AppConfig{})
+			client := server
+			if name == "apart" {
+				client = newTestApp(t, AppConfig{})
+			}
+			lc.App = server
+			ln, err := lc.Listen(t.Context(), "ct", t.Name())
+			require.NoError(t, err)
+			test(t, meeting{ln, Dialer{App: client}})
+		})
+	}
+}
+
+func (m meeting) connect(t *testing.T) (c, s *Conn) {
+	t.Helper()
+	dialed, err := m.dialer.Dial("ct", m.Addr().String())
+	require.NoError(t, err)
+	accepted, err := m.Accept()
+	require.NoError(t, err)
+	return dialed.(*Conn), accepted.(*Conn)
+}
+
+// ended reports how the stream to a connection has ended.
+func ended(c *Conn) string {
+	switch fin, reset := c.rx.Ended(); {
+	case reset:
+		return "reset"
+	case fin:
+		return "fin"
+	}
+	return "open"
+}
+
+// busy has f run while this end holds a lock, as a Read or Write does.
+func busy(t *testing.T, c *Conn, kind int, f func()) {
+	t.Helper()
+	require.NoError(t, c.gate.lock(kind, new(deadline)))
+	f()
+	c.unlock(kind)
+}
+
+// TestEndWaitsForTheWriter ends the stream by each call that can while a Write is about
+// to publish. What it publishes comes before the end.
+func TestEndWaitsForTheWriter(t *testing.T) {
+	publish := func(c *Conn) error {
+		_, err := c.tx.Write([]byte("last"))
+		return err
+	}
+	for _, tc := range []struct {
+		name string
+		end  func(c, s *Conn) error
+		want string
+		err  error // of the reader, after the bytes
+	}{
+		{"CloseWrite", func(c, s *Conn) error { return c.CloseWrite() }, "fin", io.EOF},
+		{"Close", func(c, s *Conn) error { return c.Close() }, "fin", io.EOF},
+		{"both", func(c, s *Conn) error { return errors.Join(c.CloseWrite(), c.Close()) }, "fin", io.EOF},
+		{"Close with bytes unread", func(c, s *Conn) error {
+			_, err := s.Write([]byte("unread"))
+			return errors.Join(err, c.Close())
+		}, "reset", syscall.ECONNRESET},
+		{"SetLinger", func(c, s *Conn) error { return errors.Join(c.SetLinger(0), c.Close()) }, "reset", syscall.ECONNRESET},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, s := connectAlone(t)
+			busy(t, c, writing, func() {
+				require.NoError(t, tc.end(c, s))
+				require.Equal(t, "open", ended(s))
+				require.NoError(t, publish(c))
+			})
+			require.Equal(t, tc.want, ended(s))
+			b := make([]byte, 10)
+			n, err := s.Read(b)
+			require.NoError(t, err)
+			require.Equal(t, "last", string(b[:n]))
+			_, err = s.Read(b)
+			require.ErrorIs(t, err, tc.err)
+		})
+	}
+}
+
+// TestEndWaitsForTheReader closes an end while a Read is about to take what is there.
+// Whether bytes are unread is found out when it has left.
+func TestEndWaitsForTheReader(t *testing.T) {
+	for _, want := range []string{"fin", "reset"} {
+		c, s := connectAlone(t)
+		_, err := s.Write([]byte("bytes"))
+		require.NoError(t, err)
+		busy(t, c, reading, func() {
+			require.NoError(t, c.Close())
+			require.Equal(t, "open", ended(s))
+			n := 5
+			if want == "reset" {
+				n--
+			}
+			n, err := c.rx.Read(make([]byte, n))
+			require.NoError(t, err)
+			require.NotZero(t, n)
+		})
+		require.Equal(t, want, ended(s))
+	}
+	// With nothing to be read it is not waited for.
+	c, s := connectAlone(t)
+	busy(t, c, reading, func() {
+		require.NoError(t, c.Close())
+		require.Equal(t, "fin", ended(s))
+	})
+}
+
+// A stopped reader or writer is in code that is not ours until it is told to go on.
+type stopped struct {
+	called, goOn chan struct{}
+}
+
+func newStopped() stopped { return stopped{make(chan struct{}), make(chan struct{})} }
+
+func (s stopped) stop() {
+	close(s.called)
+	<-s.goOn
+}
+
+func (s stopped) Read(b []byte) (int, error) {
+	s.stop()
+	return copy(b, "more"), io.EOF
+}
+
+func (s stopped) Write(b []byte) (int, error) {
+	s.stop()
+	return len(b), nil
+}
+
+// TestEndDoesNotWaitForOthersCode ends the stream while ReadFrom's reader, or the caller
+// of Reserve, has the lock for writing. The peer is told at once, and nothing is
+// published afterwards.
+func TestEndDoesNotWaitForOthersCode(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		end  func(*Conn) error
+		err  error
+	}{
+		{"CloseWrite", (*Conn).CloseWrite, syscall.EPIPE},
+		{"Close", (*Conn).Close, net.ErrClosed},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, s := connectAlone(t)
+			r := newStopped()
+			done := make(chan error)
+			go func() {
+				n, err := c.ReadFrom(r)
+				if n != 0 {
+					err = errors.New("bytes were written")
+				}
+				done <- err
+			}()
+			<-r.called
+			require.NoError(t, tc.end(c))
+			require.Equal(t, "fin", ended(s))
+			close(r.goOn)
+			require.ErrorIs(t, <-done, tc.err)
+			require.Zero(t, s.Buffered())
+
+			c, s = connectAlone(t)
+			b, err := c.Reserve(4)
+			require.NoError(t, err)
+			copy(b, "more")
+			require.NoError(t, tc.end(c))
+			require.Equal(t, "fin", ended(s))
+			require.ErrorIs(t, c.Commit(4), tc.err)
+			require.Zero(t, s.Buffered())
+			require.ErrorIs(t, c.Commit(4), syscall.EINVAL)
+		})
+	}
+}
+
+// TestWriteToHasRead closes an end while WriteTo's writer has all that has come: that
+// was read, so the connection is not reset.
+func TestWriteToHasRead(t *testing.T) {
+	for want, more := range map[string]string{"fin": "", "reset": "more"} {
+		c, s := connectAlone(t)
+		_, err := s.Write([]byte("bytes"))
+		require.NoError(t, err)
+		w := newStopped()
+		done := make(chan error)
+		go func() {
+			_, err := c.WriteTo(w)
+			done <- err
+		}()
+		<-w.called
+		_, err = s.Write([]byte(more))
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		require.Equal(t, want, ended(s))
+		close(w.goOn)
+		require.ErrorIs(t, <-done, net.ErrClosed)
+	}
+}
+
+// TestWriteToHasNotRead is the same with a writer that takes only a part of it.
+func TestWriteToHasNotRead(t *testing.T) {
+	c, s := connectAlone(t)
+	_, err := s.Write([]byte("bytes"))
+	require.NoError(t, err)
+	w := newStopped()
+	done := make(chan error)
+	go func() {
+		_, err := c.WriteTo(writerFunc(func(b []byte) (int, error) {
+			w.stop()
+			return 2, io.ErrShortWrite
+		}))
+		done <- err
+	}()
+	<-w.called
+	require.NoError(t, c.Close())
+	close(w.goOn)
+	require.ErrorIs(t, <-done, io.ErrShortWrite)
+	_, err = s.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// TestWriteThatWasPublished closes the own end when a Write has published all: it has
+// written them, as a system call would have.
+func TestWriteThatWasPublished(t *testing.T) {
+	c, s := connectAlone(t)
+	busy(t, c, writing, func() {
+		_, err := c.tx.Write([]byte("last"))
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		require.NoError(t, c.afterWrite())
+	})
+	got, err := io.ReadAll(s)
+	require.NoError(t, err)
+	require.Equal(t, "last", string(got))
+}
+
+// TestPeerClosesAfterThePublish has the peer close when a Write has published all and not
+// returned. It counts as written, and Read tells that it was lost, if it was.
+func TestPeerClosesAfterThePublish(t *testing.T) {
+	for _, taken := range []bool{true, false} {
+		c, s := connectAlone(t)
+		busy(t, c, writing, func() {
+			_, err := c.tx.Write([]byte("last"))
+			require.NoError(t, err)
+			if taken {
+				_, err := io.ReadFull(s, make([]byte, 4))
+				require.NoError(t, err)
+			}
+			require.NoError(t, s.Close())
+			require.NoError(t, c.afterWrite())
+		})
+		_, err := c.Read(make([]byte, 1))
+		_, again := c.Write(make([]byte, 1))
+		if taken {
+			require.Equal(t, io.EOF, err)
+			require.ErrorIs(t, again, syscall.EPIPE)
+		} else {
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+			require.ErrorIs(t, again, syscall.ECONNRESET)
+		}
+	}
+}
+
+// TestNothingAfterTheEnd has a writer's own end closed in each way at random moments.
+// The reader reads on after it was told of the end, and must be told the same.
+func TestNothingAfterTheEnd(t *testing.T) {
+	eachMeeting(t, ListenConfig{}, func(t *testing.T, m meeting) {
+		for i := range 1000 {
+			c, s := m.connect(t)
+			if i%3 == 2 {
+				_, err := s.Write([]byte("unread"))
+				require.NoError(t, err)
+			}
+			var wg sync.WaitGroup
+			wg.Go(func() { writeSomehow(c, i) })
+			wg.Go(func() {
+				for range rand.IntN(100) {
+					runtime.Gosched()
+				}
+				if i%3 == 0 {
+					c.CloseWrite()
+				} else {
+					c.Close()
+				}
+			})
+			_, end := io.Copy(io.Discard, s)
+			if end == nil {
+				end = io.EOF
+			}
+			for range 20 {
+				n, err := s.Read(make([]byte, 1000))
+				require.Zero(t, n)
+				require.Equal(t, end == io.EOF, err == io.EOF, "%v, then %v", end, err)
+				runtime.Gosched()
+			}
+			wg.Wait()
+			c.Close()
+			s.Close()
+		}
+	})
+}
+
+// writeSomehow writes in one of the ways that there are, until that fails or 60,000
+// bytes are written.
+func writeSomehow(c *Conn, way int) {
+	b := make([]byte, 60_000)
+	switch way % 4 {
+	case 0, 1:
+		c.Write(b)
+	case 2:
+		c.ReadFrom(bytes.NewReader(b))
+	case 3:
+		for range b {
+			if _, err := c.Reserve(1); err != nil || c.Commit(1) != nil {
+				return
+			}
+		}
+	}
+}
+
+// TestNothingAfterDeath has bytes come after the control channel has ended, as they do
+// if the peer's application is closed during a Write. Once a call has told of that, no
+// call returns them.
+func TestNothingAfterDeath(t *testing.T) {
+	tell := map[string]func(s *Conn) error{
+		"Read":    func(s *Conn) error { _, err := s.Read(make([]byte, 10)); return err },
+		"Discard": func(s *Conn) error { _, err := s.Discard(1); return err },
+		"WriteTo": func(s *Conn) error { _, err := s.WriteTo(io.Discard); return err },
+		"Peek":    func(s *Conn) error { _, err := s.Peek(1); return err },
+	}
+	for name, f := range tell {
+		t.Run(name, func(t *testing.T) {
+			c, s := connectAlone(t)
+			s.detach()
+			require.ErrorIs(t, f(s), syscall.ECONNRESET)
+			_, err := c.Write([]byte("late"))
+			require.NoError(t, err)
+			for name, f := range tell {
+				require.ErrorIs(t, f(s), syscall.ECONNRESET, name)
+			}
+		})
+	}
+	c, s := connectAlone(t)
+	_, err := c.Write([]byte("bytes"))
+	require.NoError(t, err)
+	s.detach()
+	b, err := s.Peek(10)
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	require.Equal(t, "bytes", string(b))
+	_, err = c.Write([]byte("late"))
+	require.NoError(t, err)
+	b = make([]byte, 10)
+	n, err := s.Read(b)
+	require.NoError(t, err)
+	require.Equal(t, "bytes", string(b[:n]))
+	require.ErrorIs(t, tell["Read"](s), syscall.ECONNRESET)
+
+	// After CloseRead too, which the peer does not hear of.
+	c, s = connectAlone(t)
+	require.NoError(t, s.CloseRead())
+	require.Equal(t, io.EOF, tell["Read"](s))
+	_, err = c.Write([]byte("late"))
+	require.NoError(t, err)
+	require.Equal(t, io.EOF, tell["Read"](s))
+}
+
+// TestNothingAfterAppClose closes the writers' application.
+func TestNothingAfterAppClose(t *testing.T) {
+	for range 20 {
+		server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+		ln, err := (&ListenConfig{App: server}).Listen(t.Context(), "ct", t.Name())
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		for range 16 {
+			c, s := meeting{ln, Dialer{App: client}}.connect(t)
+			wg.Go(func() {
+				for b := make([]byte, 32<<10); ; {
+					if _, err := s.Write(b); err != nil {
+						return
+					}
+				}
+			})
+			wg.Go(func() {
+				if _, err := io.Copy(io.Discard, c); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("read: %v", err)
+				}
+				for b := make([]byte, 64<<10); s.gate.held(); runtime.Gosched() {
+					if n, err := c.Read(b); n > 0 || !errors.Is(err, syscall.ECONNRESET) {
+						t.Errorf("%d bytes, %v", n, err)
+						break
+					}
+				}
+				c.Close()
+			})
+		}
+		for range rand.IntN(100) {
+			runtime.Gosched()
+		}
+		require.NoError(t, server.Close())
+		wg.Wait()
+		require.NoError(t, client.Close())
+	}
+}
+
+// TestCommitIsWhole commits a buffer that wraps around the fifo's end, of more than one
+// piece, while the peer closes. Either all of it was published or nothing.
+func TestCommitIsWhole(t *testing.T) {
+	const size = 256 << 10
+	eachMeeting(t, ListenConfig{ReadBuffer: size}, func(t *testing.T, m meeting) {
+		for i := range 200 {
+			c, s := m.connect(t)
+			_, err := c.Write(make([]byte, size/2+1000))
+			require.NoError(t, err)
+			_, err = io.ReadFull(s, make([]byte, size/2))
+			require.NoError(t, err)
+			b, err := c.Reserve(size / 2)
+			require.NoError(t, err)
+			require.NotNil(t, c.scratch)
+			if i%2 == 0 {
+				require.NoError(t, c.SetWriteDeadline(time.Unix(1, 0))) // Commit doesn't wait
+			}
+			go func() {
+				for range i % 50 {
+					runtime.Gosched()
+				}
+				if i%4 < 2 {
+					c.Close()
+				} else {
+					c.CloseWrite()
+				}
+			}()
+			err = c.Commit(len(b))
+			got, end := io.ReadAll(s)
+			require.NoError(t, end)
+			if err == nil {
+				require.Equal(t, 1000+size/2, len(got))
+			} else {
+				require.Equal(t, 1000, len(got))
+			}
+			c.Close()
+			s.Close()
+		}
+	})
+}
+
+// TestClosedAndLate has both, a deadline that has passed and Close.
+func TestClosedAndLate(t *testing.T) {
+	c, s := connectAlone(t)
+	busy(t, c, reading, func() {
+		require.NoError(t, c.SetDeadline(time.Unix(1, 0)))
+		require.NoError(t, c.Close())
+		_, err := c.beforeRead()
+		require.Equal(t, net.ErrClosed, err)
+		require.Equal(t, net.ErrClosed, c.beforeWrite())
+	})
+	s.Close()
+}
+
+// TestWriteAfterWriteTo writes to a peer that has closed while its WriteTo had all that
+// was written: it was read, so the peer's end was an orderly one.
+func TestWriteAfterWriteTo(t *testing.T) {
+	c, s := connectAlone(t)
+	_, err := c.Write([]byte("bytes"))
+	require.NoError(t, err)
+	w := newStopped()
+	done := make(chan error)
+	go func() {
+		_, err := s.WriteTo(w)
+		done <- err
+	}()
+	<-w.called
+	require.NoError(t, s.Close())
+	_, err = c.Write([]byte("more"))
+	require.ErrorIs(t, err, syscall.EPIPE)
+	close(w.goOn)
+	require.ErrorIs(t, <-done, net.ErrClosed)
+}
+
+// TestReadFromNothing has nothing to be written when nothing can be written any more:
+// nothing was lost. What there is fails, and the reader's own error is returned.
+func TestReadFromNothing(t *testing.T) {
+	errOwn := errors.New("own")
+	for name, end := range map[string]func(c, s *Conn) error{
+		"Close":      func(c, s *Conn) error { return c.Close() },
+		"CloseWrite": func(c, s *Conn) error { return c.CloseWrite() },
+		"deadline":   func(c, s *Conn) error { return c.SetWriteDeadline(time.Unix(1, 0)) },
+		"peer":       func(c, s *Conn) error { return s.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, while := range []bool{false, true} {
+				for _, result := range []error{io.EOF, errOwn, nil} {
+					c, s := connectAlone(t)
+					r := newStopped()
+					read := func([]byte) (int, error) {
+						if while {
+							r.stop()
+						}
+						if result == nil {
+							return 1, io.EOF
+						}
+						return 0, result
+					}
+					if !while {
+						require.NoError(t, end(c, s))
+					}
+					done := make(chan error)
+					go func() {
+						n, err := c.ReadFrom(readerFunc(read))
+						if n != 0 {
+							t.Errorf("%d bytes", n)
+						}
+						done <- err
+					}()
+					if while {
+						<-r.called
+						require.NoError(t, end(c, s))
+						close(r.goOn)
+					}
+					err := <-done
+					switch result {
+					case io.EOF:
+						require.NoError(t, err)
+					case errOwn:
+						require.Equal(t, errOwn, err)
+					default:
+						require.Error(t, err)
+						require.Zero(t, s.Buffered())
+					}
+				}
+			}
+		})
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+// TestFirstWriteAfterTheEnd writes to a peer that has closed in order. On network tcp
+// the first Write succeeds, as it does there, and Read tells of the loss.
+func TestFirstWriteAfterTheEnd(t *testing.T) {
+	lose := map[string]func(c *Conn) error{
+		"Write": func(c *Conn) error {
+			n, err := c.Write([]byte("lost"))
+			if err == nil && n != 4 {
+				return io.ErrShortWrite
+			}
+			return err
+		},
+		"ReadFrom": func(c *Conn) error {
+			n, err := c.ReadFrom(strings.NewReader("lost"))
+			if err == nil && n != 4 {
+				return io.ErrShortWrite
+			}
+			return err
+		},
+		"Commit": func(c *Conn) error {
+			b, err := c.Reserve(4)
+			if err != nil {
+				return err
+			}
+			return c.Commit(copy(b, "lost"))
+		},
+	}
+	for name, write := range lose {
+		for _, network := range []string{"tcp", "ct"} {
+			t.Run(name+"/"+network, func(t *testing.T) {
+				c, s := connectAlone(t)
+				c.tcp = network == "tcp"
+				_, err := s.Write([]byte("goodbye"))
+				require.NoError(t, err)
+				require.NoError(t, s.Close())
+				got, err := io.ReadAll(c)
+				require.NoError(t, err)
+				require.Equal(t, "goodbye", string(got))
+				if network != "tcp" {
+					require.ErrorIs(t, write(c), syscall.EPIPE)
+					_, err = c.Read(make([]byte, 1))
+					require.Equal(t, io.EOF, err)
+					return
+				}
+				// To write nothing loses nothing.
+				_, err = c.Write(nil)
+				require.NoError(t, err)
+				_, err = c.Reserve(1)
+				require.NoError(t, err)
+				require.NoError(t, c.Commit(0))
+				_, err = c.Read(make([]byte, 1))
+				require.Equal(t, io.EOF, err)
+
+				require.NoError(t, write(c))
+				_, err = c.Read(make([]byte, 1))
+				require.ErrorIs(t, err, syscall.ECONNRESET)
+				require.ErrorIs(t, write(c), syscall.EPIPE)
+			})
+		}
+	}
+	// Not after the own CloseWrite.
+	c, s := connectAlone(t)
+	c.tcp = true
+	require.NoError(t, s.Close())
+	require.NoError(t, c.CloseWrite())
+	require.ErrorIs(t, lose["Write"](c), syscall.EPIPE)
+	_, err := c.Read(make([]byte, 1))
+	require.Equal(t, io.EOF, err)
+}
+
+// TestReserveAgainstPeek has the two ends wait for each other: for more bytes than there
+// are, and for more room than there is. Neither may look again and again.
+func TestReserveAgainstPeek(t *testing.T) {
+	eachMeeting(t, ListenConfig{ReadBuffer: 4096}, func(t *testing.T, m meeting) {
+		c, s := m.connect(t)
+		_, err := c.Write(make([]byte, 3000))
+		require.NoError(t, err)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if b, err := s.Peek(4000); len(b) != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%d bytes, %v", len(b), err)
+			}
+		})
+		wg.Go(func() {
+			if _, err := c.Reserve(2000); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("%v", err)
+			}
+		})
+		wait := func() bool { return s.rd.waiting.Load() && c.wr.waiting.Load() }
+		require.Eventually(t, wait, 10*time.Second, time.Millisecond)
+		for range 1000 {
+			runtime.Gosched()
+			require.True(t, wait(), "it looks again")
+		}
+		require.NoError(t, s.SetReadDeadline(time.Unix(1, 0)))
+		require.Eventually(t, func() bool { return s.gate.word.Load()&gateLocked == 0 }, 10*time.Second, time.Millisecond)
+		require.NoError(t, c.Close())
+		wg.Wait()
+	})
+}
+
+// TestReserveAny reserves whatever there is when the fifo has one free byte.
+func TestReserveAny(t *testing.T) {
+	eachMeeting(t, ListenConfig{ReadBuffer: 4096}, func(t *testing.T, m meeting) {
+		c, s := m.connect(t)
+		for range 2 {
+			_, err := c.Write(make([]byte, 4096-c.tx.Queued()))
+			require.NoError(t, err)
+			_, err = s.Read(make([]byte, 1))
+			require.NoError(t, err)
+			require.NoError(t, c.SetWriteDeadline(time.Now().Add(10*time.Second)))
+			b, err := c.Reserve(0)
+			require.NoError(t, err)
+			require.Len(t, b, 1)
+			require.NoError(t, c.Commit(0))
+		}
+	})
+}
+
+// TestBufferedWhileReading asks for what is buffered while a Read waits.
+func TestBufferedWhileReading(t *testing.T) {
+	c, s := connectAlone(t)
+	busy(t, c, reading, func() {
+		_, err := s.Write([]byte("bytes"))
+		require.NoError(t, err)
+		require.Equal(t, 5, c.Buffered())
+	})
+}
