@@ -381,9 +381,9 @@ func (c *Conn) peerEnd() error {
 	state := c.state.Load()
 	if c.tx.ConsumerClosed() {
 		// The mark comes before the end. But a reader that closes with bytes
-		// unread is going to reset.
-		fin, reset := c.rx.Ended()
-		if reset || !fin && !c.tx.Taken() || state&bytesLost != 0 && !c.tcp {
+		// unread is going to reset. A fin says nothing: it may be an earlier one, of
+		// CloseWrite, or come before what was just published.
+		if _, reset := c.rx.Ended(); reset || !c.tx.Taken() || state&bytesLost != 0 && !c.tcp {
 			return syscall.ECONNRESET
 		}
 		return syscall.EPIPE

@@ -45,7 +45,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 // readFrom is ReadFrom, but stops before it asks r for bytes that could not be written
-// as things are now: then it was refused.
+// as things are now: then it was refused. Once it has written some it waits for room.
 func (c *Conn) readFrom(r io.Reader) (n int64, refused bool, err error) {
 	if c.gate.lock(writing, &c.wr.deadline) != nil {
 		return 0, true, nil
@@ -61,6 +61,9 @@ func (c *Conn) readFrom(r io.Reader) (n int64, refused bool, err error) {
 		free, err := c.tx.Space(least)
 		if err != nil {
 			return n, false, c.opError("write", c.corrupt())
+		}
+		if free == 0 && n == 0 {
+			return 0, true, nil
 		}
 		if free == 0 {
 			c.awaitSpace(least, true)

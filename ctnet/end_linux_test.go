@@ -265,6 +265,45 @@ func TestWriteThatWasPublished(t *testing.T) {
 	require.Equal(t, "last", string(got))
 }
 
+// TestPeerClosesBetweenPieces has the peer close in order when a Write has published a
+// part. What it says must tell that this was not read.
+func TestPeerClosesBetweenPieces(t *testing.T) {
+	for _, finFirst := range []bool{false, true} {
+		c, s := connectAlone(t)
+		if finFirst {
+			require.NoError(t, s.CloseWrite())
+		}
+		busy(t, c, writing, func() {
+			require.NoError(t, s.Close())
+			_, err := c.tx.Write([]byte("a part"))
+			require.NoError(t, err)
+			require.Equal(t, syscall.ECONNRESET, c.beforeWrite())
+		})
+	}
+}
+
+// TestReadFromFullFifo asks a source that is empty, or fails, when there is no room.
+func TestReadFromFullFifo(t *testing.T) {
+	eachMeeting(t, ListenConfig{ReadBuffer: 4096}, func(t *testing.T, m meeting) {
+		c, s := m.connect(t)
+		_, err := c.Write(make([]byte, 4096))
+		require.NoError(t, err)
+		n, err := c.ReadFrom(strings.NewReader(""))
+		require.NoError(t, err)
+		require.Zero(t, n)
+		_, err = c.ReadFrom(readerFunc(func([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }))
+		require.Equal(t, io.ErrUnexpectedEOF, err)
+		done := make(chan error)
+		go func() {
+			_, err := c.ReadFrom(bytes.NewReader(make([]byte, 100_000)))
+			done <- err
+		}()
+		_, err = io.ReadFull(s, make([]byte, 104_096))
+		require.NoError(t, err)
+		require.NoError(t, <-done)
+	})
+}
+
 // TestPeerClosesAfterThePublish has the peer close when a Write has published all and not
 // returned. It counts as written, and Read tells that it was lost, if it was.
 func TestPeerClosesAfterThePublish(t *testing.T) {
@@ -488,23 +527,37 @@ func TestClosedAndLate(t *testing.T) {
 }
 
 // TestWriteAfterWriteTo writes to a peer that has closed while its WriteTo had all that
-// was written: it was read, so the peer's end was an orderly one.
+// was written, which fills the fifo. Whether it was read is not known before that returns,
+// so a Write says ECONNRESET, and nobody waits for room.
 func TestWriteAfterWriteTo(t *testing.T) {
-	c, s := connectAlone(t)
-	_, err := c.Write([]byte("bytes"))
-	require.NoError(t, err)
-	w := newStopped()
-	done := make(chan error)
-	go func() {
-		_, err := s.WriteTo(w)
-		done <- err
-	}()
-	<-w.called
-	require.NoError(t, s.Close())
-	_, err = c.Write([]byte("more"))
-	require.ErrorIs(t, err, syscall.EPIPE)
-	close(w.goOn)
-	require.ErrorIs(t, <-done, net.ErrClosed)
+	for _, tcp := range []bool{false, true} {
+		eachMeeting(t, ListenConfig{ReadBuffer: 4096}, func(t *testing.T, m meeting) {
+			c, s := m.connect(t)
+			c.tcp = tcp
+			_, err := c.Write(make([]byte, 4096))
+			require.NoError(t, err)
+			w := newStopped()
+			done := make(chan error)
+			go func() {
+				_, err := s.WriteTo(w)
+				done <- err
+			}()
+			<-w.called
+			require.NoError(t, s.Close())
+			_, err = c.Write([]byte("more"))
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+			_, err = c.Reserve(1)
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+			_, err = c.ReadFrom(strings.NewReader("more"))
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+			_, err = c.Read(make([]byte, 1))
+			require.Equal(t, io.EOF, err)
+			close(w.goOn)
+			require.ErrorIs(t, <-done, net.ErrClosed)
+			_, err = c.ReadFrom(strings.NewReader(""))
+			require.NoError(t, err)
+		})
+	}
 }
 
 // TestReadFromNothing has nothing to be written when nothing can be written any more:

@@ -31,10 +31,10 @@ type Listener struct {
 	door    *door        // for other applications; nil if there is none
 	retired atomic.Bool  // another one has taken over the address
 
-	begin     sync.Once    // to accept the kernel's connections
-	unwanted  bool         // are these
-	accepting atomic.Int32 // calls of Accept under way
-	handedOn  atomic.Bool  // by File, and nobody has called Accept here since
+	begin     sync.Once   // to accept the kernel's connections
+	unwanted  bool        // are these
+	accepting atomic.Bool // Accept was called
+	handedOn  atomic.Bool // File was called
 }
 
 // errHandedOn says that whoever has the listener's socket accepts its connections.
@@ -105,13 +105,8 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 }
 
 func (l *Listener) accept() (net.Conn, error) {
-	// In this order: File does both the other way round.
-	l.accepting.Add(1)
-	defer l.accepting.Add(-1)
-	if l.handedOn.Load() {
-		l.handedOn.Store(false)
-	}
-	if l.kernel != nil {
+	if l.kernel != nil && !l.accepting.Load() {
+		l.accepting.Store(true)
 		l.begin.Do(func() { go l.acceptKernel() })
 	}
 	return l.backlog.accept()
@@ -159,8 +154,8 @@ func (l *Listener) Addr() net.Addr { return l.addr }
 // os/exec and File.Fd make the socket blocking, for whoever has it. This listener
 // makes it non-blocking again before it accepts the next connection.
 //
-// Unless an Accept is under way here, connections take the kernel's socket from then on,
-// until Accept is called: if it never is, the other process serves them all.
+// If Accept was not called here, connections take the kernel's socket from then on, until
+// it is: if it never is, the other process serves them all.
 func (l *Listener) File() (*os.File, error) {
 	k, ok := l.kernel.(interface{ File() (*os.File, error) })
 	if !ok {
@@ -171,8 +166,8 @@ func (l *Listener) File() (*os.File, error) {
 		return nil, err
 	}
 	l.handedOn.Store(true)
-	if l.accepting.Load() > 0 {
-		l.handedOn.Store(false)
-	}
 	return f, nil
 }
+
+// elsewhere reports whether only another process accepts connections.
+func (l *Listener) elsewhere() bool { return l.handedOn.Load() && !l.accepting.Load() }

@@ -278,7 +278,7 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, as
 			ctx, cancel = context.WithTimeout(parent, cutPatience)
 			defer cancel()
 		}
-		if l != nil && l.handedOn.Load() {
+		if l != nil && l.elsewhere() {
 			return nil, errHandedOn
 		}
 		if l != nil {
@@ -288,7 +288,7 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, as
 		if err == errNobody {
 			continue // a dead process's file; the kernel would find the next one too
 		}
-		if err != nil && parent.Err() == nil {
+		if err != nil && err != errHandedOn.errno && parent.Err() == nil {
 			a.remote.distrust(t.name, stamp)
 		}
 		return c, err

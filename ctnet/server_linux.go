@@ -361,7 +361,7 @@ func (a *accepted) count(own *Addr) (errno syscall.Errno) {
 	if s.l.retired.Load() {
 		return syscall.ECONNREFUSED
 	}
-	if s.l.handedOn.Load() {
+	if s.l.elsewhere() {
 		return errHandedOn.errno
 	}
 	if s.app.account.AddConn() != nil {
