@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,11 +70,14 @@ func compare(r *runner, pattern *regexp.Regexp) (same bool, err error) {
 			return false, err
 		}
 	}
-	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	goroot, err := goCommand("env", "GOROOT")
 	if err != nil {
-		return false, fmt.Errorf("go env GOROOT: %w", err)
+		return false, err
 	}
-	kernel := way{name: "net", goroot: strings.TrimSpace(string(goroot))}
+	if r.test2json, err = goCommand("tool", "-n", "test2json"); err != nil {
+		return false, err
+	}
+	kernel := way{name: "net", goroot: goroot}
 	if err := makeTree(kernel.goroot, tree); err != nil {
 		return false, err
 	}
@@ -83,8 +87,8 @@ func compare(r *runner, pattern *regexp.Regexp) (same bool, err error) {
 		{name: "ctnet", goroot: tree, env: env},
 		{name: "ctnet, two apps", goroot: tree, env: append(env, "GOSUITES_APPS=2")},
 	}
-	same = true
 	var found []difference
+	excepted := make(map[string][]string) // by the reason
 	fmt.Printf("%-18s %-16s %6s %6s %6s %12s %9s\n", "suite", "with", "passed", "failed", "differ", "cut through", "kernel's")
 	for _, s := range suites {
 		if !pattern.MatchString(s.pkg) {
@@ -117,6 +121,10 @@ func compare(r *runner, pattern *regexp.Regexp) (same bool, err error) {
 					continue
 				}
 				d := difference{suite: s, way: w, test: test, output: got[test].output}
+				if reason := d.exception(); reason != "" {
+					excepted[reason] = append(excepted[reason], s.pkg+" "+test)
+					continue
+				}
 				differ++
 				if d.alone, err = r.alone(w, s, cutBin, test); err != nil {
 					return false, err
@@ -131,13 +139,23 @@ func compare(r *runner, pattern *regexp.Regexp) (same bool, err error) {
 		}
 	}
 	for _, d := range found {
-		reason := d.exception()
-		if reason == "" {
-			same = false
-		}
-		d.print(reason)
+		d.print()
 	}
-	return same, nil
+	for _, reason := range slices.Sorted(maps.Keys(excepted)) {
+		tests := excepted[reason]
+		slices.Sort(tests)
+		fmt.Printf("\nexcepted, as they %s:\n\t%s\n", reason, strings.Join(slices.Compact(tests), "\n\t"))
+	}
+	return len(found) == 0, nil
+}
+
+// goCommand returns what the go command says.
+func goCommand(args ...string) (string, error) {
+	out, err := exec.Command("go", args...).Output()
+	if err != nil {
+		return "", fmt.Errorf("go %s: %w", strings.Join(args, " "), err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 // dials returns how many Dials went through shared memory, and how many not.
@@ -200,25 +218,11 @@ type difference struct {
 	alone, kernel int // how often of aloneRuns it failed alone, and with package net
 }
 
-func (d difference) print(reason string) {
+func (d difference) print() {
 	fmt.Printf("\n%s %s with %s: alone it fails %d of %d times, with net %d\n",
 		d.suite.pkg, d.test, d.way.name, d.alone, aloneRuns, d.kernel)
-	if reason != "" {
-		fmt.Printf("\tan exception: %s\n", reason)
-		return
-	}
 	lines := strings.Split(strings.TrimSpace(d.output), "\n")
 	for _, line := range lines[:min(len(lines), 12)] {
 		fmt.Printf("\t%s\n", line)
 	}
-}
-
-// exception returns why the difference may be, or "".
-func (d difference) exception() string {
-	for _, e := range exceptions {
-		if e.pkg == d.suite.pkg && slices.Contains(e.tests, d.test) {
-			return e.reason
-		}
-	}
-	return ""
 }

@@ -137,6 +137,7 @@ import (
 	"context"
 	"net"
 
+	_ "` + "internal/" + gluePath + `"
 	shim "` + "internal/" + shimPath + `"
 )
 

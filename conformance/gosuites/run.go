@@ -74,11 +74,12 @@ func (r results) skip(also string) string {
 
 // A runner compiles suites and runs them.
 type runner struct {
-	dir   string // for what it makes
-	race  bool
-	short bool
-	count int
-	hang  time.Duration // so long without a word is a hang
+	dir       string // for what it makes
+	test2json string // the tool
+	race      bool
+	short     bool
+	count     int
+	hang      time.Duration // so long without a word is a hang
 }
 
 // compile returns the suite's test program.
@@ -135,7 +136,7 @@ func (r *runner) process(w way, s suite, bin, only string, res results) (died bo
 	cmd.Env = append(cmd.Env, w.env...)
 	cmd.WaitDelay = time.Second // for what a test has left behind
 
-	convert := exec.Command("go", "tool", "test2json")
+	convert := exec.Command(r.test2json)
 	convert.Stderr = os.Stderr
 	text, err := convert.StdinPipe()
 	if err != nil {
@@ -199,7 +200,9 @@ func read(events io.Reader, res results, alive func()) (failed bool, running map
 		line, err := lines.ReadBytes('\n')
 		if err != nil {
 			for test := range running {
-				running[test] = output[test]
+				if running[test] = output[test]; strings.Contains(output[test], "--- PASS: "+test+" ") {
+					delete(running, test) // the event would have come with the next line
+				}
 			}
 			return failed, running
 		}

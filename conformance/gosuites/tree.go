@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -28,6 +29,7 @@ type tree struct {
 const (
 	ownModule = "cutthrough.example"
 	shimPath  = ownModule + "/conformance/gosuites/shim"
+	gluePath  = ownModule + "/conformance/gosuites/glue"
 )
 
 // makeTree makes a tree of the one in goroot, in an empty directory.
@@ -38,11 +40,20 @@ func makeTree(goroot, dir string) error {
 			return err
 		}
 	}
+	pkgs := slices.Clone(helpers)
 	for _, s := range suites {
-		if s.pkg != "net" {
-			if err := t.useShim(s.pkg); err != nil {
-				return err
-			}
+		if s.pkg == "net" {
+			continue
+		}
+		pkgs = append(pkgs, s.pkg)
+		src := fmt.Sprintf("package %s_test\n\nimport _ %q\n", path.Base(s.pkg), inside(gluePath))
+		if err := t.put(s.pkg+"/ct_x_test.go", []byte(src)); err != nil {
+			return err
+		}
+	}
+	for _, pkg := range pkgs {
+		if err := t.useShim(pkg); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -95,9 +106,9 @@ func (t *tree) put(name string, b []byte) error {
 // inside returns where in Go's tree a package is put.
 func inside(path string) string { return "internal/" + path }
 
-// addModules puts the shim into the tree, with all that it needs.
+// addModules puts ctnet and the shim into the tree, with all that it needs.
 func (t *tree) addModules() error {
-	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Dir,Standard,GoFiles,SFiles,HFiles", shimPath)
+	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Dir,Standard,GoFiles,SFiles,HFiles", gluePath)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {

@@ -1,6 +1,8 @@
-// Package net stands in for package net in the suites of Go's own tree: what it dials
-// and listens with is ctnet's. Command gosuites adds the rest, every other name that
-// package net exports, and compiles it inside Go's tree.
+// Package net stands in for package net in the suites of Go's own tree: what dials and
+// listens can be something else, which package glue sets. Command gosuites adds the rest,
+// every other name that package net exports, and compiles it inside Go's tree.
+//
+// ctnet itself can't be imported here, as it needs packages that import this one there.
 package net
 
 import (
@@ -9,10 +11,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"time"
+)
 
-	"cutthrough.example/ctnet"
+// DialStream and ListenStream are what connects and listens on the networks tcp and
+// unix, package net if they are nil.
+var (
+	DialStream   func(ctx context.Context, d *net.Dialer, network, address string) (net.Conn, error)
+	ListenStream func(ctx context.Context, lc *net.ListenConfig, network, address string) (net.Listener, error)
 )
 
 // A Dialer is net.Dialer, but for the way its connections take.
@@ -42,28 +48,28 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 	return d.DialContext(context.Background(), network, address)
 }
 
-// DialContext connects with ctnet on the networks that it has, and with package net
-// on the others.
+// DialContext connects with DialStream on the networks that it is for.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	if !carried(network) {
+	if DialStream == nil || !isStream(network) {
 		return d.kernel().DialContext(ctx, network, address)
 	}
-	cut := ctnet.Dialer{App: dialing(), Timeout: d.Timeout, Kernel: net.Dialer(*d)}
-	c, err := cut.DialContext(ctx, network, address)
-	if err == nil {
-		note(c)
-	}
-	return c, err
+	return DialStream(ctx, d.kernel(), network, address)
 }
 
-// Listen listens with ctnet on the networks that it has, and with package net on the
-// others.
+// Listen listens with ListenStream on the networks that it is for.
 func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
-	if !carried(network) {
+	if ListenStream == nil || !isStream(network) {
 		return lc.kernel().Listen(ctx, network, address)
 	}
-	cut := ctnet.ListenConfig{Kernel: net.ListenConfig(*lc)}
-	return cut.Listen(ctx, network, address)
+	return ListenStream(ctx, lc.kernel(), network, address)
+}
+
+func isStream(network string) bool {
+	switch network {
+	case "tcp", "tcp4", "tcp6", "unix":
+		return true
+	}
+	return false
 }
 
 // A TCPConn is what tests ask of a connection that is to be a *net.TCPConn: the methods
@@ -85,52 +91,6 @@ type TCPListener interface {
 	SetDeadline(t time.Time) error
 	File() (*os.File, error)
 }
-
-// carried reports whether a network is one of package net's that ctnet has.
-func carried(network string) bool {
-	switch network {
-	case "tcp", "tcp4", "tcp6", "unix":
-		return true
-	}
-	return false
-}
-
-// dialing returns the application that dials: another one than that which listens if
-// GOSUITES_APPS is 2, so that connections go from one application to another.
-var dialing = sync.OnceValue(func() *ctnet.App {
-	if os.Getenv("GOSUITES_APPS") != "2" {
-		return nil
-	}
-	a, err := ctnet.NewApp(ctnet.AppConfig{})
-	if err != nil {
-		panic(err)
-	}
-	return a
-})
-
-// note adds to the file GOSUITES_WAYS which way a Dial has taken: c is through shared
-// memory, k is the kernel's socket.
-func note(c net.Conn) {
-	if f := ways(); f != nil {
-		if _, ok := c.(*ctnet.Conn); ok {
-			f.WriteString("c")
-		} else {
-			f.WriteString("k")
-		}
-	}
-}
-
-var ways = sync.OnceValue(func() *os.File {
-	name := os.Getenv("GOSUITES_WAYS")
-	if name == "" {
-		return nil
-	}
-	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		panic(err)
-	}
-	return f
-})
 
 // What follows is package net's own.
 
