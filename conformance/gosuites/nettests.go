@@ -19,7 +19,6 @@ const inNet = `package net
 
 import (
 	"context"
-	"io"
 	"net/netip"
 	"os"
 	"time"
@@ -88,8 +87,6 @@ func (lc *ctListenConfig) SetMultipathTCP(use bool) { (*ListenConfig)(lc).SetMul
 // A ctConn is what the tests ask a connection to be in place of *TCPConn and *UnixConn.
 type ctConn interface {
 	Conn
-	io.ReaderFrom
-	io.WriterTo
 	CloseRead() error
 	CloseWrite() error
 	SetLinger(sec int) error
