@@ -362,14 +362,12 @@ func (p *client) idle() bool {
 	r := &p.app.remote
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p.dialing > 0 {
-		return false // its end sets the timer
-	}
-	if !p.pool.Idle() {
+	if p.dialing > 0 || !p.pool.Idle() {
+		// The end of that Dial or connection sets the timer.
 		if limbo {
 			p.timer.start(min(2*after, limboLinger), p.uses.Load())
 		}
-		return false // the next connection's end sets the timer
+		return false
 	}
 	if p.uses.Load() != uses {
 		p.linger()
