@@ -1,3 +1,5 @@
+//go:build unix
+
 // Command gosuites runs the tests of Go's own tree that use networks, of net, net/http,
 // crypto/tls and others, with package net and with ctnet in its place: Listen, Dial,
 // Dialer and ListenConfig. What passes with the one and fails with the other is a

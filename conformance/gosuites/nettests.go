@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -84,29 +86,25 @@ func (lc *ctListenConfig) ListenPacket(ctx context.Context, network, address str
 func (lc *ctListenConfig) MultipathTCP() bool       { return (*ListenConfig)(lc).MultipathTCP() }
 func (lc *ctListenConfig) SetMultipathTCP(use bool) { (*ListenConfig)(lc).SetMultipathTCP(use) }
 
-// A ctConn is what the tests ask a connection to be in place of *TCPConn and *UnixConn.
-type ctConn interface {
-	Conn
-	CloseRead() error
-	CloseWrite() error
-	SetLinger(sec int) error
-	SetReadBuffer(bytes int) error
-	SetWriteBuffer(bytes int) error
-}
-
-// A ctListener is what the tests ask a listener to be in place of *TCPListener and *UnixListener.
-type ctListener interface {
-	Listener
-	SetDeadline(t time.Time) error
-	File() (*os.File, error)
-}
-
-// One each, as no two cases of a switch may have the same type.
+// What the tests ask a connection and a listener to be, in place of *TCPConn and so on.
 type (
-	ctTCPConn      interface{ ctConn }
-	ctUnixConn     interface{ ctConn }
-	ctTCPListener  interface{ ctListener }
-	ctUnixListener interface{ ctListener }
+	ctTCPConn interface {
+		ctUnixConn
+		SetLinger(sec int) error
+	}
+	ctUnixConn interface {
+		Conn
+		CloseRead() error
+		CloseWrite() error
+		SetReadBuffer(bytes int) error
+		SetWriteBuffer(bytes int) error
+	}
+	ctTCPListener  interface{ ctUnixListener }
+	ctUnixListener interface {
+		Listener
+		SetDeadline(t time.Time) error
+		File() (*os.File, error)
+	}
 )
 
 // ctSocket returns a listener as package net has it, on the same socket.
@@ -114,7 +112,7 @@ func ctSocket(ln any) *TCPListener {
 	if ln, ok := ln.(*TCPListener); ok {
 		return ln
 	}
-	f, err := ln.(ctListener).File()
+	f, err := ln.(ctUnixListener).File()
 	if err != nil {
 		panic(err)
 	}

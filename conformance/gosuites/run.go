@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -135,6 +137,7 @@ func (r *runner) process(w way, s suite, bin, only string, res results) (died bo
 	cmd.Env = append(os.Environ(), "GOROOT="+w.goroot, "PWD="+cmd.Dir)
 	cmd.Env = append(cmd.Env, w.env...)
 	cmd.WaitDelay = time.Second // for what a test has left behind
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 
 	convert := exec.Command(r.test2json)
 	convert.Stderr = os.Stderr
@@ -165,6 +168,7 @@ func (r *runner) process(w way, s suite, bin, only string, res results) (died bo
 	failed, running := read(events, res, func() { hung.Reset(r.hang) })
 	<-ended
 	hung.Stop()
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what a test has left behind
 	if err := convert.Wait(); err != nil {
 		return false, err
 	}

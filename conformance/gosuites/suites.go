@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 // A suite is the tests of a package of Go's.
