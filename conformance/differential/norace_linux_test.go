@@ -1,0 +1,6 @@
+//go:build !race
+
+package differential
+
+// defaultScripts is how many scripts take some seconds.
+const defaultScripts = 2500
