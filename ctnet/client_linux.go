@@ -256,7 +256,7 @@ func findDoor(key string) (string, error) {
 // knock connects to a listener's socket, if it belongs to somebody who can be
 // trusted. It waits for room in the socket's queue.
 func knock(parent context.Context, path string) (ch channel, cred Cred, err error) {
-	ctx, cancel := context.WithTimeout(parent, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(untraced{parent}, handshakeTimeout)
 	defer cancel()
 	ended := func() error {
 		<-ctx.Done() // in case that it is just about to end
@@ -298,6 +298,12 @@ func knock(parent context.Context, path string) (ch channel, cred Cred, err erro
 	}
 	return ch, cred, err
 }
+
+// An untraced context is one without values, and so without a tracer: that is not to see
+// how applications find each other.
+type untraced struct{ context.Context }
+
+func (untraced) Value(any) any { return nil }
 
 var errSilent = &problem{syscall.ETIMEDOUT, "the listener's process did not answer; is it stopped?"}
 
@@ -383,35 +389,38 @@ func (p *client) idle() bool {
 type idleTimer struct {
 	setDeadline func(time.Time) error
 
-	running atomic.Bool // changed with mu held
+	running atomic.Int64 // the time that it was started with, or 0; changed with mu held
 
-	mu    sync.Mutex
-	after time.Duration
-	uses  uint64 // of the pair, when the timer was started
+	mu   sync.Mutex
+	uses uint64 // of the pair, when the timer was started
 }
 
-// start starts the timer unless it runs.
+// start starts the timer, unless it runs and was started with as short a time.
 func (t *idleTimer) start(after time.Duration, uses uint64) {
 	// Whoever finds it running has changed before what is looked at after stop.
-	if t.running.Load() {
+	if t.runs(after) {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.running.Load() {
-		t.running.Store(true)
-		t.after, t.uses = after, uses
+	if !t.runs(after) {
+		t.running.Store(int64(after))
+		t.uses = uses
 		t.setDeadline(time.Now().Add(after))
 	}
+}
+
+func (t *idleTimer) runs(after time.Duration) bool {
+	running := time.Duration(t.running.Load())
+	return running != 0 && running <= after
 }
 
 // stop stops the timer. It returns what the timer was started with.
 func (t *idleTimer) stop() (after time.Duration, uses uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.running.Store(false)
 	t.setDeadline(time.Time{})
-	return t.after, t.uses
+	return time.Duration(t.running.Swap(0)), t.uses
 }
 
 // handle is called by the worker for each event.

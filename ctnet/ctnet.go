@@ -55,6 +55,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"syscall"
 	"time"
@@ -306,6 +307,9 @@ func failure(op, network, address string, err error) error {
 		e.Addr = &net.UnixAddr{Name: address, Net: network}
 	default:
 		e.Addr = textAddr{network, address}
+		if addr, err := netip.ParseAddrPort(address); err == nil {
+			e.Addr = net.TCPAddrFromAddrPort(addr)
+		}
 	}
 	return e
 }

@@ -57,3 +57,14 @@ func opError(op string, source, addr net.Addr, err error) error {
 	}
 	return &net.OpError{Op: op, Net: addr.Network(), Source: source, Addr: addr, Err: err}
 }
+
+// asTimeout returns the error of package net's Dial, which is an os.ErrDeadlineExceeded
+// too if the deadline has passed.
+func asTimeout(err error) error {
+	if e, ok := err.(*net.OpError); ok && e.Timeout() && e.Err.Error() == (timedOut{}).Error() {
+		own := *e
+		own.Err = timedOut{}
+		return &own
+	}
+	return err
+}

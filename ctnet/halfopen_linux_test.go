@@ -299,7 +299,7 @@ func TestIdleTimer(t *testing.T) {
 			require.EqualValues(t, 7, uses)
 		},
 	} {
-		was := timer.running.Load()
+		was := timer.running.Load() != 0
 		timer.mu.Lock()
 		var begun atomic.Bool
 		done := make(chan struct{})
@@ -310,15 +310,59 @@ func TestIdleTimer(t *testing.T) {
 		}()
 		for n := 0; n < 1000 || !begun.Load(); n++ {
 			runtime.Gosched()
-			require.Equal(t, was, timer.running.Load())
+			require.Equal(t, was, timer.running.Load() != 0)
 		}
 		timer.mu.Unlock()
 		<-done
-		require.Equal(t, !was, timer.running.Load())
+		require.Equal(t, !was, timer.running.Load() != 0)
 		require.Equal(t, !was, !deadline.IsZero())
 	}
 	timer.start(time.Second, 1)
 	timer.start(time.Hour, 2)
 	_, uses := timer.stop()
 	require.EqualValues(t, 1, uses)
+	// One that was set for slots in limbo does not keep an idle pair.
+	timer.start(time.Hour, 1)
+	timer.start(time.Second, 2)
+	require.WithinDuration(t, time.Now(), deadline, time.Minute)
+	after, uses := timer.stop()
+	require.Equal(t, time.Second, after)
+	require.EqualValues(t, 2, uses)
+}
+
+// TestControlHasASay dials with a Control that forbids the address, as a guard against
+// forged requests does, in each way that there is. It is asked, and obeyed.
+func TestControlHasASay(t *testing.T) {
+	app := newTestApp(t, AppConfig{})
+	dir := shortDir(t)
+	errForbidden := errors.New("forbidden")
+	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "unix": dir + "/s"} {
+		ln, err := (&ListenConfig{App: app}).Listen(t.Context(), network, address)
+		require.NoError(t, err)
+		defer ln.Close()
+		var asked int
+		for _, result := range []error{errForbidden, nil} {
+			control := func(network, address string, rc syscall.RawConn) error {
+				asked++
+				return result
+			}
+			for _, kernel := range []net.Dialer{
+				{Control: control},
+				{ControlContext: func(_ context.Context, network, address string, rc syscall.RawConn) error {
+					return control(network, address, rc)
+				}},
+			} {
+				asked = 0
+				c, err := (&Dialer{App: app, Kernel: kernel}).Dial(network, ln.Addr().String())
+				require.Equal(t, 1, asked)
+				if result != nil {
+					require.ErrorIs(t, err, result)
+					continue
+				}
+				require.NoError(t, err)
+				require.IsType(t, &Conn{}, c)
+				c.Close()
+			}
+		}
+	}
 }

@@ -124,28 +124,32 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 	if d.Path == Kernel || d.Path == AnyPath && (kernelOnly() || currentBubble() != 0 || kernel.LocalAddr != nil) {
 		return kernel.DialContext(ctx, network, address)
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, failure("dial", network, address, err)
+	if ctx.Err() != nil {
+		_, err := kernel.DialContext(ctx, network, address) // never connects
+		return nil, asTimeout(err)
 	}
 	ask, err := checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
 	if err != nil {
 		return nil, failure("dial", network, address, err)
 	}
-	c, known, err := d.dialCut(ctx, network, address, ask)
-	if c != nil {
-		traceConnect(ctx, network, address)
-		return c, nil
-	}
-	if d.Path == CutThrough {
-		if known {
-			return nil, failure("dial", network, address, err)
+	if kernel.Control == nil && kernel.ControlContext == nil {
+		c, known, err := d.dialCut(ctx, network, address, ask)
+		if c != nil {
+			traceConnect(ctx, network, address)
+			return c, nil
 		}
-	} else if known {
-		return kernel.DialContext(ctx, network, address)
+		if d.Path == CutThrough {
+			if known {
+				return nil, failure("dial", network, address, err)
+			}
+		} else if known {
+			return kernel.DialContext(ctx, network, address)
+		}
 	}
 
 	// A name, or an address that stands for others. The kernel's Dial finds
-	// out which it means, and asks before it connects to one.
+	// out which it means, and asks before it connects to one. If the caller has
+	// a say in that, it comes first: it may forbid the address.
 	ctx, cancel := context.WithCancel(withTrace(ctx))
 	defer cancel()
 	var mu sync.Mutex
@@ -158,25 +162,25 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 		}
 	}
 	kernel.ControlContext = func(ctx context.Context, network, address string, rc syscall.RawConn) error {
-		if addr, ok := resolved(network, address); ok {
-			c, err := d.dialTCP(ctx, addr, ask)
-			if c != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				if cut != nil || over {
-					c.abort()
-					return context.Canceled
-				}
-				cut = c
-				cancel()
-				return errElsewhere
-			}
-			if d.Path == CutThrough {
+		if control != nil {
+			if err := control(ctx, network, address, rc); err != nil {
 				return err
 			}
 		}
-		if control != nil {
-			return control(ctx, network, address, rc)
+		c, err := d.dialResolved(ctx, network, address, ask)
+		if c != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			if cut != nil || over {
+				c.abort()
+				return context.Canceled
+			}
+			cut = c
+			cancel()
+			return errElsewhere
+		}
+		if d.Path == CutThrough {
+			return err
 		}
 		return nil
 	}
@@ -217,24 +221,43 @@ func resolved(network, address string) (netip.AddrPort, bool) {
 // not, the address has to be resolved first.
 func (d *Dialer) dialCut(ctx context.Context, network, address string, ask sizes) (c *Conn, known bool, err error) {
 	if network == "unix" {
-		t, err := unixTarget(address)
-		if err != nil {
-			return nil, true, err
-		}
-		absent, stamp := d.App.app().remote.absent(t.name)
-		if absent && d.Path != CutThrough {
-			return nil, true, errNobody
-		}
-		c, err = d.dialTarget(ctx, t, stamp, ask)
+		c, err = d.dialUnix(ctx, address, ask)
 		return c, true, err
 	}
 	addr, err := netip.ParseAddrPort(address)
-	if err != nil || addr.Addr().IsUnspecified() ||
-		network == "tcp4" && !addr.Addr().Is4() || network == "tcp6" && !addr.Addr().Is6() {
+	if err != nil || addr.Addr().IsUnspecified() {
 		return nil, false, nil
+	}
+	if is4 := addr.Addr().Unmap().Is4(); network == "tcp4" && !is4 || network == "tcp6" && is4 {
+		return nil, false, nil // the kernel's Dial says what is wrong
 	}
 	c, err = d.dialTCP(ctx, addr, ask)
 	return c, true, err
+}
+
+// dialResolved connects through shared memory to an address that package net is about to
+// connect to.
+func (d *Dialer) dialResolved(ctx context.Context, network, address string, ask sizes) (*Conn, error) {
+	if network == "unix" {
+		return d.dialUnix(ctx, address, ask)
+	}
+	addr, ok := resolved(network, address)
+	if !ok {
+		return nil, errNobody
+	}
+	return d.dialTCP(ctx, addr, ask)
+}
+
+func (d *Dialer) dialUnix(ctx context.Context, path string, ask sizes) (*Conn, error) {
+	t, err := unixTarget(path)
+	if err != nil {
+		return nil, err
+	}
+	absent, stamp := d.App.app().remote.absent(t.name)
+	if absent && d.Path != CutThrough {
+		return nil, errNobody
+	}
+	return d.dialTarget(ctx, t, stamp, ask)
 }
 
 func (d *Dialer) dialTCP(ctx context.Context, addr netip.AddrPort, ask sizes) (*Conn, error) {

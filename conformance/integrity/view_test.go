@@ -58,10 +58,10 @@ func TestViewOutlivesClose(t *testing.T) {
 // TestPeekAgainstClose has one goroutine in Peek while another one closes the connection
 // and reads. The memory is let go of once: with the other end open, a connection is there.
 func TestPeekAgainstClose(t *testing.T) {
-	const size = 256 << 10
+	const size = 64 << 10
 	eachPlace(t, ctnet.ListenConfig{ReadBuffer: size, WriteBuffer: size}, func(t *testing.T, p place) {
 		b, tried := make([]byte, size), 0
-		for range tries(1000, 1_000_000) {
+		for range tries(10_000, 1_000_000) {
 			c, s := p.connect(t)
 			// The bytes wrap around the fifo's end, so that Peek copies them, which
 			// takes a while.

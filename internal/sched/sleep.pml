@@ -1,0 +1,317 @@
+// Sleep and relief: no event lies in a bitmap for ever while the worker sleeps.
+//
+// What it stands for: Remote.Notify (Post and Ring) by two goroutines, which share one
+// Remote or are of two peers; Bitmap.Set and Take; Worker.run with take, park and
+// pending; relieve, deliver and leave by goroutines that spin; poller.wait. The names
+// are those of the code.
+//
+// The poller: a ring is an edge, which the runtime notices some time later (edge becomes
+// ready). RawConn.Read arms, which forgets what was noticed, then calls its function,
+// and then parks until something is noticed.
+//
+// What it leaves out, and why that is sound:
+//   - Plain memory. Every step is one operation of sync/atomic, which is sequentially
+//     consistent, or is guarded by a lock, so interleaving is all that can happen. Where
+//     a lock guards nothing but what its holder does in one step, that step stands for
+//     all; and the turn is taken and given back together with the first and last access.
+//   - That the sleep word counts. What counts is that a new sleep's number is one that
+//     nobody remembers, so announce chooses the least of these, which keeps the number
+//     of states small. The even numbers are all 0: nobody compares these.
+//   - The bitmap's third level, and passes that leave bits set: bitmap.pml.
+//   - Queued calls, and sources that come and go: source.pml.
+//   - How long anybody spins, and whether a pass that delivered something is followed by
+//     another at once: both are free choices here.
+//
+// What holds: when nothing more can happen, the worker is parked, all that a bit was set
+// for (todo) was handled, and nobody holds the turn. And that state is always reached.
+//
+// check: safety progress
+// cases: SHARED TWO_PEERS TWO_SPINNERS
+// mutants: ANNOUNCE_THEN_ARM NO_LOOK SLEEP_NOT_ENDED WORD_IS_A_FLAG WORD_BEFORE_BIT
+// mutants: RINGS_FORGOTTEN TOP_BEFORE_LEAF LEAF_BEFORE_TOP HANDLE_BEFORE_CLEAR
+// mutants: LEAVE_WITHOUT_LOOK LEAVE_SAYS_NOTHING
+
+// Each of the two goroutines has a slot and a leaf word of its own.
+#ifdef CASE_TWO_PEERS
+#define PEER(slot) slot
+#define BIT(slot) 1
+#else
+#define PEER(slot) 0
+#define BIT(slot) (1 << (slot))
+#endif
+
+// Source.Events of each peer
+byte top[2];
+bit leaf[2];
+bit todo[2]; // what the bits were set for
+
+// Remote of each peer
+byte rung[2], rings[2];
+byte word[2], last[2]; // Post's variables sleep and last, of each goroutine
+
+// Worker
+byte sleep;
+bit turn, asleep, relieved;
+
+// poller
+bit edge, ready;
+
+// setBit leaves a word alone whose bit is set, which is as good as to set it. If not, then
+// to load the word and to set the bit is one step, as nobody else sets this bit.
+inline setLeaf(slot) { leaf[slot] = 1 }
+inline setTop(slot) { top[PEER(slot)] = top[PEER(slot)] | BIT(slot) }
+
+// Remote.Notify, some times
+proctype setter(bit slot; byte times) {
+	byte n;
+again:
+	// Post
+#ifdef MUTANT_WORD_BEFORE_BIT
+	word[slot] = sleep;
+#endif
+#ifdef MUTANT_TOP_BEFORE_LEAF
+	atomic { todo[slot] = 1; setTop(slot) }
+	setLeaf(slot);
+#else
+	atomic { todo[slot] = 1; setLeaf(slot) }
+	setTop(slot);
+#endif
+#ifndef MUTANT_WORD_BEFORE_BIT
+	word[slot] = sleep;
+#endif
+	if
+	:: word[slot] & 1
+	:: else -> goto done
+	fi;
+	last[slot] = rung[PEER(slot)];
+	atomic { // CompareAndSwap
+		if
+		:: last[slot] != word[slot] && rung[PEER(slot)] == last[slot] ->
+			rung[PEER(slot)] = word[slot]
+		:: else -> goto done
+		fi
+	}
+	// Ring
+	atomic { // Add
+		rings[PEER(slot)]++;
+		n = rings[PEER(slot)];
+		if
+		:: n > 1 -> goto done // somebody else is at it
+		:: else
+		fi
+	}
+	do
+	:: edge = 1; // Bell.ring
+#ifdef MUTANT_RINGS_FORGOTTEN
+		rings[PEER(slot)] = 0;
+		break
+#else
+		atomic { // CompareAndSwap
+			if
+			:: rings[PEER(slot)] == n -> rings[PEER(slot)] = 0; break
+			:: else
+			fi
+		}
+		n = rings[PEER(slot)]
+#endif
+	od;
+done:
+	atomic {
+		word[slot] = 0; last[slot] = 0; n = 0; times--;
+		if
+		:: times > 0 -> goto again
+		:: else
+		fi
+	}
+}
+
+// takeLeaf takes the bit of slot from its word, and calls the handler.
+inline takeLeaf(slot) {
+#ifdef MUTANT_HANDLE_BEFORE_CLEAR
+	if
+	:: bits & BIT(slot) && leaf[slot] -> todo[slot] = 0; events = true; leaf[slot] = 0
+	:: else
+	fi
+#else
+	atomic { // Swap
+		if
+		:: bits & BIT(slot) && leaf[slot] -> leaf[slot] = 0; got = true
+		:: else
+		fi
+	}
+	if
+	:: got -> atomic { todo[slot] = 0; events = true; got = false }
+	:: else
+	fi
+#endif
+}
+
+// takeTop takes all bits from the upper word.
+inline takeTop(peer) {
+#ifdef MUTANT_LEAF_BEFORE_TOP
+	bits = top[peer]
+#else
+	atomic { bits = top[peer]; top[peer] = 0 } // Swap
+#endif
+}
+
+// Worker.take, from turn.Lock on. The caller unlocks the turn.
+inline take() {
+	atomic { !turn -> turn = 1; takeTop(0) }
+	takeLeaf(0);
+#ifdef CASE_TWO_PEERS
+	takeTop(1);
+#endif
+	takeLeaf(1);
+#ifdef MUTANT_LEAF_BEFORE_TOP
+	top[0] = 0;
+	top[1] = 0;
+#endif
+	bits = 0
+}
+
+// Worker.pending
+inline pending() {
+#ifdef CASE_TWO_PEERS
+	atomic { !turn -> turn = 1; found = top[0] > 0 }
+	atomic { found = found || top[1] > 0; turn = 0 }
+#else
+	atomic { !turn -> found = top[0] > 0 }
+#endif
+}
+
+#define remembered(n) (rung[0] == n || rung[1] == n || word[0] == n || word[1] == n || \
+	last[0] == n || last[1] == n)
+
+// Worker.announce
+inline announce(newAsleep, newRelieved) {
+	d_step {
+		if
+		:: (newAsleep && !newRelieved) && !(asleep && !relieved) ->
+			sleep = 1;
+#ifndef MUTANT_WORD_IS_A_FLAG
+			do
+			:: remembered(sleep) -> sleep = sleep + 2
+			:: else -> break
+			od
+#endif
+		:: !(newAsleep && !newRelieved) -> sleep = 0
+		:: else
+		fi;
+		asleep = newAsleep;
+		relieved = newRelieved
+	}
+}
+
+// Worker.run
+active proctype worker() {
+	byte bits;
+	bool got, events, found;
+pass:
+	take();
+	atomic {
+		turn = 0;
+		if
+		:: events -> events = false; goto pass
+		:: events = false
+		fi
+	}
+	// park
+#ifdef MUTANT_ANNOUNCE_THEN_ARM
+	announce(true, relieved);
+	pending();
+	if
+	:: found -> goto awake
+	:: else
+	fi;
+	ready = 0;
+#else
+	ready = 0; // arm
+	announce(true, relieved);
+#endif
+#ifndef MUTANT_NO_LOOK
+	pending();
+	if
+	:: found -> goto awake
+	:: else
+	fi;
+#endif
+end_parked:
+	ready -> ready = 0;
+awake:
+	atomic {
+		found = false;
+#ifndef MUTANT_SLEEP_NOT_ENDED
+		announce(false, relieved);
+#endif
+		goto pass
+	}
+}
+
+// What Spin.Until does for a worker
+proctype spinner() {
+	byte bits;
+	bool got, events, found;
+	atomic { // relieve
+		if
+		:: !relieved -> announce(asleep, true)
+		:: else -> goto done
+		fi
+	}
+deliver:
+	if
+	:: take();
+		atomic {
+			turn = 0;
+			if
+			:: events -> events = false; goto deliver
+			:: events = false
+			fi
+		}
+	:: true // TryLock failed, or no more looks
+	fi;
+	// leave
+	atomic {
+#ifdef MUTANT_LEAVE_SAYS_NOTHING
+		relieved = false
+#else
+		announce(asleep, false)
+#endif
+	}
+#ifndef MUTANT_LEAVE_WITHOUT_LOOK
+	pending();
+	atomic { // wake
+		if
+		:: found && asleep -> edge = 1
+		:: else
+		fi
+	}
+#endif
+done:
+	found = false
+}
+
+// The runtime's network poller
+active proctype netpoll() {
+end:	do
+	:: atomic { edge -> edge = 0; ready = 1 }
+	od
+}
+
+active proctype final() {
+	timeout ->
+	assert(!todo[0] && !todo[1]);
+	assert(asleep && !relieved && !turn)
+}
+
+init {
+	atomic {
+		run setter(0, 2);
+		run spinner();
+#ifdef CASE_TWO_SPINNERS
+		run spinner()
+#else
+		run setter(1, 1)
+#endif
+	}
+}

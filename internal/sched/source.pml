@@ -1,0 +1,365 @@
+// Sources that come and go, queued calls, and the worker's end.
+//
+// What it stands for: Worker.Add, Remove, Connect, Cleanup, queue, wake, run, pass, park,
+// pending and ended; relieve, deliver and leave of a goroutine that spins; Group.Wait.
+// The first source goes as a pair does that dies: a cleanup removes it. The second one is
+// removed by a goroutine of its own. Each may come when the worker runs, sleeps or has
+// ended. The first handler
+// queues a call, as one does for a Dial.
+//
+// What it leaves out, and why that is sound:
+//   - Plain memory: each step is one operation of sync/atomic, which is sequentially
+//     consistent, or is guarded by a lock.
+//   - The levels of the bitmap: bitmap.pml. A source has a single bit.
+//   - The sleep word's number, and that a peer rings once a sleep: sleep.pml. A peer rings
+//     here whenever the word is odd, if its doorbell is with the poller.
+//   - How many calls and events a pass takes: those of a pass are any, and if it has left
+//     events then it does no cleanup.
+//
+// What holds: no handler is called, and no bitmap touched, once Remove has returned. An
+// event that was set before a cleanup was queued is handled before the cleanup is called.
+// When nothing more can happen, all calls were called, all events of sources that are
+// there were handled, and without a source the worker has ended. Nobody changes the sleep
+// word when Group.Wait has returned.
+//
+// check: safety
+// cases: ONE TWO TWO_AND_SPINNER
+// mutants: QUEUE_WITHOUT_WAKE PENDING_WITHOUT_QUEUED PENDING_WITHOUT_LIST
+// mutants: REMOVE_WITHOUT_TURN PENDING_WITHOUT_TURN REMOVE_WITHOUT_KICK
+// mutants: ENDED_WITHOUT_QUEUED CALLS_AFTER_EVENTS CLEANUP_DESPITE_MORE
+
+// Source.Events, and what its bit tells of
+bit event[2];
+bit todo[2];
+bit told[2]; // Set has returned
+bit due[2];  // and then the source's cleanup was queued
+
+// Worker
+byte sources; // a bit for each; the list is replaced as a whole
+bit sleep;    // whether the word is odd
+bit turn, mu, running, asleep, relieved;
+byte connects, cleanups, queued;
+byte group; // Group.running
+
+// poller
+byte bells; // that are with it
+bit edge, ready;
+
+byte removed; // sources for which Remove has returned
+bit requested, called, waited;
+
+#define BIT(s) (1 << (s))
+#ifdef CASE_ONE
+#define ALL BIT(0)
+#else
+#define ALL (BIT(0) | BIT(1))
+#endif
+
+inline lock(l) { atomic { !l -> l = 1 } }
+
+// Worker.announce, with mu held
+inline announce(newAsleep, newRelieved) {
+	assert(!waited || sleep == (newAsleep && !newRelieved));
+	sleep = newAsleep && !newRelieved;
+	asleep = newAsleep;
+	relieved = newRelieved
+}
+
+// Worker.wake, with mu held
+inline wake() {
+	if
+	:: running && asleep -> edge = 1
+	:: else
+	fi
+}
+
+// Worker.queue, of a call of this kind
+inline queue(calls) {
+	atomic {
+		!mu -> calls++; queued++;
+#ifndef MUTANT_QUEUE_WITHOUT_WAKE
+		wake()
+#endif
+	}
+}
+
+// A part of Take, and the handler. It leaves the event there if the pass has taken as
+// many as it may.
+inline take(s) {
+	if
+	:: list & BIT(s) ->
+		atomic {
+			assert(!(removed & BIT(s)));
+			if
+			:: event[s] -> event[s] = 0; events = true
+			:: event[s] -> more = true
+			:: !event[s]
+			fi
+		}
+		if
+		:: events ->
+			atomic {
+				assert(!(removed & BIT(s)));
+				todo[s] = 0; told[s] = 0; due[s] = 0;
+				handled = true
+			}
+			if
+			:: !requested -> requested = 1; queue(connects)
+			:: else
+			fi;
+			events = false
+		:: else
+		fi
+	:: else
+	fi
+}
+
+// Worker.pending
+inline pending() {
+#ifndef MUTANT_PENDING_WITHOUT_QUEUED
+	found = queued > 0;
+#endif
+	if
+	:: !found ->
+#ifndef MUTANT_PENDING_WITHOUT_TURN
+		lock(turn);
+#endif
+		list = sources;
+#ifndef MUTANT_PENDING_WITHOUT_LIST
+		found = !list;
+#endif
+		if
+		:: list & BIT(0) -> atomic { assert(!(removed & BIT(0))); found = found || event[0] }
+		:: else
+		fi;
+		if
+		:: list & BIT(1) -> atomic { assert(!(removed & BIT(1))); found = found || event[1] }
+		:: else
+		fi;
+		list = 0;
+#ifndef MUTANT_PENDING_WITHOUT_TURN
+		turn = 0
+#endif
+	:: else
+	fi
+}
+
+// Worker.Remove
+inline remove(s) {
+#ifndef MUTANT_REMOVE_WITHOUT_TURN
+	lock(turn);
+#endif
+	atomic {
+		!mu ->
+		sources = sources & ~BIT(s);
+		bells = bells & ~BIT(s);
+#ifndef MUTANT_REMOVE_WITHOUT_KICK
+		if
+		:: !sources -> edge = 1
+		:: else
+		fi;
+#endif
+#ifndef MUTANT_REMOVE_WITHOUT_TURN
+		turn = 0;
+#endif
+		removed = removed | BIT(s)
+	}
+}
+
+// Worker.run
+active proctype worker() {
+	byte list;
+	byte connecting, cleaning;
+	bool events, handled, more, found;
+end_stopped:
+	running;
+pass:
+#ifndef MUTANT_CALLS_AFTER_EVENTS
+	if
+	:: queued > 0 -> atomic { !mu -> connecting = connects; cleaning = cleanups; connects = 0; cleanups = 0 }
+	:: else
+	fi;
+#endif
+	lock(turn);
+	list = sources;
+	take(0);
+	take(1);
+	list = 0;
+	turn = 0;
+#ifdef MUTANT_CALLS_AFTER_EVENTS
+	if
+	:: queued > 0 -> atomic { !mu -> connecting = connects; cleaning = cleanups; connects = 0; cleanups = 0 }
+	:: else
+	fi;
+#endif
+	if
+	:: connecting + cleaning > 0 ->
+		if
+		:: connecting > 0 -> called = 1
+		:: else
+		fi;
+		if
+#ifdef MUTANT_CLEANUP_DESPITE_MORE
+		:: cleaning > 0 ->
+#else
+		:: cleaning > 0 && !more ->
+#endif
+			assert(!due[0]);
+			remove(0);
+			cleaning = 0
+		:: else
+		fi;
+		atomic {
+			!mu -> cleanups = cleanups + cleaning; queued = connects + cleanups;
+			connecting = 0; cleaning = 0; handled = false; more = false
+		}
+		goto pass
+	:: else
+	fi;
+	more = false;
+	if
+	:: handled -> handled = false; goto pass
+	:: handled = false
+	fi;
+	// park
+	ready = 0; // arm
+	atomic { !mu -> announce(true, relieved) }
+	pending();
+	if
+	:: found -> found = false
+	:: else ->
+end_parked:
+		ready -> ready = 0
+	fi;
+	atomic { !mu -> announce(false, relieved) }
+	// ended
+	atomic {
+		!mu ->
+		if
+#ifdef MUTANT_ENDED_WITHOUT_QUEUED
+		:: sources -> goto pass
+#else
+		:: sources || queued -> goto pass
+#endif
+		:: else -> running = 0
+		fi
+	}
+	group--;
+	goto end_stopped
+}
+
+// What Spin.Until does for the worker
+proctype spinner() {
+	byte list;
+	bool events, handled, more, found;
+	atomic { // relieve
+		!mu ->
+		if
+		:: running && !relieved ->
+			group++;
+			announce(asleep, true)
+		:: else -> goto done
+		fi
+	}
+	do // deliver
+	:: lock(turn);
+		list = sources;
+		take(0);
+		take(1);
+		atomic { list = 0; more = false; handled = false; turn = 0 }
+	:: break // no more looks, or TryLock fails
+	od;
+	// leave
+	atomic { !mu -> announce(asleep, false) }
+	pending();
+	if
+	:: found -> atomic { !mu -> wake() }
+	:: else
+	fi;
+	group--;
+done:	skip
+}
+
+// A goroutine that adds a source, and removes it or has the worker do so
+proctype pair(bit s) {
+	atomic { // Add
+		!mu -> mu = 1;
+		if
+		:: !running -> edge = 0; ready = 0; bells = 0 // a new poller
+		:: else
+		fi;
+		bells = bells | BIT(s);
+		edge = 1 // as the doorbell is readable from the start
+	}
+	atomic {
+		sources = sources | BIT(s);
+		if
+		:: running -> edge = 1 // kick
+		:: else -> running = 1; group++
+		fi;
+		mu = 0
+	}
+	if
+	:: s == 0 -> atomic { due[0] = told[0]; queue(cleanups) }
+	:: else -> remove(1)
+	fi
+}
+
+// Remote.Notify
+proctype setter(bit s; byte times) {
+	do
+	:: times > 0 ->
+		times--;
+		todo[s] = 1;
+		event[s] = 1;
+		told[s] = todo[s];
+		if
+		:: sleep ->
+			atomic { // ring
+				if
+				:: bells & BIT(s) -> edge = 1
+				:: else
+				fi
+			}
+		:: else
+		fi
+	:: else -> break
+	od
+}
+
+// The runtime's network poller
+active proctype netpoll() {
+end:	do
+	:: atomic { edge -> edge = 0; ready = 1 }
+	od
+}
+
+// Group.Wait, once all sources are gone
+active proctype closer() {
+	removed == ALL;
+	atomic { group == 0 -> waited = 1 }
+}
+
+active proctype final() {
+	timeout ->
+	assert(waited && !running && !asleep && !relieved && !turn && !mu);
+	assert(called == requested && !queued && !connects && !cleanups)
+}
+
+init {
+	atomic {
+		run pair(0);
+#if defined CASE_ONE
+		run setter(0, 2);
+		run spinner()
+#elif defined CASE_TWO
+		run pair(1);
+		run setter(0, 1);
+		run setter(1, 1)
+#elif defined CASE_TWO_AND_SPINNER
+		run pair(1);
+		run setter(1, 1);
+		run spinner()
+#endif
+	}
+}
