@@ -116,7 +116,7 @@ inline unlock(k) {
 inline lend(k) {
 	d_step {
 		lent[k] = true;
-#ifndef LEND_KEEPS
+#ifndef MUTANT_LEND_KEEPS
 		claim(k)
 #endif
 	}
@@ -132,7 +132,7 @@ inline claim(k) {
 	fi
 }
 
-#ifdef LENT_IS_BUSY
+#ifdef MUTANT_LENT_IS_BUSY
 #define busy(k) locked[k]
 #else
 #define busy(k) (locked[k] && !lent[k])
@@ -168,7 +168,7 @@ inline notifyEnd() {
 }
 
 inline tell(r) {
-#ifdef NOTIFY_EARLY
+#ifdef MUTANT_NOTIFY_EARLY
 	notifyEnd();
 #endif
 	d_step {
@@ -177,7 +177,7 @@ inline tell(r) {
 		:: else -> fin = true
 		fi
 	}
-#ifndef NOTIFY_EARLY
+#ifndef MUTANT_NOTIFY_EARLY
 	notifyEnd()
 #endif
 }
@@ -189,7 +189,7 @@ inline tellEnd() {
 }
 
 inline endStream() {
-#ifdef END_AT_ONCE
+#ifdef MUTANT_END_AT_ONCE
 	postponed = false;
 #else
 	postpone(writing, gateFin);
@@ -202,7 +202,7 @@ inline endStream() {
 
 /* Consumer.Unread. Sets unread. */
 inline look() {
-#ifdef LENT_LENGTH
+#ifdef MUTANT_LENT_LENGTH
 	lentSeen = rxLent;
 	tailSeen = rxTail;
 	d_step { unread = tailSeen - rxHead != lentSeen; tailSeen = 0; lentSeen = 0 }
@@ -218,7 +218,7 @@ inline setMark() {
 }
 
 inline shutdown() {
-#ifdef END_AT_ONCE
+#ifdef MUTANT_END_AT_ONCE
 	postponed = false;
 #else
 	postpone(writing, gateShut);
@@ -226,7 +226,7 @@ inline shutdown() {
 	if
 	:: postponed -> postponed = false
 	:: else ->
-#ifndef MARK_LATE
+#ifndef MUTANT_MARK_LATE
 		setMark();
 #endif
 		doReset = linger || corrupted;
@@ -237,13 +237,13 @@ inline shutdown() {
 			if
 			:: !unread
 			:: unread ->
-#ifndef BUSY_READER
+#ifndef MUTANT_BUSY_READER
 				postpone(reading, gateShut);
 #endif
 				if
 				:: postponed
 				:: !postponed ->
-#ifndef STALE_LOOK
+#ifndef MUTANT_STALE_LOOK
 					look();
 #endif
 					d_step { doReset = unread; unread = false }
@@ -253,7 +253,7 @@ inline shutdown() {
 		if
 		:: postponed -> d_step { postponed = false; unread = false }
 		:: !postponed ->
-#ifdef MARK_LATE
+#ifdef MUTANT_MARK_LATE
 			setMark();
 #endif
 			tell(doReset);
@@ -295,12 +295,12 @@ proctype Write(byte pieces) {
 	d_step { calls--; ok = false; n = 0 }
 }
 
-#ifdef BLIND_RESUME
+#ifdef MUTANT_BLIND_RESUME
 #define resumeOpen true
 #else
 #define resumeOpen !closed
 #endif
-#ifdef RESUME_CORRUPT
+#ifdef MUTANT_RESUME_CORRUPT
 #define resumeLooks writeClosed
 #else
 #define resumeLooks (writeClosed || corrupted)
@@ -388,7 +388,7 @@ proctype WriteTo() {
 			:: rxTail > rxHead -> n = rxTail - rxHead
 			:: rxTail - rxHead > 1 -> n = 1 /* the bytes wrap around the end */
 			fi;
-#ifdef LENT_LENGTH
+#ifdef MUTANT_LENT_LENGTH
 			d_step { rxLent = n; taken = rxHead + n }
 #else
 			d_step { rxLent = rxHead + n; taken = rxHead + n }
@@ -399,7 +399,7 @@ proctype WriteTo() {
 			:: !patient -> shutdowns == 1 /* w.Write waits for that */
 			fi;
 			lent[reading] = false;
-#ifdef LENT_LENGTH
+#ifdef MUTANT_LENT_LENGTH
 			rxLent = 0;
 #endif
 			d_step { rxHead = rxHead + n; n = 0 }
@@ -418,7 +418,7 @@ proctype CloseWrite() {
 	if
 	:: closed
 	:: !closed ->
-#ifndef STATE_LATE
+#ifndef MUTANT_STATE_LATE
 		writeClosed = true;
 		endStream()
 #else

@@ -55,7 +55,7 @@
 #define unused(v) (((v) & (gateClosed | gatePeeked)) == gateClosed && (v) < gateRef)
 
 /* Who has waited does not know whether others wait. */
-#ifndef NO_WAITERS_BIT
+#ifndef MUTANT_NO_WAITERS_BIT
 #define again(k) (waited -> gateWaiters(k) : 0)
 #else
 #define again(k) 0
@@ -75,7 +75,7 @@ byte writes;    /* of these, Writes */
 bool expires;   /* the deadline is going to pass for good */
 bool expired;   /* it has */
 
-#ifdef PEEKED_APART
+#ifdef MUTANT_PEEKED_APART
 bool peeked; /* Conn.peeked */
 #endif
 
@@ -126,12 +126,12 @@ inline lock(k) {
 	   if
 	   :: res == Ok -> break
 	   :: res == Closed ->
-#ifndef CLOSED_NO_RING
+#ifndef MUTANT_CLOSED_NO_RING
 		ring(k);
 #endif
 		break
 	   :: res == Locked && waited && passed[k] ->
-#ifndef LATE_NO_RING
+#ifndef MUTANT_LATE_NO_RING
 		ring(k);
 #endif
 		res = Late;
@@ -184,7 +184,7 @@ inline unlockWith(k, set) {
 		:: due
 		:: !due -> word = word - gateRef; inside--; yes = unused(word)
 		fi;
-#ifdef LEAVE_BEFORE_END
+#ifdef MUTANT_LEAVE_BEFORE_END
 		if
 		:: due -> word = word - gateRef
 		:: !due
@@ -199,7 +199,7 @@ inline unlockWith(k, set) {
 	:: due ->
 		due = false;
 		shutdown();
-#ifndef LEAVE_BEFORE_END
+#ifndef MUTANT_LEAVE_BEFORE_END
 		leave()
 #else
 		d_step { used; inside-- }
@@ -267,7 +267,7 @@ inline lockRead() {
 	fi
 }
 
-#ifndef PEEKED_APART
+#ifndef MUTANT_PEEKED_APART
 
 inline endPeek() {
 	d_step {
@@ -284,7 +284,7 @@ inline endPeek() {
 }
 
 inline unlockPeeked() {
-#ifdef PEEKED_LATE
+#ifdef MUTANT_PEEKED_LATE
 	unlockWith(reading, 0);
 	d_step { word = word | gatePeeked; viewed = true }
 #else
@@ -388,7 +388,7 @@ proctype Reserve() {
 
 inline expire(k) {
 	passed[k] = true;
-#ifndef EXPIRED_NO_RING
+#ifndef MUTANT_EXPIRED_NO_RING
 	ring(k)
 #endif
 }
@@ -414,7 +414,7 @@ proctype Close() {
 		:: yes -> word = (word | gateClosed) + gateRef; inside++
 		:: !yes
 		fi;
-#ifdef CLOSE_OUTSIDE
+#ifdef MUTANT_CLOSE_OUTSIDE
 		if
 		:: yes -> word = word - gateRef
 		:: !yes
@@ -427,7 +427,7 @@ proctype Close() {
 		shutdown();
 		ring(reading);
 		ring(writing);
-#ifdef CLOSE_OUTSIDE
+#ifdef MUTANT_CLOSE_OUTSIDE
 		d_step { word = word + gateRef }
 #endif
 		leave()

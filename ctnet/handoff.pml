@@ -136,7 +136,7 @@ inline withdraw() {
 	if
 	:: m == 0
 	:: m != 0 ->
-#ifndef NO_WAIT
+#ifndef MUTANT_NO_WAIT
 		offered != offerTaken;
 #endif
 		atomic { m = n; n = 0; room = 0 }
@@ -144,7 +144,7 @@ inline withdraw() {
 	fi
 }
 
-#ifdef USED_UNSEEN
+#ifdef MUTANT_USED_UNSEEN
 #define used false
 #else
 #define used (offered == offerUsed)
@@ -157,7 +157,7 @@ inline awaitInto() {
 		wait(reader, wantData, (tail > head || passed || isClosed || fin));
 		m = 0
 	:: left >= LEAST ->
-#ifndef OFFER_FIRST
+#ifndef MUTANT_OFFER_FIRST
 		offer();
 #endif
 		wait(reader, wantData, (tail > head || passed || isClosed || fin || used));
@@ -182,7 +182,7 @@ proctype Read() {
 	   :: left = 1
 	   :: left = LARGE
 	   fi;
-#ifdef OFFER_FIRST
+#ifdef MUTANT_OFFER_FIRST
 	   if
 	   :: left >= LEAST -> offer()
 	   :: else
@@ -238,7 +238,7 @@ inline copy1(b) {
 
 /* Sets m. */
 inline take() {
-#ifdef TAKE_APART
+#ifdef MUTANT_TAKE_APART
 	if
 	:: offered == offerMade -> offered = offerTaken; m = 1
 	:: offered != offerMade -> m = 0
@@ -259,7 +259,7 @@ inline take() {
 		:: m < left && m < room -> copy1(written + m + 1)
 		:: m == left || m == room -> break
 		od;
-#ifdef USED_EARLY
+#ifdef MUTANT_USED_EARLY
 		offered = offerUsed;
 		n = m
 #else
@@ -269,7 +269,7 @@ inline take() {
 	fi
 }
 
-#ifdef NOT_EMPTY
+#ifdef MUTANT_NOT_EMPTY
 #define taken true
 #else
 #define taken (head == tail)
@@ -354,7 +354,7 @@ proctype Write() {
 proctype CloseWrite() {
 	bool woke, postponed;
 	writeClosed = true;
-#ifndef FIN_AT_ONCE
+#ifndef MUTANT_FIN_AT_ONCE
 	d_step { postponed = busy; finDue = finDue || busy }
 #endif
 	if

@@ -324,11 +324,11 @@ func buffer(n int) []byte {
 	if n < bigBytes {
 		return make([]byte, n)
 	}
-	b, ok := bigBuffers.Get().([]byte)
+	b, ok := bigBuffers.Get().(*[]byte)
 	if !ok {
-		b = make([]byte, bigBytes+roomBytes)
+		return make([]byte, bigBytes+roomBytes)[:n]
 	}
-	return b[:n]
+	return (*b)[:n]
 }
 
 // A counted reader counts what was read.

@@ -311,7 +311,8 @@ func (r *runner) finish(c *call, done completion) {
 		}
 		e.got += int64(len(c.data))
 		if cap(c.data) >= bigBytes {
-			bigBuffers.Put(c.data[:cap(c.data)])
+			b := c.data[:cap(c.data)]
+			bigBuffers.Put(&b)
 		}
 		c.data = nil
 	}

@@ -122,7 +122,7 @@ inline say(code) {
 }
 
 inline sayAndTell(code) {
-#ifdef TELL_EARLY
+#ifdef MUTANT_TELL_EARLY
 	ok = (clientCode == ConnectNtf);
 	say(code);
 	if
@@ -136,14 +136,14 @@ inline sayAndTell(code) {
 }
 
 inline release() {
-#ifndef TABLE_LATE
+#ifndef MUTANT_TABLE_LATE
 	acceptedConn = 0;
 #endif
 	if
 	:: refused -> sayAndTell(Refused)
 	:: !refused -> say(Done)
 	fi
-#ifdef TABLE_LATE
+#ifdef MUTANT_TABLE_LATE
 	;
 	acceptedConn = 0
 #endif
@@ -211,7 +211,7 @@ inline answer() {
 }
 
 inline drop() {
-#ifndef DROP_SILENT
+#ifndef MUTANT_DROP_SILENT
 	answer();
 #endif
 	close(false)
@@ -242,7 +242,7 @@ inline givenUp() {
 
 inline checkDialer() {
 	if
-#ifdef ANSWERED_STAYS
+#ifdef MUTANT_ANSWERED_STAYS
 	:: accepted == u && (taken || answered)
 	:: !(accepted == u && (taken || answered)) ->
 #else
@@ -265,7 +265,7 @@ inline detach() {
 	fi
 }
 
-#ifdef SEEN_IGNORED
+#ifdef MUTANT_SEEN_IGNORED
 #define notSeen (clientUse != 0)
 #else
 #define notSeen (clientUse != seen)
@@ -290,7 +290,7 @@ end:
 					u = clientUse;
 					seen = u;
 					server = u
-#ifndef NO_DONE
+#ifndef MUTANT_NO_DONE
 				:: notSeen && (clientCode == Done || clientCode == GivenUp) ->
 					u = clientUse;
 					seen = u
@@ -340,7 +340,7 @@ end:
 			if
 			:: serverDead -> detach()
 			:: !serverDead ->
-#ifndef NO_CHECK
+#ifndef MUTANT_NO_CHECK
 				checkDialer()
 #endif
 			fi
@@ -480,7 +480,7 @@ inline trim() {
 
 #define serverDone (serverUse == uses && (serverCode == Done || serverCode == Refused))
 
-#ifdef USE_IGNORED
+#ifdef MUTANT_USE_IGNORED
 #define answerOf(u) (serverCode)
 #else
 #define answerOf(u) (serverUse == u -> serverCode : Idle)
@@ -490,12 +490,12 @@ inline trim() {
 
 /* The end of Pool.Free. */
 inline putOrLimbo() {
-#ifdef TRIM_ALONE
+#ifdef MUTANT_TRIM_ALONE
 	trim();
 #endif
 	if
 	:: serverDone ->
-#ifndef TRIM_ALONE
+#ifndef MUTANT_TRIM_ALONE
 		trim();
 #endif
 		free = true
@@ -513,7 +513,7 @@ proctype Dial(byte u; bool patient) {
 		free = false; uses = u; client = u; clientReset = u }
 	   break
 	:: d_step { limbo && uses == u - 1 && !poolClosed && serverDone -> limbo = false }
-#ifndef TRIM_ALONE
+#ifndef MUTANT_TRIM_ALONE
 	   trim();
 #endif
 	   free = true
@@ -527,7 +527,7 @@ proctype Dial(byte u; bool patient) {
 	:: ready(u) || !patient -> break
 	:: !ready(u) ->
 		waiting = u;
-#ifdef NTF_LATE
+#ifdef MUTANT_NTF_LATE
 		if
 		:: ready(u) -> d_step { waiting = 0; token = false } break
 		:: !ready(u) ->
@@ -555,12 +555,12 @@ proctype Dial(byte u; bool patient) {
 		putOrLimbo()
 	:: is == Idle || is == Refused ->
 		is = answerOf(u);
-#ifdef NOTIFY_EARLY
+#ifdef MUTANT_NOTIFY_EARLY
 		toServer = true;
 #endif
 		d_step { usesSlot(client, u); clientCode = GivenUp; client = 0 }
 		putOrLimbo();
-#ifndef NOTIFY_EARLY
+#ifndef MUTANT_NOTIFY_EARLY
 		if
 		:: is != Refused -> toServer = true
 		:: is == Refused
