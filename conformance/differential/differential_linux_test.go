@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"runtime"
 	"slices"
 	"strings"
@@ -44,6 +45,9 @@ const patience = 10 * time.Second
 
 // TestRandom makes scripts and runs them. Nothing is left of them.
 func TestRandom(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // the runtime opens its network poller
+	require.NoError(t, err)
+	require.NoError(t, ln.Close())
 	before := harness.Measure(t)
 	t.Cleanup(func() { harness.RequireBack(t, before) })
 	from := *seed

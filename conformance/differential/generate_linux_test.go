@@ -53,7 +53,7 @@ func randomScript(rnd *rand.Rand) script {
 			continue
 		}
 		b := anyStep(rnd, kinds[rnd.IntN(len(kinds))], conns)
-		if rnd.IntN(3) == 0 && (a.who.kind == 'd' || a.who.kind == 'a') {
+		if rnd.IntN(2) == 0 && (a.who.kind == 'd' || a.who.kind == 'a') {
 			a, b = stream(rnd, a.who)
 			if out := (step{who: a.who.peer(), verb: "copyout"}); p.add(out) {
 				s.steps = append(s.steps, out)

@@ -8,6 +8,12 @@ a0 copyout
 d0 write big &
 d0 closewrite
 `, `
+# Close during a Write
+unix 524288
+a0 copyout
+d0 write big &
+d0 close
+`, `
 # the first Write after the peer's close
 tcp 524288
 a0 close
