@@ -10,7 +10,7 @@
  *	Write           Conn.Write
  *	ReadFrom        Conn.ReadFrom, and Reserve with Commit: they publish after code of others
  *	Read, WriteTo   Conn.Read, Conn.WriteTo; Read may find the peer corrupt
- *	CloseWrite, Close, shutdown, tellEnd, endStream, notifyEnd: end.go
+ *	CloseWrite, Close, shutdown, endUnread, tellEnd, endStream, notifyEnd: end.go
  *	PeerRead, PeerWrite  Read and Write of the other end, with waiting for data and space
  *
  * Left out
@@ -18,13 +18,12 @@
  *	goroutines of this end that wait in its fifos, after they have set a bit of the state;
  *	so here those wait for that bit.
  *	How a notification comes to the peer: it is one step here.
- *	A WriteTo whose writer takes less than it was given: all counts as read.
  *
  * sync/atomic is sequentially consistent, so it is right to interleave the steps.
  *
  * Properties
  *	Nothing is published after FIN or reset, so the peer reads nothing after the end.
- *	Each end is told in the end: Close's once, CloseWrite's too though Close never comes,
+ *	Each end is told in the end: Close's, and CloseWrite's too though Close never comes,
  *	and neither has to wait for code of others in ReadFrom and WriteTo. The peer that
  *	waits is woken.
  *	Close resets if bytes are never read that were published before its mark, and does
@@ -37,6 +36,8 @@
  *	STALE_LOOK       Close takes the first look for unread bytes though a reader was busy then
  *	LENT_LENGTH      what WriteTo has lent is a number of bytes, looked at first, which is
  *	                 cleared before they are released
+ *	SHORT_FIN        what WriteTo's writer has not taken makes no reset of a FIN
+ *	SHORT_EARLY      WriteTo looks whether the end was closed, then takes bytes back
  *	MARK_LATE        Close looks for unread bytes before it sets its mark
  *	BLIND_RESUME     ReadFrom does not look whether the gate was closed meanwhile
  *	RESUME_CORRUPT   it does not look whether a Read found the peer corrupt
@@ -46,7 +47,7 @@
  *	NOTIFY_EARLY     the peer's requests are looked at before the end is told
  *
  * check: safety
- * mutants: END_AT_ONCE BUSY_READER STALE_LOOK LENT_LENGTH MARK_LATE BLIND_RESUME RESUME_CORRUPT LEND_KEEPS LENT_IS_BUSY STATE_LATE NOTIFY_EARLY
+ * mutants: END_AT_ONCE BUSY_READER STALE_LOOK LENT_LENGTH SHORT_FIN SHORT_EARLY MARK_LATE BLIND_RESUME RESUME_CORRUPT LEND_KEEPS LENT_IS_BUSY STATE_LATE NOTIFY_EARLY
  */
 
 #ifndef PEER_WRITES
@@ -79,7 +80,7 @@ bool bytesLost;
 /* What the properties speak of. */
 byte taken;      /* bytes that were read, or handed to WriteTo's writer */
 byte before;     /* bytes that were published when the mark was set */
-byte shutdowns;
+bool hasShut;    /* shutdown was done */
 byte told;       /* by tellEnd */
 byte calls;      /* that have not returned, but for Close */
 bool halfClose;  /* CloseWrite is going to be called */
@@ -257,9 +258,22 @@ inline shutdown() {
 			setMark();
 #endif
 			tell(doReset);
-			d_step { shutdowns++; doReset = false }
+			d_step { hasShut = true; doReset = false }
 		fi
 	fi
+}
+
+inline endUnread() {
+#ifdef MUTANT_SHORT_FIN
+	skip
+#else
+	linger = true;
+	postpone(writing, gateShut);
+	if
+	:: postponed -> postponed = false
+	:: !postponed -> reset = true; notifyEnd()
+	fi
+#endif
 }
 
 #define OWN bool ok, dueFin, dueShut, postponed, doReset, unread; byte headSeen, lentSeen, tailSeen, n
@@ -396,16 +410,36 @@ proctype WriteTo() {
 			lend(reading);
 			if
 			:: true
-			:: !patient -> shutdowns == 1 /* w.Write waits for that */
+			:: !patient -> hasShut /* w.Write waits for that */
 			fi;
 			lent[reading] = false;
-#ifdef MUTANT_LENT_LENGTH
-			rxLent = 0;
+			if
+			:: true
+			:: ok = false; n-- /* it has not taken all */
+			fi;
+#ifdef MUTANT_SHORT_EARLY
+			unread = !ok && isClosed;
 #endif
+#ifdef MUTANT_LENT_LENGTH
+			d_step { rxLent = 0; taken = rxHead + n }
+#else
+			d_step { rxLent = rxHead + n; taken = rxHead + n }
+#endif
+#ifndef MUTANT_SHORT_EARLY
+			unread = !ok && isClosed;
+#endif
+			if
+			:: unread -> unread = false; endUnread()
+			:: !unread
+			fi;
 			d_step { rxHead = rxHead + n; n = 0 }
 			if
 			:: want[writing] -> notify()
 			:: else
+			fi;
+			if
+			:: !ok -> break
+			:: ok
 			fi
 		od;
 		unlock(reading)
@@ -513,7 +547,7 @@ init {
 		fi
 	}
 	_nr_pr == 1;
-	assert(shutdowns == 1 && ended);
+	assert(hasShut && ended);
 	assert(!writeClosed || told > 0);
 	if
 	:: linger || corrupted -> assert(reset)

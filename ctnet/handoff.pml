@@ -189,9 +189,9 @@ proctype Read() {
 	   fi;
 #endif
 	   do
-	   :: passed -> passed = false; break /* the deadline is moved */
-	   :: !passed && isClosed -> end = true; break
-	   :: !passed && !isClosed ->
+	   :: isClosed -> end = true; break
+	   :: !isClosed && passed -> passed = false; break /* the deadline is moved */
+	   :: !isClosed && !passed ->
 		end = fin;
 		if
 		:: tail > head ->
