@@ -48,6 +48,7 @@ func (r *pair) startAt(pos uint64, off int) {
 	r.p.high = uint64(off) + 1
 	// The consumer's base is stale: it has to load the producer's.
 	r.c.head, r.c.tail, r.c.base = pos, pos, base-5
+	r.c.lent.Store(pos)
 	r.h.head.Store(pos)
 	r.h.tail.Store(pos + 1)
 	r.h.base.Store(base)
