@@ -45,6 +45,62 @@ func TestAppCloseWhileDialing(t *testing.T) {
 	close(answer)
 }
 
+// TestAppCloseWhileConnecting closes an application that dials, or one that accepts, at
+// any moment. Whatever connection it got is closed then.
+func TestAppCloseWhileConnecting(t *testing.T) {
+	requireNoLeaks(t)
+	useRunDir(t)
+	for i := range 300 {
+		server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
+		l, err := (&ListenConfig{App: server}).Listen(t.Context(), "ct", "x")
+		require.NoError(t, err)
+		closing := []*App{client, server}[i%2]
+		conns := make(chan net.Conn, 1<<16)
+		var users sync.WaitGroup
+		users.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				if closing == server {
+					conns <- c
+				} else {
+					c.Close()
+				}
+			}
+		})
+		ready := make(chan struct{}, 1<<16)
+		users.Go(func() {
+			for {
+				c, err := dialAs(client, "x")
+				if err != nil {
+					return
+				}
+				ready <- struct{}{}
+				if closing == client {
+					conns <- c
+				} else {
+					c.Close()
+				}
+			}
+		})
+		for range 1 + i%16 {
+			receive(t, ready)
+		}
+		require.NoError(t, closing.Close())
+		server.Close()
+		client.Close()
+		users.Wait()
+		close(conns)
+		for c := range conns {
+			_, err := c.Read(make([]byte, 1))
+			require.ErrorIs(t, err, net.ErrClosed)
+			c.Close()
+		}
+	}
+}
+
 // TestAppCloseWhileAttaching closes an application at any moment of another's
 // attaching to it.
 func TestAppCloseWhileAttaching(t *testing.T) {

@@ -231,7 +231,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 	// From here on the worker may be using the memory.
 	undo = nil
 	if err := r.register(&p.pair, func() { r.clients[key] = p }); err != nil {
-		p.die((*Conn).detach)
+		p.die(p.cut)
 		p.pool.Close()
 		r.end(ch)
 		return nil, err
@@ -335,7 +335,7 @@ func (p *client) read() {
 	p.dead.Store(true)
 	r.unregister(p.forget)
 	close(p.added)
-	p.die((*Conn).detach)
+	p.die(p.cut)
 	p.pool.Close()
 	r.end(p.ch)
 }
@@ -568,7 +568,7 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 	d.local = d.origin(number)
 	d.connected.Store(true)
 	if p.dead.Load() {
-		d.detach() // it may have died before the connection was in the table
+		p.cut(&d.Conn) // it may have died before the connection was in the table
 	}
 	return &d.Conn, nil
 }

@@ -20,13 +20,16 @@ var errInvalidCount = errors.New("reader or writer returned an invalid count")
 //
 // While r.Read waits, so do other writers of the connection.
 func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
+	var b []byte
 	for {
 		m, refused, err := c.readFrom(r)
 		n += m
 		if !refused {
 			return n, err
 		}
-		b := make([]byte, 4<<10)
+		if b == nil {
+			b = make([]byte, 4<<10)
+		}
 		k, err := r.Read(b)
 		if k > 0 {
 			m, err := c.Write(b[:k])
@@ -45,7 +48,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 // readFrom is ReadFrom, but stops before it asks r for bytes that could not be written
-// as things are now: then it was refused. Once it has written some it waits for room.
+// as things are now: then it was refused. It does not wait for room, as r may have ended.
 func (c *Conn) readFrom(r io.Reader) (n int64, refused bool, err error) {
 	if c.gate.lock(writing, &c.wr.deadline) != nil {
 		return 0, true, nil
@@ -62,12 +65,8 @@ func (c *Conn) readFrom(r io.Reader) (n int64, refused bool, err error) {
 		if err != nil {
 			return n, false, c.opError("write", c.corrupt())
 		}
-		if free == 0 && n == 0 {
-			return 0, true, nil
-		}
 		if free == 0 {
-			c.awaitSpace(least, true)
-			continue
+			return n, true, nil
 		}
 		view := c.tx.View()
 		c.lend(writing)

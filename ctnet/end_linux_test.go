@@ -293,6 +293,14 @@ func TestReadFromFullFifo(t *testing.T) {
 		require.Zero(t, n)
 		_, err = c.ReadFrom(readerFunc(func([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }))
 		require.Equal(t, io.ErrUnexpectedEOF, err)
+
+		// As much as there is room for: the source has ended then.
+		_, err = io.ReadFull(s, make([]byte, 4096))
+		require.NoError(t, err)
+		n, err = c.ReadFrom(bytes.NewReader(make([]byte, 4096)))
+		require.NoError(t, err)
+		require.EqualValues(t, 4096, n)
+
 		done := make(chan error)
 		go func() {
 			_, err := c.ReadFrom(bytes.NewReader(make([]byte, 100_000)))

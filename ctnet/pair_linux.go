@@ -105,6 +105,16 @@ func (p *pair) die(each func(*Conn)) {
 	})
 }
 
+// cut ends a connection whose pair has ended. One that App.Close has overtaken is closed,
+// as are those that it found.
+func (p *pair) cut(c *Conn) {
+	if p.app.remote.isClosed() {
+		c.abort()
+	} else {
+		c.detach()
+	}
+}
+
 // A connTable finds connections by slot. It grows by chunks, which stay.
 type connTable struct {
 	chunks [segpool.MaxSlots / connChunk]atomic.Pointer[[connChunk]atomic.Pointer[Conn]]

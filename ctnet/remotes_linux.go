@@ -127,6 +127,12 @@ func (r *remotes) conns() (conns []*Conn) {
 	return conns
 }
 
+func (r *remotes) isClosed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed
+}
+
 // close ends all pairs, resets their connections, and waits until what belongs
 // to them is gone.
 func (r *remotes) close() {

@@ -289,7 +289,7 @@ func (s *server) add(k, fd int) error {
 
 // detach tells a connection that its peer is gone.
 func (s *server) detach(c *Conn) {
-	c.detach()
+	s.cut(c)
 	if a := c.peer.(*accepted); !a.answered.Load() {
 		s.l.backlog.withdraw(a)
 	}

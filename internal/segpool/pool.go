@@ -26,6 +26,7 @@ type Pool struct {
 	segs   []*poolSegment // by number; nil where there is none
 	inUse  int            // slots that this side uses
 	limbo  []freed        // let go here, but not yet by the server
+	next   int            // index of the one in limbo to look at next
 	closed bool
 }
 
@@ -143,29 +144,32 @@ func (p *Pool) alloc() (Slot, bool) {
 	return Slot{}, false
 }
 
-// reap frees up to n of the slots in limbo that the server has let go of. It unlocks
-// the pool meanwhile if there are pages to give back.
+// reap looks at n of the slots in limbo, those that it has not looked at for longest, and
+// frees the ones that the server has let go of. It unlocks the pool meanwhile if there
+// are pages to give back.
 func (p *Pool) reap(n int) {
 	var trim []freed
-	kept := p.limbo[:0]
-	for i, f := range p.limbo {
-		if n == 0 {
-			kept = append(kept, p.limbo[i:]...)
-			break
+	if n >= len(p.limbo) {
+		n, p.next = len(p.limbo), 0
+	}
+	for ; n > 0; n-- {
+		if p.next >= len(p.limbo) {
+			p.next = 0
 		}
+		f := p.limbo[p.next]
 		if !f.serverDone() {
-			kept = append(kept, f)
+			p.next++
 			continue
 		}
-		n--
+		last := len(p.limbo) - 1
+		p.limbo[p.next], p.limbo[last] = p.limbo[last], freed{}
+		p.limbo = p.limbo[:last]
 		if f.trims() {
 			trim = append(trim, f)
 		} else {
 			p.put(f.Slot)
 		}
 	}
-	clear(p.limbo[len(kept):])
-	p.limbo = kept
 	if len(trim) == 0 {
 		return
 	}

@@ -291,6 +291,33 @@ func TestPoolDropsTheSecondEmptySegment(t *testing.T) {
 	require.Zero(t, a.Usage())
 }
 
+// TestPoolLooksInTurns has slots that the server has not let go of before those that it
+// has: Alloc finds these in the end, but looks at a few each time, however many there are.
+func TestPoolLooksInTurns(t *testing.T) {
+	p := NewPool(Geometry{ToServer: ring.MinSize, ToClient: ring.MinSize, Slots: 64}, NewAccount(plenty), dropAll)
+	defer p.Close()
+	grow(t, p)
+	var slots [12]Slot
+	for i := range slots {
+		slots[i] = alloc(t, p, uint32(i))
+	}
+	for _, s := range slots {
+		require.True(t, p.Free(s, Done, Used{}))
+	}
+	for _, s := range slots[6:] {
+		s.SayServer(Done)
+	}
+	for i, left := range []int{12, 10, 6, 6, 6} {
+		_, err := p.Alloc()
+		require.NoError(t, err)
+		require.Equal(t, left, len(p.limbo), "after Alloc %d", i)
+	}
+	for _, s := range slots[:6] {
+		s.SayServer(Done)
+	}
+	require.False(t, p.Reap())
+}
+
 func TestPoolCloseKeepsWhatIsInUse(t *testing.T) {
 	a := NewAccount(plenty)
 	p := NewPool(two, a, dropAll)
