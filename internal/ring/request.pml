@@ -27,8 +27,8 @@
 // mutants: ANSWER_IS_A_FLAG ANSWER_FORGOTTEN PEEK_SAYS_NOTHING WRITE_IGNORES_PEEK
 // mutants: RESERVE_TAKES_FEWER
 
-#define SIZE 4
-#define TOTAL 6
+#define SIZE 3
+#define TOTAL 5
 #define QUARTER 2
 
 #define MIN(a, b) ((a) < (b) -> (a) : (b))
@@ -146,27 +146,27 @@ active proctype producer() {
 	do
 	:: tail == TOTAL -> break
 	:: tail < TOTAL -> // Conn.write
-		select(left : 1 .. TOTAL - tail);
+		atomic { select(left : 1 .. TOTAL - tail) };
 		do
 		:: left > 0 ->
 			// Producer.Write
-			m = SIZE - (tail - believed);
-			if
-			:: m < left -> believed = head; m = MIN(left, SIZE - (tail - believed))
-			:: else -> m = left
-			fi;
+			atomic {
+				m = SIZE - (tail - believed);
+				if
+				:: m < left -> believed = head; m = MIN(left, SIZE - (tail - believed))
+				:: else -> m = left
+				fi
+			};
 			if
 			:: m == 0 -> want = MIN(left, QUARTER); awaitSpace(want, true); want = 0
 			:: else ->
-				tail = tail + m;
-				left = left - m;
-				m = 0;
+				atomic { tail = tail + m; left = left - m; m = 0 };
 				tell(wantData, dataGiven, dataAnswered, READER)
 			fi
 		:: else -> break
 		od
 	:: tail < TOTAL -> // Reserve and Commit
-		select(reserving : 1 .. MIN(SIZE, TOTAL - tail));
+		atomic { select(reserving : 1 .. MIN(SIZE, TOTAL - tail)) };
 		do
 		:: SIZE - (tail - believed) >= reserving -> break
 		:: else ->
@@ -233,7 +233,7 @@ active proctype consumer() {
 	do
 	:: head == TOTAL -> break
 	:: head < TOTAL -> // Conn.read
-		select(left : 1 .. TOTAL - head);
+		atomic { select(left : 1 .. TOTAL - head) };
 		m = 0;
 		do
 		:: left > 0 ->
@@ -242,7 +242,9 @@ active proctype consumer() {
 			:: else
 			fi;
 			if
-			:: believed > head -> m = MIN(left, believed - head); left = left - m; release(m)
+			:: believed > head ->
+				atomic { m = MIN(left, believed - head); left = left - m };
+				release(m)
 			:: believed == head && m > 0 -> break
 			:: believed == head && m == 0 -> awaitData(0)
 			fi
@@ -250,7 +252,7 @@ active proctype consumer() {
 		od;
 		left = 0; m = 0
 	:: head < TOTAL -> // Peek, and then Discard, of all or less
-		select(peeking : 1 .. MIN(SIZE, TOTAL - head));
+		atomic { select(peeking : 1 .. MIN(SIZE, TOTAL - head)) };
 		do
 		:: believed - head >= peeking -> break
 		:: else ->
@@ -260,8 +262,7 @@ active proctype consumer() {
 			:: else -> awaitData(believed - head)
 			fi
 		od;
-		select(m : 1 .. peeking);
-		peeking = 0;
+		atomic { select(m : 1 .. peeking); peeking = 0 };
 		release(m);
 		m = 0
 	od;
