@@ -12,6 +12,9 @@ import (
 // for the peer to work at the same time.
 const copyPiece = 4 * ring.PieceSize
 
+// spareBytes is how much is read from a source at a time while there is no room.
+const spareBytes = 4 << 10
+
 var errInvalidCount = errors.New("reader or writer returned an invalid count")
 
 // ReadFrom writes what it reads from r until io.EOF. r reads straight into the
@@ -20,16 +23,13 @@ var errInvalidCount = errors.New("reader or writer returned an invalid count")
 //
 // While r.Read waits, so do other writers of the connection.
 func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
-	var b []byte
 	for {
 		m, refused, err := c.readFrom(r)
 		n += m
 		if !refused {
 			return n, err
 		}
-		if b == nil {
-			b = make([]byte, 4<<10)
-		}
+		b := make([]byte, spareBytes)
 		k, err := r.Read(b)
 		if k > 0 {
 			m, err := c.Write(b[:k])
@@ -48,47 +48,59 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 }
 
 // readFrom is ReadFrom, but stops before it asks r for bytes that could not be written
-// as things are now: then it was refused. It does not wait for room, as r may have ended.
+// at all as things are now: then it was refused.
 func (c *Conn) readFrom(r io.Reader) (n int64, refused bool, err error) {
 	if c.gate.lock(writing, &c.wr.deadline) != nil {
 		return 0, true, nil
 	}
 	defer c.unlock(writing)
+	var spare []byte
 	for {
 		if err := c.beforeWrite(); err != nil && !c.unnoticed(err) {
 			return n, true, nil
 		}
 		// Not less than a piece, unless the fifo is small: a reader should not
 		// be asked for the few bytes that are left before the fifo's end.
-		least := min(ring.PieceSize, c.tx.Size()/4)
-		free, err := c.tx.Space(least)
+		free, err := c.tx.Space(min(ring.PieceSize, c.tx.Size()/4))
 		if err != nil {
 			return n, false, c.opError("write", c.corrupt())
 		}
+		room := c.tx.View()
 		if free == 0 {
-			return n, true, nil
+			// Not to wait for room that is not needed, if r has ended.
+			if spare == nil {
+				spare = make([]byte, spareBytes)
+			}
+			room = spare
 		}
-		view := c.tx.View()
 		c.lend(writing)
-		m, err := r.Read(view[:min(len(view), copyPiece)])
+		m, err := r.Read(room[:min(len(room), copyPiece)])
 		ended := c.resumeWriting()
-		if m < 0 || m > len(view) {
+		if m < 0 || m > len(room) {
 			return n, false, errInvalidCount
 		}
 		if m > 0 {
 			if err := c.beforeWrite(); err != nil {
 				ended = err
 			}
-			if c.unnoticed(ended) {
+			switch {
+			case c.unnoticed(ended):
 				c.lose()
-			} else if ended != nil {
+				n += int64(m)
+			case ended != nil:
 				return n, false, c.opError("write", ended)
-			} else {
+			case free == 0:
+				k, err := c.write(spare[:m])
+				n += int64(k)
+				if err != nil {
+					return n, false, c.opError("write", err)
+				}
+			default:
 				ring.RaceRelease(c.raceKey)
 				c.publish(m)
 				c.wrote(m)
+				n += int64(m)
 			}
-			n += int64(m)
 			if lost := c.afterWrite(); lost != nil {
 				return n, false, c.opError("write", lost)
 			}
