@@ -257,7 +257,7 @@ func streamed(stages []stage, m *model, writer who) {
 		for j := range stages[i].done {
 			c := &stages[i].done[j]
 			c.broken = isWrite(c.step)
-			c.unknown = isRead(c.step) && c.step.who != writer
+			c.unknown = c.unknown || isRead(c.step) && c.step.who != writer
 		}
 	}
 	_, peer := m.side(writer)

@@ -274,14 +274,19 @@ func (c *call) filled() bool {
 	return true
 }
 
-// sleeps reports whether a goroutine waits for something.
+// sleeps reports whether a goroutine waits for what another step does. A mutex is not
+// that: it is what the call and this test count bytes under. Nor is a semaphore of the
+// runtime's, for which an allocation can wait, but that of package net's locks is.
 func sleeps(stacks []byte, goroutine int64) bool {
 	_, rest, _ := bytes.Cut(stacks, fmt.Appendf(nil, "goroutine %d [", goroutine))
-	state, _, _ := bytes.Cut(rest, []byte("]"))
+	head, rest, _ := bytes.Cut(rest, []byte("\n"))
+	state, _, _ := bytes.Cut(head, []byte("]"))
 	state, _, _ = bytes.Cut(state, []byte(","))
 	switch string(state) {
-	case "IO wait", "chan receive", "select", "semacquire", "sync.Mutex.Lock":
+	case "IO wait", "chan receive", "select":
 		return true
+	case "semacquire":
+		return bytes.HasPrefix(rest, []byte("internal/poll."))
 	}
 	return false
 }
