@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"cutthrough.example/internal/wait"
 )
 
 // A halfOpen is a connection that was asked for and not yet accepted.
@@ -30,9 +32,9 @@ type halfOpen interface {
 // Beside them there may be a connection of the kernel's, whose own queue is the
 // kernel's.
 type backlog struct {
-	deadline
+	wait.Deadline
 	size int
-	bell bell
+	bell wait.Bell
 
 	mu     sync.Mutex
 	queue  []halfOpen
@@ -63,7 +65,7 @@ type kernelConn struct {
 
 func (b *backlog) init(size int) {
 	b.size = size
-	b.bell = makeBell()
+	b.bell = wait.NewBell()
 }
 
 // drainTime is how long a connection that can be accepted though the listener is
@@ -78,7 +80,7 @@ func (b *backlog) offerKernel(c net.Conn, err error) {
 	b.kernel = append(b.kernel, k)
 	closed := b.closed
 	b.mu.Unlock()
-	b.bell.ring()
+	b.bell.Ring()
 	if !closed {
 		<-k.taken
 	}
@@ -97,7 +99,7 @@ func (b *backlog) offer(h halfOpen) {
 	b.mu.Unlock()
 	if room {
 		h.answer()
-		b.bell.ring()
+		b.bell.Ring()
 	}
 }
 
@@ -125,7 +127,7 @@ func (b *backlog) withdraw(h halfOpen) {
 	b.mu.Unlock()
 	if next != nil {
 		next.answer()
-		b.bell.ring()
+		b.bell.Ring()
 	}
 	h.drop()
 }
@@ -137,12 +139,12 @@ func (b *backlog) accept() (net.Conn, error) {
 		b.mu.Lock()
 		if b.closed && len(b.queue) == 0 && len(b.kernel) == 0 {
 			b.mu.Unlock()
-			b.bell.ring() // to others who wait
+			b.bell.Ring() // to others who wait
 			return b.last()
 		}
-		if b.passed.Load() {
+		if b.Passed() {
 			b.mu.Unlock()
-			b.bell.ring()
+			b.bell.Ring()
 			return nil, os.ErrDeadlineExceeded
 		}
 		if len(b.kernel) == 0 && len(b.queue) > 0 && b.streak >= maxStreak && b.pending != nil && !late {
@@ -160,7 +162,7 @@ func (b *backlog) accept() (net.Conn, error) {
 			}
 			b.mu.Unlock()
 			if more {
-				b.bell.ring()
+				b.bell.Ring()
 			}
 			return k.conn, k.err
 		}
@@ -175,7 +177,7 @@ func (b *backlog) accept() (net.Conn, error) {
 				next.answer()
 			}
 			if more {
-				b.bell.ring()
+				b.bell.Ring()
 			}
 			if c := h.accept(); c != nil {
 				return c, nil
@@ -223,8 +225,8 @@ func (b *backlog) awaitKernel() {
 	}
 }
 
-// expired is called when the deadline for accepting passes.
-func (b *backlog) expired() { b.bell.ring() }
+// Expired is called when the deadline for accepting passes.
+func (b *backlog) Expired() { b.bell.Ring() }
 
 func (b *backlog) waiting() int {
 	b.mu.Lock()
@@ -283,8 +285,8 @@ func (b *backlog) close(drain bool) bool {
 	}
 	kernel := b.kernel
 	b.mu.Unlock()
-	b.stop()
-	b.bell.ring()
+	b.Stop()
+	b.bell.Ring()
 	for _, k := range kernel {
 		close(k.taken)
 	}

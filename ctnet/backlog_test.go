@@ -205,10 +205,11 @@ func TestBacklogClose(t *testing.T) {
 		hs := offerMany(b, 5)
 		requireAccept(t, b, hs[0])
 		require.False(t, b.isClosed())
-		b.set(time.Now().Add(time.Hour), b)
+		b.Set(time.Now().Add(time.Hour), b)
 		b.close(false)
 		require.True(t, b.isClosed())
-		require.False(t, b.timer.Stop(), "the deadline's timer was not stopped")
+		time.Sleep(2 * time.Hour)
+		require.False(t, b.Passed(), "the deadline's timer was not stopped")
 		want := []fate{fateAccepted, fateReset, fateReset, fateRefused, fateRefused}
 		requireFates(t, hs, want...)
 		for _, h := range hs {
@@ -221,7 +222,7 @@ func TestBacklogClose(t *testing.T) {
 			_, err := acceptFake(b)
 			require.Equal(t, net.ErrClosed, err)
 		}
-		b.set(time.Now().Add(-time.Second), b)
+		b.Set(time.Now().Add(-time.Second), b)
 		_, err := acceptFake(b)
 		require.Equal(t, net.ErrClosed, err)
 	})
@@ -231,11 +232,11 @@ func TestBacklogDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBacklog(2)
 		start := time.Now()
-		b.set(start.Add(2*time.Hour), b)
+		b.Set(start.Add(2*time.Hour), b)
 		const n = 4
 		results := acceptMany(b, n)
 		require.Empty(t, results)
-		b.set(start.Add(time.Hour), b)
+		b.Set(start.Add(time.Hour), b)
 		for range n {
 			r := <-results
 			require.Equal(t, os.ErrDeadlineExceeded, r.err)
@@ -247,13 +248,13 @@ func TestBacklogDeadline(t *testing.T) {
 			_, err := acceptFake(b)
 			require.Equal(t, os.ErrDeadlineExceeded, err)
 		}
-		b.set(time.Time{}, b)
+		b.Set(time.Time{}, b)
 		requireAccept(t, b, hs[0])
 		results = acceptMany(b, n)
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		require.Empty(t, results)
-		b.set(time.Now(), b)
+		b.Set(time.Now(), b)
 		for range n {
 			require.Equal(t, os.ErrDeadlineExceeded, (<-results).err)
 		}

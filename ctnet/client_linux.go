@@ -628,17 +628,17 @@ func (d *dialed) awaitAnswer(ctx context.Context) {
 	if spin.Until(nil, ready) {
 		return
 	}
-	stop := context.AfterFunc(ctx, d.rd.wake)
+	stop := context.AfterFunc(ctx, d.rd.Wake)
 	defer stop()
 	for {
-		d.rd.prepare()
+		d.rd.Prepare()
 		// The server looks at this after it has answered.
 		d.slot.SayClient(segpool.ConnectNtf)
 		if ready() {
-			d.rd.cancel()
+			d.rd.Cancel()
 			return
 		}
-		d.rd.wait()
+		d.rd.Wait()
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"cutthrough.example/internal/ring"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/wait"
 )
 
 // A Conn is one end of a connection. It implements net.Conn, and the methods
@@ -49,10 +50,10 @@ type Conn struct {
 
 // A half is what reading and writing have each for themselves.
 type half struct {
-	waiter
-	deadline
+	wait.Waiter
+	wait.Deadline
 	spin    sched.Spin
-	waiters bell // for the gate's lock
+	waiters wait.Bell // for the gate's lock
 }
 
 // nearAhead is how many bytes a writer gets ahead of a reader in its own application
@@ -65,10 +66,10 @@ const nearAhead = 64 << 10
 // then waits too.
 const turnBytes = 1 << 20
 
-// expired is called when the deadline passes.
-func (h *half) expired() {
-	h.wake()
-	h.waiters.ring()
+// Expired is called when the deadline passes.
+func (h *half) Expired() {
+	h.Wake()
+	h.waiters.Ring()
 }
 
 // The bits of Conn.state. But for lingerZero they are set once and never
@@ -101,8 +102,8 @@ type peer interface {
 
 func (c *Conn) init(rx, tx segpool.Fifo, raceKey uint64) {
 	c.gate.init()
-	c.rd.init()
-	c.wr.init()
+	c.rd.Init()
+	c.wr.Init()
 	c.rd.waiters, c.wr.waiters = c.gate.waiters[reading], c.gate.waiters[writing]
 	c.rx.Init(rx.Header, rx.Data)
 	c.tx.Init(tx.Header, tx.Data)
@@ -127,8 +128,8 @@ func (c *Conn) near() *localPeer {
 // event is called when the other end may have done what this one waits for.
 // It never blocks.
 func (c *Conn) event() {
-	c.rd.wake()
-	c.wr.wake()
+	c.rd.Wake()
+	c.wr.Wake()
 }
 
 // detach is called when there is no other end any more.
@@ -166,7 +167,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 
 // lockRead takes the lock for reading, which ends the last Peek.
 func (c *Conn) lockRead() error {
-	err := c.gate.lock(reading, &c.rd.deadline)
+	err := c.gate.lock(reading, &c.rd.Deadline)
 	if err != os.ErrDeadlineExceeded && c.gate.endPeek() {
 		c.peer.release()
 	}
@@ -222,7 +223,7 @@ func (c *Conn) beforeRead() (end, err error) {
 	if state&isClosed != 0 {
 		return nil, net.ErrClosed
 	}
-	if c.rd.passed.Load() {
+	if c.rd.Passed() {
 		return nil, os.ErrDeadlineExceeded
 	}
 	if state&corrupted != 0 {
@@ -244,7 +245,7 @@ func (c *Conn) beforeRead() (end, err error) {
 // other reason to look again, such as that in was used.
 func (c *Conn) awaitData(have int, in *handoff) {
 	ready := func() bool {
-		if c.rx.HasData(have) || c.rd.passed.Load() || c.state.Load()&^(writeClosed|lingerZero) != 0 {
+		if c.rx.HasData(have) || c.rd.Passed() || c.state.Load()&^(writeClosed|lingerZero) != 0 {
 			return true
 		}
 		fin, reset := c.rx.Ended()
@@ -253,7 +254,7 @@ func (c *Conn) awaitData(have int, in *handoff) {
 	if c.look(&c.rd, ready) {
 		return
 	}
-	c.rd.prepare()
+	c.rd.Prepare()
 	c.rx.RequestData()
 	// A producer that waits for more space than there is would never fill the
 	// fifo to where this waits. It looks at the request after making its own.
@@ -261,9 +262,9 @@ func (c *Conn) awaitData(have int, in *handoff) {
 		c.peer.notify()
 	}
 	if ready() {
-		c.rd.cancel()
+		c.rd.Cancel()
 	} else {
-		c.rd.wait()
+		c.rd.Wait()
 	}
 	c.rx.DropRequest()
 }
@@ -276,7 +277,7 @@ func (c *Conn) awaitData(have int, in *handoff) {
 // If Write returns nil then the bytes have been read, or can be, or this end
 // will get ECONNRESET.
 func (c *Conn) Write(b []byte) (int, error) {
-	if err := c.gate.lock(writing, &c.wr.deadline); err != nil {
+	if err := c.gate.lock(writing, &c.wr.Deadline); err != nil {
 		return 0, c.opError("write", err)
 	}
 	n, err := c.write(b)
@@ -333,7 +334,7 @@ func (c *Conn) wrote(n int) {
 
 // beforeWrite returns an error if nothing may be written.
 func (c *Conn) beforeWrite() error {
-	if c.wr.passed.Load() && c.state.Load()&isClosed == 0 {
+	if c.wr.Passed() && c.state.Load()&isClosed == 0 {
 		return os.ErrDeadlineExceeded
 	}
 	return c.lost()
@@ -358,7 +359,7 @@ func (c *Conn) afterWrite() error {
 // lose has Read say that bytes that were written got lost.
 func (c *Conn) lose() {
 	c.state.Or(bytesLost)
-	c.rd.wake()
+	c.rd.Wake()
 }
 
 // lost returns an error if what is published would never be read.
@@ -408,19 +409,19 @@ func (c *Conn) unnoticed(err error) bool {
 // find each other waiting again and again.
 func (c *Conn) awaitSpace(n int, fewer bool) {
 	ready := func() bool {
-		return c.tx.HasSpace(n) || c.wr.passed.Load() || c.tx.ConsumerClosed() ||
+		return c.tx.HasSpace(n) || c.wr.Passed() || c.tx.ConsumerClosed() ||
 			c.state.Load()&^(readClosed|lingerZero) != 0 ||
 			fewer && c.tx.ConsumerWaits() && c.tx.HasSpace(1)
 	}
 	if c.look(&c.wr, ready) {
 		return
 	}
-	c.wr.prepare()
+	c.wr.Prepare()
 	c.tx.RequestSpace()
 	if ready() {
-		c.wr.cancel()
+		c.wr.Cancel()
 	} else {
-		c.wr.wait()
+		c.wr.Wait()
 	}
 	c.tx.DropRequest()
 }
@@ -449,20 +450,20 @@ func (c *Conn) SetWriteBuffer(bytes int) error { return c.control("set", func() 
 // os.ErrDeadlineExceeded, those that are blocked too. The zero time means never.
 func (c *Conn) SetDeadline(t time.Time) error {
 	return c.setDeadline(func() {
-		c.rd.set(t, &c.rd)
-		c.wr.set(t, &c.wr)
+		c.rd.Set(t, &c.rd)
+		c.wr.Set(t, &c.wr)
 	})
 }
 
 // SetReadDeadline is SetDeadline for Read alone.
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	return c.setDeadline(func() { c.rd.set(t, &c.rd) })
+	return c.setDeadline(func() { c.rd.Set(t, &c.rd) })
 }
 
 // SetWriteDeadline is SetDeadline for Write alone. A Write that fails may have
 // written a part, and says how much.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	return c.setDeadline(func() { c.wr.set(t, &c.wr) })
+	return c.setDeadline(func() { c.wr.Set(t, &c.wr) })
 }
 
 // setDeadline is control, with the error that package net has there.

@@ -50,7 +50,7 @@ func (c *Conn) ReadFrom(r io.Reader) (n int64, err error) {
 // readFrom is ReadFrom, but stops before it asks r for bytes that could not be written
 // at all as things are now: then it was refused.
 func (c *Conn) readFrom(r io.Reader) (n int64, refused bool, err error) {
-	if c.gate.lock(writing, &c.wr.deadline) != nil {
+	if c.gate.lock(writing, &c.wr.Deadline) != nil {
 		return 0, true, nil
 	}
 	defer c.unlock(writing)

@@ -109,8 +109,8 @@ func (c *Conn) Close() error {
 	c.state.Or(isClosed)
 	c.shutdown()
 	c.wakeAll()
-	c.rd.stop()
-	c.wr.stop()
+	c.rd.Stop()
+	c.wr.Stop()
 	c.leave()
 	return nil
 }
@@ -157,8 +157,8 @@ func (c *Conn) endUnread() {
 
 // wakeAll wakes whoever waits at this end.
 func (c *Conn) wakeAll() {
-	c.rd.expired()
-	c.wr.expired()
+	c.rd.Expired()
+	c.wr.Expired()
 }
 
 // CloseRead ends reading at this end: Read returns what has arrived and then
@@ -168,7 +168,7 @@ func (c *Conn) wakeAll() {
 func (c *Conn) CloseRead() error {
 	return c.control("close", func() {
 		c.state.Or(readClosed)
-		c.rd.wake()
+		c.rd.Wake()
 	})
 }
 
@@ -178,6 +178,6 @@ func (c *Conn) CloseWrite() error {
 	return c.control("close", func() {
 		c.state.Or(writeClosed)
 		c.endStream()
-		c.wr.wake()
+		c.wr.Wake()
 	})
 }

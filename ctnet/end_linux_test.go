@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"cutthrough.example/internal/wait"
 )
 
 // A place to connect: a listener in one application and a dialer in the same or another.
@@ -63,7 +65,7 @@ func ended(c *Conn) string {
 // busy has f run while this end holds a lock, as a Read or Write does.
 func busy(t *testing.T, c *Conn, kind int, f func()) {
 	t.Helper()
-	require.NoError(t, c.gate.lock(kind, new(deadline)))
+	require.NoError(t, c.gate.lock(kind, new(wait.Deadline)))
 	f()
 	c.unlock(kind)
 }
@@ -715,7 +717,7 @@ func TestReserveAgainstPeek(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
-		wait := func() bool { return s.rd.waiting.Load() && c.wr.waiting.Load() }
+		wait := func() bool { return c.tx.ConsumerWaits() && s.rx.ProducerWaits() }
 		require.Eventually(t, wait, 10*time.Second, time.Millisecond)
 		for range 1000 {
 			runtime.Gosched()

@@ -4,6 +4,8 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
+
+	"cutthrough.example/internal/wait"
 )
 
 // A gate guards a connection's fifos. It lets one goroutine read and one write at
@@ -20,7 +22,7 @@ import (
 type gate struct {
 	word atomic.Uint64
 	// Goroutines that wait for a lock. A ring says that the lock may be free.
-	waiters [2]bell
+	waiters [2]wait.Bell
 }
 
 // The word's bits. Those that there are for each kind of lock are the bits for
@@ -47,13 +49,13 @@ const (
 )
 
 func (g *gate) init() {
-	g.waiters[reading] = makeBell()
-	g.waiters[writing] = makeBell()
+	g.waiters[reading] = wait.NewBell()
+	g.waiters[writing] = wait.NewBell()
 }
 
 // lock enters with a lock. It fails with net.ErrClosed, or with
 // os.ErrDeadlineExceeded if it had to wait longer than d.
-func (g *gate) lock(kind int, d *deadline) error {
+func (g *gate) lock(kind int, d *wait.Deadline) error {
 	old := g.word.Load()
 	if old&(gateClosed|gateLocked<<kind) == 0 &&
 		g.word.CompareAndSwap(old, old|gateLocked<<kind+gateRef) {
@@ -62,7 +64,7 @@ func (g *gate) lock(kind int, d *deadline) error {
 	return g.lockSlow(kind, d)
 }
 
-func (g *gate) lockSlow(kind int, d *deadline) error {
+func (g *gate) lockSlow(kind int, d *wait.Deadline) error {
 	locked, waiters := uint64(gateLocked<<kind), uint64(gateWaiters<<kind)
 	// Once it has waited it doesn't know whether it was the only one, so it
 	// takes the lock with the waiters' bit.
@@ -71,14 +73,14 @@ func (g *gate) lockSlow(kind int, d *deadline) error {
 		old := g.word.Load()
 		switch {
 		case old&gateClosed != 0:
-			g.waiters[kind].ring() // to other goroutines that wait
+			g.waiters[kind].Ring() // to other goroutines that wait
 			return net.ErrClosed
 		case old&locked == 0:
 			if g.word.CompareAndSwap(old, old|locked|waited+gateRef) {
 				return nil
 			}
-		case waited != 0 && d.passed.Load():
-			g.waiters[kind].ring()
+		case waited != 0 && d.Passed():
+			g.waiters[kind].Ring()
 			return os.ErrDeadlineExceeded
 		case old&waiters != 0 || g.word.CompareAndSwap(old, old|waiters):
 			<-g.waiters[kind]
@@ -106,7 +108,7 @@ func (g *gate) unlockWith(kind int, set uint64) (due uint64, last bool) {
 		}
 		if g.word.CompareAndSwap(old, v) {
 			if old&(gateWaiters<<kind) != 0 {
-				g.waiters[kind].ring()
+				g.waiters[kind].Ring()
 			}
 			return due, unused(v)
 		}

@@ -24,7 +24,7 @@ func newTestGate() *testGate {
 	g := new(testGate)
 	g.init()
 	for kind := range g.halves {
-		g.halves[kind].init()
+		g.halves[kind].Init()
 		g.halves[kind].waiters = g.waiters[kind]
 	}
 	return g
@@ -36,10 +36,10 @@ func (g *testGate) unlock(kind int) (last bool) {
 	return last
 }
 
-func (g *testGate) lockKind(kind int) error { return g.lock(kind, &g.halves[kind].deadline) }
+func (g *testGate) lockKind(kind int) error { return g.lock(kind, &g.halves[kind].Deadline) }
 
 func (g *testGate) setDeadline(kind int, t time.Time) {
-	g.halves[kind].set(t, &g.halves[kind])
+	g.halves[kind].Set(t, &g.halves[kind])
 }
 
 // shut closes the gate as Conn.Close does.
@@ -48,8 +48,8 @@ func (g *testGate) shut() (last bool) {
 		return false
 	}
 	for kind := range g.halves {
-		g.halves[kind].expired()
-		g.halves[kind].stop()
+		g.halves[kind].Expired()
+		g.halves[kind].Stop()
 	}
 	return g.leave()
 }
@@ -208,7 +208,7 @@ func TestGateOneLast(t *testing.T) {
 				closes.Add(1)
 				use()
 				for kind := range g.halves {
-					g.halves[kind].expired()
+					g.halves[kind].Expired()
 				}
 				left(g.leave())
 			})

@@ -276,7 +276,7 @@ func TestLastAccept(t *testing.T) {
 		b.queue = append(b.queue, h)
 		b.closed = true
 		b.mu.Unlock()
-		b.bell.ring()
+		b.bell.Ring()
 		synctest.Wait()
 		require.ElementsMatch(t, []error{nil, net.ErrClosed}, errs)
 	})

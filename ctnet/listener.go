@@ -118,7 +118,7 @@ func (l *Listener) SetDeadline(t time.Time) error {
 	if l.backlog.isClosed() {
 		return opError("set", nil, l.addr, net.ErrClosed)
 	}
-	l.backlog.set(t, &l.backlog)
+	l.backlog.Set(t, &l.backlog)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/wait"
 )
 
 // A localPair is a connection inside one application: both ends, each of which
@@ -27,7 +28,7 @@ type localPair struct {
 
 	// The half-open. Whoever decides first has decided: the listener, or a dialer
 	// that gives up.
-	dialer  waiter
+	dialer  wait.Waiter
 	verdict atomic.Uint32
 }
 
@@ -96,7 +97,7 @@ func (p *localPair) decide(verdict uint32) bool {
 	if !p.verdict.CompareAndSwap(undecided, verdict) {
 		return false
 	}
-	p.dialer.wake()
+	p.dialer.Wake()
 	return true
 }
 
@@ -112,12 +113,12 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (
 	}
 	l.backlog.offer(p)
 	if p.halfOpen() {
-		stop := context.AfterFunc(ctx, p.dialer.wake)
-		p.dialer.prepare()
+		stop := context.AfterFunc(ctx, p.dialer.Wake)
+		p.dialer.Prepare()
 		if p.halfOpen() && ctx.Err() == nil {
-			p.dialer.wait()
+			p.dialer.Wait()
 		} else {
-			p.dialer.cancel()
+			p.dialer.Cancel()
 		}
 		stop()
 	}
@@ -153,7 +154,7 @@ func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error)
 
 	p := &localPair{app: a, pool: pool, slot: slot, listener: l}
 	p.ends.Store(2)
-	p.dialer.init()
+	p.dialer.Init()
 	key := a.number.Add(1)
 	dialer, o, err := l.ends(accepted, &Addr{app: a.id, number: key})
 	if err != nil {

@@ -144,7 +144,7 @@ func (c *Conn) Reserve(n int) ([]byte, error) {
 	if n < 0 {
 		return nil, c.opError("write", bufio.ErrNegativeCount)
 	}
-	if err := c.gate.lock(writing, &c.wr.deadline); err != nil {
+	if err := c.gate.lock(writing, &c.wr.Deadline); err != nil {
 		return nil, c.opError("write", err)
 	}
 	b, err := c.reserve(max(n, 1))

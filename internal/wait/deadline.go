@@ -1,4 +1,4 @@
-package ctnet
+package wait
 
 import (
 	"sync"
@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// A deadline is the time after which one kind of operation fails.
+// A Deadline is the time after which one kind of operation fails. Its zero value is none.
 //
 // Its timer is moved only when the new time is earlier than the timer's: one
 // that fires too early finds that out and is set again. So to extend a deadline
 // before each operation, as many programs do, costs no timer operation.
-type deadline struct {
-	passed atomic.Bool // what operations look at
+type Deadline struct {
+	passed atomic.Bool
 
 	mu    sync.Mutex
 	at    time.Time // zero: none
@@ -21,11 +21,11 @@ type deadline struct {
 	ended bool      // no timer is set any more
 }
 
-// An expirer is told each time that its deadline passes.
-type expirer interface{ expired() }
+// An Expirer is told each time that its deadline passes.
+type Expirer interface{ Expired() }
 
-// set sets the deadline. It tells e, which is always the same, when it passes.
-func (d *deadline) set(t time.Time, e expirer) {
+// Set sets the deadline. It tells e, which is always the same, when it passes.
+func (d *Deadline) Set(t time.Time, e Expirer) {
 	d.mu.Lock()
 	d.at = t
 	var left time.Duration
@@ -45,13 +45,16 @@ func (d *deadline) set(t time.Time, e expirer) {
 	}
 	d.mu.Unlock()
 	if passed {
-		e.expired()
+		e.Expired()
 	}
 }
 
+// Passed reports whether the deadline has passed.
+func (d *Deadline) Passed() bool { return d.passed.Load() }
+
 // fire is called by the timer, possibly one that was set again meanwhile: what
 // counts is the deadline as it is now.
-func (d *deadline) fire(e expirer) {
+func (d *Deadline) fire(e Expirer) {
 	d.mu.Lock()
 	d.fires = time.Time{}
 	if d.at.IsZero() || d.passed.Load() {
@@ -66,11 +69,11 @@ func (d *deadline) fire(e expirer) {
 	}
 	d.passed.Store(true)
 	d.mu.Unlock()
-	e.expired()
+	e.Expired()
 }
 
-// stop lets go of the timer. The deadline doesn't pass any more.
-func (d *deadline) stop() {
+// Stop lets go of the timer. The deadline doesn't pass any more.
+func (d *Deadline) Stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.at, d.ended = time.Time{}, true

@@ -1,4 +1,4 @@
-package ctnet
+package wait
 
 import (
 	"math/rand/v2"
@@ -12,7 +12,7 @@ import (
 
 // A testDeadline is a deadline that notes when it was told to have passed.
 type testDeadline struct {
-	deadline
+	Deadline
 	start time.Time
 	mu    sync.Mutex
 	told  []time.Duration // since the start
@@ -20,7 +20,7 @@ type testDeadline struct {
 
 func newTestDeadline() *testDeadline { return &testDeadline{start: time.Now()} }
 
-func (d *testDeadline) expired() {
+func (d *testDeadline) Expired() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.told = append(d.told, time.Since(d.start))
@@ -36,9 +36,9 @@ func (d *testDeadline) takeTold() []time.Duration {
 }
 
 // setTo sets the deadline to this long after the start.
-func (d *testDeadline) setTo(at time.Duration) { d.set(d.start.Add(at), d) }
+func (d *testDeadline) setTo(at time.Duration) { d.Set(d.start.Add(at), d) }
 
-func (d *testDeadline) clear() { d.set(time.Time{}, d) }
+func (d *testDeadline) clear() { d.Set(time.Time{}, d) }
 
 // sleepTo waits until this long after the start, and for what happens then.
 func (d *testDeadline) sleepTo(at time.Duration) {
@@ -48,8 +48,8 @@ func (d *testDeadline) sleepTo(at time.Duration) {
 
 // firesAt returns when the timer will fire; ok is false if it won't.
 func (d *testDeadline) firesAt() (at time.Duration, ok bool) {
-	d.deadline.mu.Lock()
-	defer d.deadline.mu.Unlock()
+	d.Deadline.mu.Lock()
+	defer d.Deadline.mu.Unlock()
 	return d.fires.Sub(d.start), !d.fires.IsZero()
 }
 
@@ -83,7 +83,7 @@ func TestDeadlinePast(t *testing.T) {
 		require.False(t, ok)
 		d.setTo(0) // now is past too
 		d.requireTold(t, true, 0, 0)
-		d.set(time.Unix(1, 0), d) // what net/http uses
+		d.Set(time.Unix(1, 0), d) // what net/http uses
 		d.requireTold(t, true, 0, 0, 0)
 		d.sleepTo(time.Hour)
 		d.requireTold(t, true, 0, 0, 0)
@@ -113,7 +113,7 @@ func TestDeadlineFuture(t *testing.T) {
 // that was decoded has.
 func TestDeadlineWallClock(t *testing.T) {
 	onDeadline(t, func(t *testing.T, d *testDeadline) {
-		d.set(d.start.Round(0).Add(time.Hour), d)
+		d.Set(d.start.Round(0).Add(time.Hour), d)
 		d.sleepTo(time.Hour - 1)
 		d.requireTold(t, false)
 		d.sleepTo(time.Hour)
@@ -124,7 +124,7 @@ func TestDeadlineWallClock(t *testing.T) {
 // TestDeadlineFarFuture has one that is further away than a Duration can be.
 func TestDeadlineFarFuture(t *testing.T) {
 	onDeadline(t, func(t *testing.T, d *testDeadline) {
-		d.set(d.start.AddDate(1000, 0, 0), d)
+		d.Set(d.start.AddDate(1000, 0, 0), d)
 		d.sleepTo(100_000 * time.Hour)
 		d.requireTold(t, false)
 		d.setTo(100_001 * time.Hour)
@@ -275,7 +275,7 @@ func TestDeadlineMeetsTimer(t *testing.T) {
 			d.sleepTo(2 * at)
 			d.requireTold(t, true)
 		}},
-		{"stopped", func(d *testDeadline) { d.stop() }, func(t *testing.T, d *testDeadline) {
+		{"stopped", func(d *testDeadline) { d.Stop() }, func(t *testing.T, d *testDeadline) {
 			told := d.takeTold()
 			require.LessOrEqual(t, len(told), 1)
 			require.Equal(t, len(told) == 1, d.passed.Load())
@@ -371,8 +371,8 @@ func TestDeadlineModel(t *testing.T) {
 
 func TestDeadlineStop(t *testing.T) {
 	onDeadline(t, func(t *testing.T, d *testDeadline) {
-		d.stop() // without a timer
-		d.stop()
+		d.Stop() // without a timer
+		d.Stop()
 		d.setTo(time.Hour) // too late
 		require.Nil(t, d.timer)
 		d.sleepTo(2 * time.Hour)
@@ -381,7 +381,7 @@ func TestDeadlineStop(t *testing.T) {
 	onDeadline(t, func(t *testing.T, d *testDeadline) {
 		d.setTo(time.Hour)
 		require.NotNil(t, d.timer)
-		d.stop()
+		d.Stop()
 		require.False(t, d.timer.Stop(), "the timer was not stopped")
 		d.sleepTo(2 * time.Hour)
 		d.fire(d) // as one that had fired before it was stopped
