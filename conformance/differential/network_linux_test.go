@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -22,6 +23,7 @@ type network struct {
 	listen   func(address string) (net.Listener, error)
 	dialer   func(buffer int, closed bool, o dialOptions) (dial func(ctx context.Context, network, address string) (net.Conn, error))
 	dir      string
+	host     string       // an address of its own: nobody else gets a port that was closed
 	listener net.Listener // for the scripts that need none of their own
 }
 
@@ -35,11 +37,14 @@ type dialOptions struct {
 // addresses counts the addresses that were listened on.
 var addresses atomic.Int64
 
+// benches counts the benches.
+var benches atomic.Int64
+
 // address returns one to listen on.
 func (n *network) address() string {
 	switch n.proto {
 	case "tcp":
-		return "127.0.0.1:0"
+		return n.host + ":0"
 	case "unix":
 		return filepath.Join(n.dir, fmt.Sprint(addresses.Add(1)))
 	}
@@ -153,9 +158,11 @@ func newBench(t *testing.T) *bench {
 		},
 	}
 	dir := t.TempDir()
+	pid := os.Getpid()
+	host := fmt.Sprintf("127.%d.%d.%d", 100+pid>>12&127, pid>>4&255, 16*(pid&15)+int(benches.Add(1))&15)
 	for _, proto := range []string{"tcp", "unix"} {
 		for _, n := range append(b.cut[proto], b.kernel[proto]) {
-			n.dir = dir
+			n.dir, n.host = dir, host
 			ln, err := n.listen(n.address())
 			require.NoError(t, err)
 			t.Cleanup(func() { ln.Close() })
