@@ -35,6 +35,7 @@ func TestAcceptsAgainstClose(t *testing.T) {
 					if err != nil {
 						return
 					}
+					c.(*net.TCPConn).SetLinger(0) // or the kernel keeps the port for a minute
 					c.Close()
 					mu.Lock()
 					accepted++
