@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/syserr"
 )
 
 // An App is an application: one that listens, dials, shares memory with other
@@ -113,7 +114,7 @@ func newApp(l segpool.Limits) *app {
 	return a
 }
 
-var errInUse = &problem{syscall.EADDRINUSE, "another listener is there; close it, or choose another name or CTNET_DIR"}
+var errInUse = syserr.New(syscall.EADDRINUSE, "another listener is there; close it, or choose another name or CTNET_DIR")
 
 func (a *app) addListener(l *Listener) error {
 	a.mu.Lock()
@@ -181,8 +182,8 @@ func (a *app) close() error {
 		l.Close()
 	}
 	for _, p := range local {
-		p.client.abort()
-		p.server.abort()
+		p.client.end.Abort()
+		p.server.end.Abort()
 	}
 	a.remote.close()
 	a.poolMu.Lock()

@@ -13,14 +13,14 @@ import (
 	"time"
 
 	"cutthrough.example/internal/ring"
-	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/stream"
 	"github.com/stretchr/testify/require"
 )
 
 // A fakeHalfOpen is a half-open that counts what happens to it, and the peer of
 // its connection.
 type fakeHalfOpen struct {
-	peer // its other methods are not called
+	stream.Peer // its other methods are not called
 
 	conn   Conn
 	dialer ring.Consumer // what the dialer has of the connection
@@ -35,12 +35,18 @@ type fakeHalfOpen struct {
 	releases atomic.Int32
 }
 
+// A fakeAddr tells which half-open a connection is of.
+type fakeAddr struct {
+	net.Addr
+	h *fakeHalfOpen
+}
+
 func newFakeHalfOpen() *fakeHalfOpen {
 	h := &fakeHalfOpen{decided: make(chan struct{})}
-	rx := segpool.Fifo{Header: new(ring.Header), Data: make([]byte, 64)}
-	tx := segpool.Fifo{Header: new(ring.Header), Data: make([]byte, 64)}
-	h.conn.init(rx, tx, 0)
-	h.conn.peer = h
+	rx := ring.Fifo{Header: new(ring.Header), Data: make([]byte, 64)}
+	tx := ring.Fifo{Header: new(ring.Header), Data: make([]byte, 64)}
+	h.conn.end.Init(rx, tx, h, stream.Options{})
+	h.conn.remote = fakeAddr{nil, h}
 	h.dialer.Init(tx.Header, tx.Data)
 	return h
 }
@@ -63,7 +69,7 @@ func (h *fakeHalfOpen) accept() *Conn {
 
 func (h *fakeHalfOpen) drop() {
 	h.answer()
-	h.conn.abort()
+	h.conn.end.Abort()
 }
 
 func (h *fakeHalfOpen) refuse(errno syscall.Errno) {
@@ -72,7 +78,7 @@ func (h *fakeHalfOpen) refuse(errno syscall.Errno) {
 	close(h.decided) // only once, or it panics
 }
 
-func (h *fakeHalfOpen) release() { h.releases.Add(1) }
+func (h *fakeHalfOpen) Release() { h.releases.Add(1) }
 
 // A fate is what has become of a half-open.
 type fate string
@@ -135,7 +141,7 @@ func acceptFake(b *backlog) (*fakeHalfOpen, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := c.(*Conn).peer.(*fakeHalfOpen)
+	h := c.(*Conn).remote.(fakeAddr).h
 	h.accepts.Add(1)
 	return h, nil
 }

@@ -14,6 +14,8 @@ import (
 
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/stream"
+	"cutthrough.example/internal/syserr"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,6 +25,8 @@ type client struct {
 	key  clientKey
 	addr net.Addr // of the other end
 	pool *segpool.Pool
+
+	conns slotTable[dialed]
 
 	// growing is the segment that is being made, if one is; added is the
 	// server's answer to it.
@@ -171,7 +175,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 				err = errSilent
 			}
 		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-			err = &problem{syscall.ECONNREFUSED, "the listener's process hung up; has it ended?"}
+			err = syserr.New(syscall.ECONNREFUSED, "the listener's process hung up; has it ended?")
 		}
 	}()
 
@@ -209,6 +213,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 		dialing: 1,
 		timer:   idleTimer{setDeadline: ch.SetReadDeadline},
 	}
+	p.self = p
 	if err := p.meet(welcome, fds[0], fds[1]); err != nil {
 		return nil, err
 	}
@@ -231,7 +236,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 	// From here on the worker may be using the memory.
 	undo = nil
 	if err := r.register(&p.pair, func() { r.clients[key] = p }); err != nil {
-		p.die(p.cut)
+		p.die(p.cutNext())
 		p.pool.Close()
 		r.end(ch)
 		return nil, err
@@ -291,7 +296,7 @@ func knock(parent context.Context, path string) (ch channel, cred Cred, err erro
 		return ch, cred, err
 	}
 	if cred, err = ch.peerCred(); err == nil && !trusted(cred) {
-		err = &problem{syscall.EACCES, "the listener belongs to another user"}
+		err = syserr.New(syscall.EACCES, "the listener belongs to another user")
 	}
 	if err != nil {
 		ch.Close()
@@ -305,7 +310,7 @@ type untraced struct{ context.Context }
 
 func (untraced) Value(any) any { return nil }
 
-var errSilent = &problem{syscall.ETIMEDOUT, "the listener's process did not answer; is it stopped?"}
+var errSilent = syserr.New(syscall.ETIMEDOUT, "the listener's process did not answer; is it stopped?")
 
 // read reads the control channel, and ends the pair when that ends.
 func (p *client) read() {
@@ -335,7 +340,7 @@ func (p *client) read() {
 	p.dead.Store(true)
 	r.unregister(p.forget)
 	close(p.added)
-	p.die(p.cut)
+	p.die(p.cutNext())
 	p.pool.Close()
 	r.end(p.ch)
 }
@@ -425,9 +430,20 @@ func (t *idleTimer) stop() (after time.Duration, uses uint64) {
 
 // handle is called by the worker for each event.
 func (p *client) handle(id uint32) {
-	if c := p.conns.get(id); c != nil {
-		c.event()
+	if d := p.conns.get(id); d != nil {
+		d.end.Wake()
 	}
+}
+
+// cutNext returns what ends the connections, one after the other.
+func (p *client) cutNext() func() bool {
+	return p.conns.inTurn(func(d *dialed) { p.cut(&d.Conn) })
+}
+
+func (p *client) appendConns(conns []seen) []seen {
+	// Whether it is answered first: then its address is there.
+	p.conns.all(func(d *dialed) { conns = append(conns, seen{halfOpen: !d.connected.Load(), Conn: &d.Conn}) })
+	return conns
 }
 
 // drop is called by the pool before a segment goes.
@@ -549,20 +565,18 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 	slot.ToServer.Header.ResetProducer()
 	slot.ToClient.Header.ResetConsumer()
 	slot.Number.Store(number)
-	d.init(slot.ToClient, slot.ToServer, raceKey(p.app.id, number))
+	d.end.Init(slot.ToClient, slot.ToServer, d, stream.Options{RaceKey: raceKey(p.app.id, number), TCP: isTCP(p.addr)})
 	d.remote = p.addr
-	d.tcp = isTCP(p.addr)
 	d.cred = p.cred
-	d.peer = d
 	// Inside, so that the slot stays: App.Close may close the connection now.
-	d.gate.enter()
-	defer d.leave()
-	p.conns.set(slot.ID, &d.Conn)
+	d.end.Enter()
+	defer d.end.Leave()
+	p.conns.set(slot.ID, d)
 	d.slot.SayClient(segpool.Connect)
-	d.notify()
+	d.Notify()
 	d.awaitAnswer(ctx)
 	if err := d.decide(ctx); err != nil {
-		d.abort()
+		d.end.Abort()
 		return nil, err
 	}
 	d.local = d.origin(number)
@@ -575,7 +589,7 @@ func (p *client) connect(ctx context.Context) (*Conn, error) {
 
 // decide returns nil if the connection was made, and otherwise why not.
 func (d *dialed) decide(ctx context.Context) error {
-	if d.state.Load()&isClosed != 0 {
+	if d.end.Closed() {
 		return net.ErrClosed // by App.Close
 	}
 	switch st := d.answer(); st.Code() {
@@ -622,37 +636,32 @@ func (d *dialed) origin(number uint64) net.Addr {
 // awaitAnswer waits for the server's answer, the context's end or the peer's.
 func (d *dialed) awaitAnswer(ctx context.Context) {
 	ready := func() bool {
-		return d.answer() != 0 || d.p.dead.Load() || ctx.Err() != nil || d.state.Load()&isClosed != 0
+		return d.answer() != 0 || d.p.dead.Load() || ctx.Err() != nil || d.end.Closed()
 	}
-	var spin sched.Spin
-	if spin.Until(nil, ready) {
-		return
-	}
-	stop := context.AfterFunc(ctx, d.rd.Wake)
-	defer stop()
-	for {
-		d.rd.Prepare()
+	var stop func() bool
+	d.end.AwaitPeer(ready, func() {
+		if stop == nil {
+			stop = context.AfterFunc(ctx, d.end.Wake)
+		}
 		// The server looks at this after it has answered.
 		d.slot.SayClient(segpool.ConnectNtf)
-		if ready() {
-			d.rd.Cancel()
-			return
-		}
-		d.rd.Wait()
+	})
+	if stop != nil {
+		stop()
 	}
 }
 
-func (d *dialed) notify()      { d.p.remote.Notify(d.slot.ID) }
-func (d *dialed) notifyApart() { d.p.notifyApart(d.slot.ID) }
+func (d *dialed) Notify()      { d.p.remote.Notify(d.slot.ID) }
+func (d *dialed) NotifyApart() { d.p.notifyApart(d.slot.ID) }
 
-func (d *dialed) watch() sched.Watch { return d.p.worker }
+func (d *dialed) Watch() sched.Watch { return d.p.worker }
 
-func (d *dialed) halfOpen() bool { return !d.connected.Load() }
-
-func (d *dialed) release() {
+// Release lets go of the slot.
+func (d *dialed) Release() {
 	p := d.p
 	p.conns.set(d.slot.ID, nil)
-	used := segpool.Used{ToServer: d.tx.Used(), ToClient: d.rx.Used()}
+	toClient, toServer := d.end.Used()
+	used := segpool.Used{ToServer: toServer, ToClient: toClient}
 	if d.connected.Load() {
 		if p.pool.Free(d.slot, segpool.Done, used) {
 			p.linger()

@@ -61,6 +61,7 @@ import (
 	"time"
 
 	"cutthrough.example/internal/ring"
+	"cutthrough.example/internal/syserr"
 )
 
 // Listen listens on an address, as net.Listen does. Networks are "ct", where an
@@ -173,7 +174,7 @@ func (lc *ListenConfig) listen(ctx context.Context, name string) (*Listener, err
 		return nil, err
 	}
 	if lc.Path == Kernel {
-		return nil, &problem{syscall.EINVAL, `network "ct" is not the kernel's`}
+		return nil, syserr.New(syscall.EINVAL, `network "ct" is not the kernel's`)
 	}
 	l, err := lc.newListener(networkCT, &Addr{name: name})
 	if err != nil {
@@ -191,7 +192,7 @@ func (lc *ListenConfig) newListener(network string, addr net.Addr) (*Listener, e
 		return nil, err
 	}
 	if lc.Backlog < 0 {
-		return nil, &problem{syscall.EINVAL, fmt.Sprintf("backlog %d is negative", lc.Backlog)}
+		return nil, syserr.New(syscall.EINVAL, fmt.Sprintf("backlog %d is negative", lc.Backlog))
 	}
 	backlog := lc.Backlog
 	if backlog == 0 {
@@ -272,7 +273,7 @@ func (d *Dialer) dial(ctx context.Context, name string) (*Conn, error) {
 		return nil, err
 	}
 	if d.Path == Kernel {
-		return nil, &problem{syscall.EINVAL, `network "ct" is not the kernel's`}
+		return nil, syserr.New(syscall.EINVAL, `network "ct" is not the kernel's`)
 	}
 	ask, err := checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
 	if err != nil {
@@ -283,7 +284,7 @@ func (d *Dialer) dial(ctx context.Context, name string) (*Conn, error) {
 		return a.dialLocal(ctx, l, t, ask)
 	}
 	if currentBubble() != 0 {
-		return nil, &problem{syscall.ECONNREFUSED, "nobody listens on this name in the same testing/synctest bubble"}
+		return nil, syserr.New(syscall.ECONNREFUSED, "nobody listens on this name in the same testing/synctest bubble")
 	}
 	return a.dialRemote(ctx, t.keys[0], t, ask)
 }
@@ -297,7 +298,7 @@ func failure(op, network, address string, err error) error {
 		err = timedOut{}
 	}
 	if e, ok := err.(syscall.Errno); ok && op == "dial" {
-		err = &problem{e, dialAdvice(e)}
+		err = syserr.New(e, dialAdvice(e))
 	}
 	e := &net.OpError{Op: op, Net: network, Err: err}
 	switch network {
@@ -326,8 +327,8 @@ func dialAdvice(e syscall.Errno) string {
 		return "no ctnet listener is there"
 	case syscall.EACCES:
 		return "the listener's Allow, or its user's being another, forbids it"
-	case errHandedOn.errno:
-		return errHandedOn.advice
+	case errHandedOn.Errno:
+		return errHandedOn.Advice
 	case syscall.ENOBUFS:
 		return "the listener's application has reached a limit of its AppConfig"
 	}
@@ -362,7 +363,7 @@ func checkSizes(s sizes) (sizes, error) {
 		switch {
 		case *n == 0:
 		case *n < MinBuffer || *n > MaxBuffer:
-			return s, &problem{syscall.EINVAL, fmt.Sprintf("a buffer of %d bytes is not between %d and %d", *n, MinBuffer, MaxBuffer)}
+			return s, syserr.New(syscall.EINVAL, fmt.Sprintf("a buffer of %d bytes is not between %d and %d", *n, MinBuffer, MaxBuffer))
 		default:
 			*n = ring.RoundSize(*n)
 		}

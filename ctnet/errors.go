@@ -11,17 +11,6 @@ import (
 // networkCT is the network whose addresses are names.
 const networkCT = "ct"
 
-// A problem is an errno with a word on what to do about it.
-type problem struct {
-	errno  syscall.Errno
-	advice string
-}
-
-func (p *problem) Error() string   { return p.errno.Error() + ": " + p.advice }
-func (p *problem) Unwrap() error   { return p.errno }
-func (p *problem) Timeout() bool   { return p.errno.Timeout() }
-func (p *problem) Temporary() bool { return p.errno.Temporary() }
-
 // canceled is what package net returns when the context of a Dial is canceled.
 type canceled struct{}
 

@@ -41,16 +41,16 @@ func TestGivenUp(t *testing.T) {
 			}()
 			require.Eventually(t, func() bool { return m.waiting() == 2 }, 10*time.Second, time.Millisecond)
 			var halfOpen *Conn
-			for _, c := range append(app.a.remote.conns(), localClients(app)...) {
-				if c != first && c.peer.halfOpen() && isClient(c) {
-					halfOpen = c
+			for _, c := range dialing(app) {
+				if c.halfOpen {
+					halfOpen = c.Conn
 				}
 			}
 			require.NotNil(t, halfOpen)
-			require.True(t, halfOpen.gate.enter())
+			require.True(t, halfOpen.end.Enter())
 			cancel()
 			require.ErrorIs(t, <-gaveUp, context.Canceled)
-			halfOpen.leave()
+			halfOpen.end.Leave()
 			require.Eventually(t, func() bool { return m.waiting() == 1 }, 10*time.Second, time.Millisecond)
 			s, err := m.Accept()
 			require.NoError(t, err)
@@ -59,23 +59,30 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
-func localClients(a *App) (conns []*Conn) {
+// dialing returns the dialing ends of an application's connections.
+func dialing(a *App) (conns []seen) {
 	a.a.mu.Lock()
 	defer a.a.mu.Unlock()
 	for p := range a.a.local {
-		conns = append(conns, &p.client)
+		conns = append(conns, seen{&p.client, p.halfOpen()})
+	}
+	for _, p := range clients(a) {
+		conns = p.appendConns(conns)
 	}
 	return conns
 }
 
-func isClient(c *Conn) bool {
-	switch p := c.peer.(type) {
-	case *dialed:
-		return true
-	case *localPeer:
-		return c == &p.client
+// clients returns an application's pairs as the client.
+func clients(a *App) (all []*client) {
+	r := &a.a.remote
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for m := range r.all {
+		if p, ok := m.(*client); ok {
+			all = append(all, p)
+		}
 	}
-	return false
+	return all
 }
 
 // TestGivenUpAtRandom has many Dials give up at random moments beside a busy connection
@@ -254,7 +261,7 @@ func TestLocalAcceptNotGivenUp(t *testing.T) {
 	p, err := a.a.newLocalPair(ln.(*Listener), ctTarget(t.Name()), sizes{})
 	require.NoError(t, err)
 	require.True(t, p.decide(givenUp))
-	p.client.abort()
+	p.client.end.Abort()
 	require.Nil(t, p.accept())
 	require.Zero(t, a.a.account.Usage().Conns)
 }

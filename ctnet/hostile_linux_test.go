@@ -98,14 +98,14 @@ func TestHostileClient(t *testing.T) {
 	var memory [][]byte
 	for range 20 {
 		d := Dialer{App: bad}
-		c, err := d.Dial(networkCT, "bad")
+		_, err := d.Dial(networkCT, "bad")
 		require.NoError(t, err)
-		end := c.(*Conn).peer.(*dialed)
-		if end.slot.ID == 0 {
-			// The segment begins with the first slot's word.
-			segment := unsafe.Slice((*byte)(unsafe.Pointer(end.slot.ClientState)), end.p.pool.Geometry().Size())
-			memory = [][]byte{segment, end.p.block.Bytes}
-		}
+	}
+	for _, p := range clients(bad) {
+		// The segment begins with the first slot's word.
+		first := p.conns.get(0)
+		segment := unsafe.Slice((*byte)(unsafe.Pointer(first.slot.ClientState)), p.pool.Geometry().Size())
+		memory = [][]byte{segment, p.block.Bytes}
 	}
 	require.NotEmpty(t, memory)
 	rounds := 0

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"cutthrough.example/internal/syserr"
 )
 
 // A Listener accepts connections to its address. It implements net.Listener.
@@ -38,7 +40,7 @@ type Listener struct {
 }
 
 // errHandedOn says that whoever has the listener's socket accepts its connections.
-var errHandedOn = &problem{syscall.EAGAIN, "the listener was handed on with File, and this process does not call Accept"}
+var errHandedOn = syserr.New(syscall.EAGAIN, "the listener was handed on with File, and this process does not call Accept")
 
 // open lets dialers find the listener, those of this application last: by then
 // nothing can fail any more.
@@ -95,7 +97,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 // none of the kernel's.
 func (l *Listener) AcceptConn() (*Conn, error) {
 	if l.kernel != nil {
-		return nil, opError("accept", nil, l.addr, &problem{syscall.EINVAL, "the kernel's connections are of another type, use Accept"})
+		return nil, opError("accept", nil, l.addr, syserr.New(syscall.EINVAL, "the kernel's connections are of another type, use Accept"))
 	}
 	c, err := l.accept()
 	if err != nil {

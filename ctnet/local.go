@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/stream"
 	"cutthrough.example/internal/wait"
 )
 
@@ -24,7 +24,7 @@ type localPair struct {
 	listener *Listener
 	origin   origin // the listener's
 
-	toClient, toServer handoff
+	junction stream.Junction
 
 	// The half-open. Whoever decides first has decided: the listener, or a dialer
 	// that gives up.
@@ -40,24 +40,13 @@ const (
 	refused // plus the errno, shifted by 8
 )
 
-// A localPeer is one end's way to the other.
-type localPeer struct {
-	*localPair
-	other   *Conn
-	in, out *handoff
-}
-
-func (p *localPeer) notify()      { p.other.event() }
-func (p *localPeer) notifyApart() { p.other.event() }
-
-func (p *localPeer) watch() sched.Watch { return nil }
-
 func (p *localPair) halfOpen() bool { return p.verdict.Load() == undecided }
 
-func (p *localPeer) release() {
+// Release is called by each end when it is done with its fifos.
+func (p *localPair) Release() {
 	if p.ends.Add(-1) == 0 {
 		p.free()
-		p.app.removeLocal(p.localPair)
+		p.app.removeLocal(p)
 		p.app.account.RemoveConn()
 	}
 }
@@ -66,7 +55,9 @@ func (p *localPeer) release() {
 func (p *localPair) free() {
 	// Both ends are on the client's side of the pool.
 	p.slot.SayServer(segpool.Done)
-	p.pool.Free(p.slot, segpool.Done, segpool.Used{ToServer: p.client.tx.Used(), ToClient: p.server.tx.Used()})
+	_, toServer := p.client.end.Used()
+	_, toClient := p.server.end.Used()
+	p.pool.Free(p.slot, segpool.Done, segpool.Used{ToServer: toServer, ToClient: toClient})
 	if p.origin != 0 {
 		p.listener.origins.give(p.origin)
 	}
@@ -84,12 +75,12 @@ func (p *localPair) accept() *Conn {
 
 func (p *localPair) refuse(errno syscall.Errno) {
 	p.decide(refused | uint32(errno)<<8)
-	p.server.abort()
+	p.server.end.Abort()
 }
 
 func (p *localPair) drop() {
 	p.answer() // a Dial that still waits would not hear of anything else
-	p.server.abort()
+	p.server.end.Abort()
 }
 
 // decide decides, and wakes the dialer, unless that was done before.
@@ -124,11 +115,11 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (
 	}
 	if p.decide(givenUp) {
 		l.backlog.withdraw(p)
-		p.client.abort()
+		p.client.end.Abort()
 		return nil, ctx.Err()
 	}
 	if v := p.verdict.Load(); v != answered {
-		p.client.abort()
+		p.client.end.Abort()
 		return nil, syscall.Errno(v >> 8)
 	}
 	return &p.client, nil
@@ -162,13 +153,10 @@ func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error)
 		return nil, err
 	}
 	p.origin = o
-	p.client.init(slot.ToClient, slot.ToServer, key)
 	p.client.local, p.client.remote, p.client.cred = dialer, t.addr, ownCred()
-	p.client.tcp, p.server.tcp = isTCP(accepted), isTCP(accepted)
-	p.client.peer = &localPeer{p, &p.server, &p.toClient, &p.toServer}
-	p.server.init(slot.ToServer, slot.ToClient, key)
 	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
-	p.server.peer = &localPeer{p, &p.client, &p.toServer, &p.toClient}
+	p.junction.Join(&p.client.end, &p.server.end, slot.ToServer, slot.ToClient, p,
+		stream.Options{RaceKey: key, TCP: isTCP(accepted)})
 	if !a.addLocal(p) {
 		p.free()
 		return nil, net.ErrClosed

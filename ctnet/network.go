@@ -172,7 +172,7 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 			mu.Lock()
 			defer mu.Unlock()
 			if cut != nil || over {
-				c.abort()
+				c.end.Abort()
 				return context.Canceled
 			}
 			cut = c
@@ -311,7 +311,7 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, as
 		if err == errNobody {
 			continue // a dead process's file; the kernel would find the next one too
 		}
-		if err != nil && err != errHandedOn.errno && parent.Err() == nil {
+		if err != nil && err != errHandedOn.Errno && parent.Err() == nil {
 			a.remote.distrust(t.name, stamp)
 		}
 		return c, err

@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"syscall"
+
+	"cutthrough.example/internal/syserr"
 )
 
 // On network tcp the dialing end of a connection has an address like any other: an
@@ -130,7 +132,7 @@ func (l *Listener) ends(accepted net.Addr, own *Addr) (net.Addr, origin, error) 
 		dialed := a.AddrPort()
 		o := l.origins.take(dialed)
 		if o == 0 {
-			return nil, 0, &problem{syscall.ENOBUFS, "all ports that dialers can have are in use"}
+			return nil, 0, syserr.New(syscall.ENOBUFS, "all ports that dialers can have are in use")
 		}
 		return o.addr(dialed.Addr()), o, nil
 	case *net.UnixAddr:

@@ -8,6 +8,7 @@ import (
 
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/syserr"
 )
 
 // A pair is what this application has with another one: a control channel, and
@@ -20,6 +21,7 @@ import (
 // under way.
 type pair struct {
 	app     *app
+	self    member // the client or server that this is a part of
 	ch      channel
 	peerApp uint64
 	cred    Cred
@@ -31,9 +33,8 @@ type pair struct {
 	block *segpool.Memory // both directions' bitmaps
 	sleep *segpool.Memory // the peer's sleep words, not writable here
 
-	conns connTable
-	refs  atomic.Int32
-	dead  atomic.Bool
+	refs atomic.Int32
+	dead atomic.Bool
 }
 
 // blockSize is the size of the memory with the bitmaps: first the one that the
@@ -48,14 +49,14 @@ const sleepPageSize = sched.MaxWorkers * sched.WordSize
 
 // versionProblem says that the peer speaks another version.
 func versionProblem(v uint16) error {
-	return &problem{syscall.EPROTONOSUPPORT,
-		fmt.Sprintf("the other process speaks version %d of ctnet's protocol and this one version %d; build both with the same ctnet", v, wireVersion)}
+	return syserr.New(syscall.EPROTONOSUPPORT,
+		fmt.Sprintf("the other process speaks version %d of ctnet's protocol and this one version %d; build both with the same ctnet", v, wireVersion))
 }
 
 // unref gives up a reference.
 func (p *pair) unref() {
 	if p.refs.Add(-1) == 0 {
-		p.app.remote.remove(p)
+		p.app.remote.remove(p.self)
 		p.block.Free()
 		p.part()
 	}
@@ -86,16 +87,19 @@ func (p *pair) notifyApart(slot uint32) {
 	}
 }
 
-// die ends a pair whose control channel has ended. The worker tells the
-// connections, after the events that came before, and then forgets the pair.
-func (p *pair) die(each func(*Conn)) {
+// A member is a client or a server.
+type member interface {
+	appendConns(conns []seen) []seen
+}
+
+// die ends a pair whose control channel has ended. The worker tells the connections, after
+// the events that came before, and then forgets the pair. cutNext cuts the next connection,
+// and returns false if there is none left.
+func (p *pair) die(cutNext func() bool) {
 	p.dead.Store(true)
 	p.ch.Close()
-	id := uint32(0)
 	p.worker.Cleanup(func() bool {
-		c := p.conns.next(&id)
-		if c != nil {
-			each(c)
+		if cutNext() {
 			return true
 		}
 		p.worker.Remove(&p.source)
@@ -109,41 +113,41 @@ func (p *pair) die(each func(*Conn)) {
 // as are those that it found.
 func (p *pair) cut(c *Conn) {
 	if p.app.remote.isClosed() {
-		c.abort()
+		c.end.Abort()
 	} else {
-		c.detach()
+		c.end.PeerGone()
 	}
 }
 
-// A connTable finds connections by slot. It grows by chunks, which stay.
-type connTable struct {
-	chunks [segpool.MaxSlots / connChunk]atomic.Pointer[[connChunk]atomic.Pointer[Conn]]
+// A slotTable finds connections by slot. It grows by chunks, which stay.
+type slotTable[C any] struct {
+	chunks [segpool.MaxSlots / chunkSize]atomic.Pointer[[chunkSize]atomic.Pointer[C]]
 }
 
-const connChunk = 256
+const chunkSize = 256
 
-func (t *connTable) get(id uint32) *Conn {
-	chunk := t.chunks[id/connChunk].Load()
+func (t *slotTable[C]) get(id uint32) *C {
+	chunk := t.chunks[id/chunkSize].Load()
 	if chunk == nil {
 		return nil
 	}
-	return chunk[id%connChunk].Load()
+	return chunk[id%chunkSize].Load()
 }
 
-func (t *connTable) set(id uint32, c *Conn) {
-	at := &t.chunks[id/connChunk]
+func (t *slotTable[C]) set(id uint32, c *C) {
+	at := &t.chunks[id/chunkSize]
 	if at.Load() == nil {
-		at.CompareAndSwap(nil, new([connChunk]atomic.Pointer[Conn]))
+		at.CompareAndSwap(nil, new([chunkSize]atomic.Pointer[C]))
 	}
-	at.Load()[id%connChunk].Store(c)
+	at.Load()[id%chunkSize].Store(c)
 }
 
 // next returns the next connection at or after *id and moves *id behind it, or
 // nil if there is none.
-func (t *connTable) next(id *uint32) *Conn {
+func (t *slotTable[C]) next(id *uint32) *C {
 	for *id < segpool.MaxSlots {
-		if t.chunks[*id/connChunk].Load() == nil {
-			*id += connChunk - *id%connChunk
+		if t.chunks[*id/chunkSize].Load() == nil {
+			*id += chunkSize - *id%chunkSize
 			continue
 		}
 		c := t.get(*id)
@@ -155,14 +159,24 @@ func (t *connTable) next(id *uint32) *Conn {
 	return nil
 }
 
-// appendTo appends all connections to conns.
-func (t *connTable) appendTo(conns []*Conn) []*Conn {
-	for id := uint32(0); ; {
+// all calls each with every connection.
+func (t *slotTable[C]) all(each func(*C)) {
+	id := uint32(0)
+	for c := t.next(&id); c != nil; c = t.next(&id) {
+		each(c)
+	}
+}
+
+// inTurn returns a function that calls each with the next connection, and returns false
+// when there is none left.
+func (t *slotTable[C]) inTurn(each func(*C)) (next func() bool) {
+	id := uint32(0)
+	return func() bool {
 		c := t.next(&id)
-		if c == nil {
-			return conns
+		if c != nil {
+			each(c)
 		}
-		conns = append(conns, c)
+		return c != nil
 	}
 }
 

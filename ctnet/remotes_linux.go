@@ -24,7 +24,7 @@ type remotes struct {
 	group   *sched.Group
 	clients map[clientKey]*client // that take Dials
 	servers map[*server]struct{}
-	all     map[*pair]struct{} // with a control channel or connections
+	all     map[member]struct{} // with a control channel or connections
 	// attaching are the client's handshakes under way.
 	attaching map[clientKey]*attachment
 
@@ -40,7 +40,7 @@ const maxServers = 4096
 func (r *remotes) init(a *app) {
 	r.app = a
 	r.clients = make(map[clientKey]*client)
-	r.all = make(map[*pair]struct{})
+	r.all = make(map[member]struct{})
 	r.attaching = make(map[clientKey]*attachment)
 	r.channels = make(map[channel]struct{})
 	r.servers = make(map[*server]struct{})
@@ -99,15 +99,15 @@ func (r *remotes) register(p *pair, add func()) error {
 		return &segpool.LimitError{What: "applications that have dialed this one", Limit: maxServers}
 	}
 	add()
-	r.all[p] = struct{}{}
+	r.all[p.self] = struct{}{}
 	return nil
 }
 
 // remove forgets a pair that has no reference left.
-func (r *remotes) remove(p *pair) {
+func (r *remotes) remove(m member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.all, p)
+	delete(r.all, m)
 }
 
 // unregister undoes what register's add has done.
@@ -118,11 +118,11 @@ func (r *remotes) unregister(remove func()) {
 }
 
 // conns returns the connections with other applications.
-func (r *remotes) conns() (conns []*Conn) {
+func (r *remotes) conns() (conns []seen) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for p := range r.all {
-		conns = p.conns.appendTo(conns)
+	for m := range r.all {
+		conns = m.appendConns(conns)
 	}
 	return conns
 }
@@ -138,15 +138,12 @@ func (r *remotes) isClosed() bool {
 func (r *remotes) close() {
 	r.mu.Lock()
 	r.closed = true
-	var all []*pair
-	for p := range r.all {
-		all = append(all, p)
-	}
+	all := slices.Collect(maps.Keys(r.all))
 	channels := slices.Collect(maps.Keys(r.channels))
 	r.mu.Unlock()
-	for _, p := range all {
-		for _, c := range p.conns.appendTo(nil) {
-			c.abort()
+	for _, m := range all {
+		for _, c := range m.appendConns(nil) {
+			c.end.Abort()
 		}
 	}
 	for _, ch := range channels {

@@ -12,6 +12,7 @@ import (
 
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/stream"
 )
 
 // A door is the socket on which other applications attach to a listener.
@@ -144,6 +145,7 @@ type server struct {
 	l     *Listener
 	addr  net.Addr // of this end of the connections
 	table *segpool.Table
+	conns slotTable[accepted]
 }
 
 // attach does the handshake with an application, and then reads its messages.
@@ -202,6 +204,7 @@ func (d *door) handshake(ch channel, cred Cred) (_ *server, err error) {
 	}
 	undo.add(block.Free)
 	s := &server{pair: pair{app: d.l.app, ch: ch, cred: cred, block: block}, l: d.l}
+	s.self = s
 	if err := s.meet(hello, sleepFD, bellFD); err != nil {
 		return nil, err
 	}
@@ -239,7 +242,7 @@ func (d *door) handshake(ch channel, cred Cred) (_ *server, err error) {
 	}
 	// From here on the worker may be using the memory.
 	undo = cleanup{func() {
-		s.die(s.detach)
+		s.die(s.cutNext())
 		s.table.Close()
 	}}
 	err = ch.send(message{Kind: kindWelcome, App: s.app.id, Worker: uint32(number),
@@ -274,7 +277,7 @@ func (s *server) read() {
 	}
 	r := &s.app.remote
 	r.unregister(func() { delete(r.servers, s) })
-	s.die(s.detach)
+	s.die(s.cutNext())
 	s.table.Close()
 }
 
@@ -287,20 +290,28 @@ func (s *server) add(k, fd int) error {
 	return s.table.Add(k, m)
 }
 
-// detach tells a connection that its peer is gone.
-func (s *server) detach(c *Conn) {
-	s.cut(c)
-	if a := c.peer.(*accepted); !a.answered.Load() {
+// cutAccepted ends a connection whose peer is gone.
+func (s *server) cutAccepted(a *accepted) {
+	s.cut(&a.Conn)
+	if !a.answered.Load() {
 		s.l.backlog.withdraw(a)
 	}
+}
+
+// cutNext returns what ends the connections, one after the other.
+func (s *server) cutNext() func() bool { return s.conns.inTurn(s.cutAccepted) }
+
+func (s *server) appendConns(conns []seen) []seen {
+	s.conns.all(func(a *accepted) { conns = append(conns, seen{halfOpen: !a.answered.Load(), Conn: &a.Conn}) })
+	return conns
 }
 
 // handle is called by the worker for each event. One at a slot that is not in
 // use is a Dial.
 func (s *server) handle(id uint32) {
-	if c := s.conns.get(id); c != nil {
-		c.event()
-		c.peer.(*accepted).checkDialer()
+	if a := s.conns.get(id); a != nil {
+		a.end.Wake()
+		a.checkDialer()
 		return
 	}
 	if slot, ok := s.table.Request(id); ok {
@@ -338,17 +349,15 @@ func (s *server) incoming(slot segpool.Slot) {
 	}
 	slot.ToServer.Header.ResetConsumer()
 	slot.ToClient.Header.ResetProducer()
-	a.init(slot.ToServer, slot.ToClient, raceKey(s.peerApp, number))
+	a.end.Init(slot.ToServer, slot.ToClient, a, stream.Options{RaceKey: raceKey(s.peerApp, number), TCP: isTCP(s.addr)})
 	a.local = s.addr
-	a.tcp = isTCP(s.addr)
 	a.cred = s.cred
-	a.peer = a
-	s.conns.set(slot.ID, &a.Conn)
+	s.conns.set(slot.ID, a)
 	s.l.backlog.offer(a)
 	// Whoever gave up, or died, before the connection was to be found in the
 	// table has told nobody.
 	if s.dead.Load() {
-		s.detach(&a.Conn)
+		s.cutAccepted(a)
 	} else {
 		a.checkDialer()
 	}
@@ -362,7 +371,7 @@ func (a *accepted) count(own *Addr) (errno syscall.Errno) {
 		return syscall.ECONNREFUSED
 	}
 	if s.l.elsewhere() {
-		return errHandedOn.errno
+		return errHandedOn.Errno
 	}
 	if s.app.account.AddConn() != nil {
 		return syscall.ENOBUFS
@@ -395,23 +404,23 @@ func (a *accepted) checkDialer() {
 // givenUp reports whether the dialer has given up: nobody has the connection, even if
 // it was answered.
 func (a *accepted) givenUp() bool {
-	if !a.gate.enter() {
+	if !a.end.Enter() {
 		return false
 	}
-	defer a.leave()
+	defer a.end.Leave()
 	st := segpool.State(a.slot.ClientState.Load())
 	return st.Use() != a.slot.Use || st.Code() == segpool.GivenUp
 }
 
 func (a *accepted) answer() {
 	a.once.Do(func() {
-		if !a.gate.enter() {
+		if !a.end.Enter() {
 			return // closed with the application
 		}
 		a.slot.SayServer(segpool.Accepted)
 		a.answered.Store(true)
 		a.tell()
-		a.leave()
+		a.end.Leave()
 	})
 }
 
@@ -427,16 +436,11 @@ func (a *accepted) accept() *Conn {
 
 func (a *accepted) drop() {
 	a.answer() // a Dial that still waits would not hear of anything else
-	a.abort()
+	a.end.Abort()
 }
 
 func (a *accepted) refuse(errno syscall.Errno) {
-	if !a.gate.close() {
-		return // with the application
-	}
-	a.refused = errno // for release, which comes after everybody has left
-	a.state.Or(isClosed)
-	a.leave()
+	a.end.Withdraw(func() { a.refused = errno })
 }
 
 // tell notifies the dialer if it waits for the answer. It says so before it
@@ -444,18 +448,17 @@ func (a *accepted) refuse(errno syscall.Errno) {
 // this connection: the worker, Accept, and Close.
 func (a *accepted) tell() {
 	if segpool.State(a.slot.ClientState.Load()).Code() == segpool.ConnectNtf {
-		a.notifyApart()
+		a.NotifyApart()
 	}
 }
 
-func (a *accepted) notify()      { a.s.remote.Notify(a.slot.ID) }
-func (a *accepted) notifyApart() { a.s.notifyApart(a.slot.ID) }
+func (a *accepted) Notify()      { a.s.remote.Notify(a.slot.ID) }
+func (a *accepted) NotifyApart() { a.s.notifyApart(a.slot.ID) }
 
-func (a *accepted) watch() sched.Watch { return a.s.worker }
+func (a *accepted) Watch() sched.Watch { return a.s.worker }
 
-func (a *accepted) halfOpen() bool { return !a.answered.Load() }
-
-func (a *accepted) release() {
+// Release lets go of the slot.
+func (a *accepted) Release() {
 	s := a.s
 	// Out of the table first: once the client may use the slot again, an event
 	// there is a Dial.

@@ -71,9 +71,10 @@ func (a *app) snapshot() Snapshot {
 	}
 	a.mu.Lock()
 	listeners := slices.Collect(maps.Keys(a.open))
-	var conns []*Conn
+	var conns []seen
 	for p := range a.local {
-		conns = append(conns, &p.client, &p.server)
+		half := p.halfOpen() // first, as in remotes.conns
+		conns = append(conns, seen{&p.client, half}, seen{&p.server, half})
 	}
 	a.mu.Unlock()
 	conns = append(conns, a.remote.conns()...)
@@ -93,33 +94,37 @@ func (a *app) snapshot() Snapshot {
 	return s
 }
 
+// A seen is a connection that is to be described, and whether its dialer has not been
+// answered.
+type seen struct {
+	*Conn
+	halfOpen bool
+}
+
 // info describes c. It returns false if c is closed and lets go of its memory.
-func (c *Conn) info() (info ConnInfo, ok bool) {
+func (c seen) info() (info ConnInfo, ok bool) {
 	info = ConnInfo{
 		Network: c.remote.Network(),
 		Remote:  c.remote.String(),
 		Peer:    c.cred,
 	}
-	if !c.peer.halfOpen() {
+	if !c.halfOpen {
 		info.Local = c.local.String() // where the listener gives it, the answer comes first
 	}
-	if !c.gate.enter() {
+	s, ok := c.end.Status()
+	switch {
+	case s.Closed:
 		info.State = StateClosed
-		return info, c.gate.held()
-	}
-	info.RecvQueue, info.RecvBuffer = c.rx.Queued(), c.rx.Size()
-	info.SendQueue, info.SendBuffer = c.tx.Queued(), c.tx.Size()
-	fin, reset := c.rx.Ended()
-	switch state := c.state.Load(); {
-	case c.peer.halfOpen():
+	case c.halfOpen:
 		info.State = StateHalfOpen
-	case fin || reset || state&(peerGone|corrupted) != 0:
+	case s.PeerClosed:
 		info.State = StateCloseWait
-	case state&writeClosed != 0:
+	case s.WriteClosed:
 		info.State = StateFinWait
 	default:
 		info.State = StateEstablished
 	}
-	c.leave()
-	return info, true
+	info.RecvQueue, info.RecvBuffer = s.RecvQueue, s.RecvBuffer
+	info.SendQueue, info.SendBuffer = s.SendQueue, s.SendBuffer
+	return info, ok
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cutthrough.example/internal/syserr"
 )
 
 // The control channel of a pair is a SOCK_SEQPACKET socket, which keeps
@@ -92,7 +94,7 @@ func (ch channel) send(m message, fds ...int) error {
 }
 
 // errProtocol is a peer that says what it must not.
-var errProtocol = &problem{syscall.EPROTO, "the peer broke the protocol"}
+var errProtocol = syserr.New(syscall.EPROTO, "the peer broke the protocol")
 
 // broken is errProtocol with err for what the peer did, unless err is one of
 // this system's.
@@ -101,7 +103,7 @@ func broken(err error) error {
 	if errors.As(err, &errno) {
 		return err
 	}
-	return &problem{syscall.EPROTO, "the peer broke the protocol: " + err.Error()}
+	return syserr.New(syscall.EPROTO, "the peer broke the protocol: " + err.Error())
 }
 
 // receive returns the next message, and its descriptors, which the caller owns.

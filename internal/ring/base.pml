@@ -9,7 +9,7 @@
 // What it leaves out, and why that is sound:
 //   - Counters that wrap: they are only subtracted from each other. TestWrapAtEveryOffset.
 //   - A peer that lies: TestLyingConsumer, TestLyingProducer and FuzzHostile.
-//   - Waiting: request.pml. The stream's end: ../../ctnet/end.pml.
+//   - Waiting: request.pml. The stream's end: ../stream/end.pml.
 //   - Plain memory: each byte is a step, and an atomic store or load is neither overtaken
 //     by what came before it nor overtakes what comes after it.
 //

@@ -124,6 +124,13 @@ func At(mem []byte) *Header {
 	return (*Header)(unsafe.Pointer(unsafe.SliceData(mem)))
 }
 
+// A Fifo is the memory of one: its shared words, and its data, whose length is a power of
+// two.
+type Fifo struct {
+	Header *Header
+	Data   []byte
+}
+
 // queued returns how many bytes a fifo of this size holds, as far as the words
 // can be believed.
 func (h *Header) queued(size int) int {

@@ -110,15 +110,9 @@ type Slot struct {
 	ClientState, ServerState *atomic.Uint64
 	Number, Origin           *atomic.Uint64
 
-	ToServer, ToClient Fifo
+	ToServer, ToClient ring.Fifo
 
 	seg *Segment
-}
-
-// A Fifo is the memory of one.
-type Fifo struct {
-	Header *ring.Header
-	Data   []byte
 }
 
 // slot returns slot i of s, which is segment k of its pair.
@@ -134,8 +128,8 @@ func (s *Segment) slot(k, i int) Slot {
 		ServerState: &h.server.state,
 		Number:      &h.client.number,
 		Origin:      &h.server.origin,
-		ToServer:    Fifo{&h.toServer, s.mem.Bytes[up:down:down]},
-		ToClient:    Fifo{&h.toClient, s.mem.Bytes[down:end:end]},
+		ToServer:    ring.Fifo{Header: &h.toServer, Data: s.mem.Bytes[up:down:down]},
+		ToClient:    ring.Fifo{Header: &h.toClient, Data: s.mem.Bytes[down:end:end]},
 		seg:         s,
 	}
 }

@@ -4,12 +4,12 @@
  *
  * Stands for
  *	gate            the gate's bits for the locks, and the endings left to a holder
- *	state           Conn.state; linger is lingerZero
+ *	state           End.state; linger is lingerZero
  *	tx, rx          what this end writes and reads: the words of ring.Header; rxLent is
  *	                Consumer.lent. A byte is a piece
- *	Write           Conn.Write
- *	ReadFrom        Conn.ReadFrom, and Reserve with Commit: they publish after code of others
- *	Read, WriteTo   Conn.Read, Conn.WriteTo; Read may find the peer corrupt
+ *	Write           End.Write
+ *	CopyFrom        End.CopyFrom, and Reserve with Commit: they publish after code of others
+ *	Read, CopyTo   End.Read, End.CopyTo; Read may find the peer corrupt
  *	CloseWrite, Close, shutdown, endUnread, tellEnd, endStream, notifyEnd: end.go
  *	PeerRead, PeerWrite  Read and Write of the other end, with waiting for data and space
  *
@@ -24,7 +24,7 @@
  * Properties
  *	Nothing is published after FIN or reset, so the peer reads nothing after the end.
  *	Each end is told in the end: Close's, and CloseWrite's too though Close never comes,
- *	and neither has to wait for code of others in ReadFrom and WriteTo. The peer that
+ *	and neither has to wait for code of others in CopyFrom and CopyTo. The peer that
  *	waits is woken.
  *	Close resets if bytes are never read that were published before its mark, and does
  *	not reset if all are read; always after SetLinger(0) and corruption.
@@ -34,12 +34,12 @@
  *	END_AT_ONCE      old code: CloseWrite and Close end the stream whatever writers do
  *	BUSY_READER      Close decides at once though a reader is busy
  *	STALE_LOOK       Close takes the first look for unread bytes though a reader was busy then
- *	LENT_LENGTH      what WriteTo has lent is a number of bytes, looked at first, which is
+ *	LENT_LENGTH      what CopyTo has lent is a number of bytes, looked at first, which is
  *	                 cleared before they are released
- *	SHORT_FIN        what WriteTo's writer has not taken makes no reset of a FIN
- *	SHORT_EARLY      WriteTo looks whether the end was closed, then takes bytes back
+ *	SHORT_FIN        what CopyTo's writer has not taken makes no reset of a FIN
+ *	SHORT_EARLY      CopyTo looks whether the end was closed, then takes bytes back
  *	MARK_LATE        Close looks for unread bytes before it sets its mark
- *	BLIND_RESUME     ReadFrom does not look whether the gate was closed meanwhile
+ *	BLIND_RESUME     CopyFrom does not look whether the gate was closed meanwhile
  *	RESUME_CORRUPT   it does not look whether a Read found the peer corrupt
  *	LEND_KEEPS       lend leaves what is due to unlock
  *	LENT_IS_BUSY     postpone takes a lock that is lent for a busy one
@@ -78,7 +78,7 @@ bool want[2], woken[2];
 bool bytesLost;
 
 /* What the properties speak of. */
-byte taken;      /* bytes that were read, or handed to WriteTo's writer */
+byte taken;      /* bytes that were read, or handed to CopyTo's writer */
 byte before;     /* bytes that were published when the mark was set */
 bool hasShut;    /* shutdown was done */
 byte told;       /* by tellEnd */
@@ -320,7 +320,7 @@ proctype Write(byte pieces) {
 #define resumeLooks (writeClosed || corrupted)
 #endif
 
-proctype ReadFrom(byte pieces) {
+proctype CopyFrom(byte pieces) {
 	OWN;
 	lock(writing);
 	if
@@ -388,7 +388,7 @@ proctype Read(bool hostile) {
 	d_step { calls--; ok = false }
 }
 
-proctype WriteTo() {
+proctype CopyTo() {
 	OWN;
 	lock(reading);
 	if
@@ -524,8 +524,8 @@ proctype PeerWrite() {
 	calls--
 }
 
-inline aWriter(pieces) { calls++; if :: run Write(pieces) :: run ReadFrom(pieces) fi }
-inline aReader() { calls++; if :: run Read(false) :: run Read(true) :: run WriteTo() fi }
+inline aWriter(pieces) { calls++; if :: run Write(pieces) :: run CopyFrom(pieces) fi }
+inline aReader() { calls++; if :: run Read(false) :: run Read(true) :: run CopyTo() fi }
 inline thePeersReader() { run PeerRead(); calls = calls + halfClose }
 inline aCloseWrite() {
 	if

@@ -1,4 +1,4 @@
-package ctnet
+package stream
 
 import (
 	"net"

@@ -1,4 +1,4 @@
-package ctnet
+package stream
 
 import (
 	"runtime"
@@ -29,26 +29,26 @@ const handoffLeast = 8 << 10
 
 // awaitInto waits as awaitData does. A Write of the same application may copy into b
 // meanwhile: then awaitInto returns how much.
-func (c *Conn) awaitInto(b []byte) int {
-	near := c.near()
-	if near == nil || len(b) < handoffLeast {
-		c.awaitData(0, nil)
+func (e *End) awaitInto(b []byte) int {
+	joint := e.joint()
+	if joint == nil || len(b) < handoffLeast {
+		e.awaitData(0, nil)
 		return 0
 	}
-	near.in.offer(b)
-	c.awaitData(0, near.in)
-	return near.in.withdraw()
+	joint.in.offer(b)
+	e.awaitData(0, joint.in)
+	return joint.in.withdraw()
 }
 
 // give copies what it can of b into the buffer of a Read that waits in the same
 // application, and lets that one run, while the bytes are in this CPU's cache.
-func (c *Conn) give(b []byte) (n int) {
-	near := c.near()
-	if near == nil || len(b) < handoffLeast || !c.tx.Taken() {
+func (e *End) give(b []byte) (n int) {
+	joint := e.joint()
+	if joint == nil || len(b) < handoffLeast || !e.tx.Taken() {
 		return 0
 	}
-	if n = near.out.take(b); n > 0 {
-		c.peer.notify()
+	if n = joint.out.take(b); n > 0 {
+		e.peer.Notify()
 		runtime.Gosched()
 	}
 	return n

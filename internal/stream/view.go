@@ -1,4 +1,4 @@
-package ctnet
+package stream
 
 import (
 	"bufio"
@@ -6,16 +6,17 @@ import (
 	"syscall"
 
 	"cutthrough.example/internal/ring"
+	"cutthrough.example/internal/syserr"
 )
 
 // Buffered returns the number of bytes that can be read without waiting. It does not
 // wait itself, whatever other goroutines do.
-func (c *Conn) Buffered() int {
-	if !c.gate.enter() {
+func (e *End) Buffered() int {
+	if !e.gate.enter() {
 		return 0
 	}
-	defer c.leave()
-	return c.rx.Queued()
+	defer e.leave()
+	return e.rx.Queued()
 }
 
 // Peek returns the next n bytes without reading them, as bufio.Reader does: the
@@ -27,54 +28,51 @@ func (c *Conn) Buffered() int {
 // one of these must follow, also after Close: until then the connection's memory
 // is not let go. They lie in memory that the peer can write to; a program that
 // does not trust its peer copies what it checks before it checks it.
-func (c *Conn) Peek(n int) ([]byte, error) {
+func (e *End) Peek(n int) ([]byte, error) {
 	if n < 0 {
-		return nil, c.opError("read", bufio.ErrNegativeCount)
+		return nil, bufio.ErrNegativeCount
 	}
-	if err := c.lockRead(); err != nil {
-		return nil, c.opError("read", err)
+	if err := e.lockRead(); err != nil {
+		return nil, err
 	}
-	b, err := c.peek(n)
+	b, err := e.peek(n)
 	if len(b) > 0 {
-		c.unlocked(c.gate.unlockPeeked())
+		e.unlocked(e.gate.unlockPeeked())
 	} else {
-		c.unlock(reading)
-	}
-	if err != nil {
-		err = c.opError("read", err)
+		e.unlock(reading)
 	}
 	return b, err
 }
 
-func (c *Conn) peek(n int) ([]byte, error) {
+func (e *End) peek(n int) ([]byte, error) {
 	for {
-		end, err := c.beforeRead()
+		end, err := e.beforeRead()
 		if err != nil {
 			return nil, err
 		}
-		have, err := c.rx.Buffered(n)
+		have, err := e.rx.Buffered(n)
 		if err != nil {
-			return nil, c.corrupt()
+			return nil, e.corrupt()
 		}
-		if have < n && end == nil && n <= c.rx.Size() {
-			c.awaitData(have, nil)
+		if have < n && end == nil && n <= e.rx.Size() {
+			e.awaitData(have, nil)
 			continue
 		}
 		switch {
 		case have >= n:
 			have, end = n, nil
 		case end != nil:
-			c.rx.Stop()
+			e.rx.Stop()
 		default:
 			end = bufio.ErrBufferFull
 		}
 		if have > 0 {
-			ring.RaceAcquire(c.raceKey)
+			ring.RaceAcquire(e.raceKey)
 		}
-		b := c.rx.View(have)
+		b := e.rx.View(have)
 		if len(b) < have {
 			b = make([]byte, have)
-			c.rx.Copy(b)
+			e.rx.Copy(b)
 		}
 		return b, end
 	}
@@ -82,51 +80,48 @@ func (c *Conn) peek(n int) ([]byte, error) {
 
 // Discard skips the next n bytes, as bufio.Reader does: it waits for those that
 // have not arrived, and returns an error if it skipped fewer.
-func (c *Conn) Discard(n int) (int, error) {
+func (e *End) Discard(n int) (int, error) {
 	if n < 0 {
-		return 0, c.opError("read", bufio.ErrNegativeCount)
+		return 0, bufio.ErrNegativeCount
 	}
-	if err := c.lockRead(); err != nil {
-		return 0, c.opError("read", err)
+	if err := e.lockRead(); err != nil {
+		return 0, err
 	}
-	done, err := c.discard(n)
-	c.unlock(reading)
-	if err != nil {
-		err = c.opError("read", err)
-	}
+	done, err := e.discard(n)
+	e.unlock(reading)
 	return done, err
 }
 
-func (c *Conn) discard(n int) (done int, err error) {
+func (e *End) discard(n int) (done int, err error) {
 	for done < n {
-		end, err := c.beforeRead()
+		end, err := e.beforeRead()
 		if err != nil {
 			return done, err
 		}
-		have, err := c.rx.Buffered(1)
+		have, err := e.rx.Buffered(1)
 		if err != nil {
-			return done, c.corrupt()
+			return done, e.corrupt()
 		}
 		if have == 0 {
 			if end != nil {
-				c.rx.Stop()
+				e.rx.Stop()
 				return done, end
 			}
-			c.awaitData(0, nil)
+			e.awaitData(0, nil)
 			continue
 		}
 		have = min(have, n-done)
-		c.release(have)
+		e.release(have)
 		done += have
 	}
 	return done, nil
 }
 
 // release gives n bytes back to the peer and tells it if it waits for them.
-func (c *Conn) release(n int) {
-	c.rx.Discard(n)
-	if c.rx.SpaceWanted(false) {
-		c.peer.notify()
+func (e *End) release(n int) {
+	e.rx.Discard(n)
+	if e.rx.SpaceWanted(false) {
+		e.peer.Notify()
 	}
 }
 
@@ -140,107 +135,104 @@ func (c *Conn) release(n int) {
 //
 // A Reserve for which there is no room waits for the peer to read. If the peer waits,
 // in Peek, for more bytes than it has, then both wait until a deadline or Close.
-func (c *Conn) Reserve(n int) ([]byte, error) {
+func (e *End) Reserve(n int) ([]byte, error) {
 	if n < 0 {
-		return nil, c.opError("write", bufio.ErrNegativeCount)
+		return nil, bufio.ErrNegativeCount
 	}
-	if err := c.gate.lock(writing, &c.wr.Deadline); err != nil {
-		return nil, c.opError("write", err)
+	if err := e.gate.lock(writing, &e.wr.Deadline); err != nil {
+		return nil, err
 	}
-	b, err := c.reserve(max(n, 1))
+	b, err := e.reserve(max(n, 1))
 	if err != nil {
-		c.unlock(writing)
-		return nil, c.opError("write", err)
+		e.unlock(writing)
+		return nil, err
 	}
-	c.lend(writing)
-	c.reserved.Store(true)
+	e.lend(writing)
+	e.reserved.Store(true)
 	return b, nil
 }
 
-func (c *Conn) reserve(n int) ([]byte, error) {
-	if n > c.tx.Size() {
+func (e *End) reserve(n int) ([]byte, error) {
+	if n > e.tx.Size() {
 		return nil, bufio.ErrBufferFull
 	}
 	for {
-		if err := c.beforeWrite(); err != nil && !c.unnoticed(err) {
+		if err := e.beforeWrite(); err != nil && !e.unnoticed(err) {
 			return nil, err
 		}
-		free, err := c.tx.Space(n)
+		free, err := e.tx.Space(n)
 		if err != nil {
-			return nil, c.corrupt()
+			return nil, e.corrupt()
 		}
 		if free < n {
-			c.awaitSpace(n, false)
+			e.awaitSpace(n, false)
 			continue
 		}
-		if b := c.tx.View(); len(b) >= n {
+		if b := e.tx.View(); len(b) >= n {
 			return b, nil
 		}
-		c.scratch = make([]byte, n)
-		return c.scratch, nil
+		e.scratch = make([]byte, n)
+		return e.scratch, nil
 	}
 }
 
 // Commit writes the first n bytes of what the last Reserve returned. It must be
 // called once for each Reserve that succeeded; without one it fails with EINVAL.
-func (c *Conn) Commit(n int) error {
-	if !c.reserved.CompareAndSwap(true, false) {
-		return c.opError("write", &problem{syscall.EINVAL, "Commit without Reserve"})
+func (e *End) Commit(n int) error {
+	if !e.reserved.CompareAndSwap(true, false) {
+		return syserr.New(syscall.EINVAL, "Commit without Reserve")
 	}
-	err := c.resumeWriting()
+	err := e.resumeWriting()
 	if err == nil {
-		err = c.commit(n)
+		err = e.commit(n)
 	}
-	c.scratch = nil
-	c.unlock(writing)
-	if err != nil {
-		return c.opError("write", err)
-	}
-	return nil
+	e.scratch = nil
+	e.unlock(writing)
+	return err
 }
 
-func (c *Conn) commit(n int) error {
-	room := c.scratch
+func (e *End) commit(n int) error {
+	room := e.scratch
 	if room == nil {
-		room = c.tx.View()
+		room = e.tx.View()
 	}
 	if n < 0 || n > len(room) {
 		return os.ErrInvalid
 	}
-	if err := c.lost(); err != nil {
-		if c.unnoticed(err) {
+	if err := e.lost(); err != nil {
+		if e.unnoticed(err) {
 			if n > 0 {
-				c.lose()
+				e.lose()
 			}
 			return nil
 		}
 		return err
 	}
-	ring.RaceRelease(c.raceKey)
-	if c.scratch == nil {
-		c.publish(n)
-		return c.afterWrite()
+	ring.RaceRelease(e.raceKey)
+	if e.scratch == nil {
+		e.publish(n)
+		return e.afterWrite()
 	}
 	// There is room, so this doesn't wait. It is all or nothing, as without the copy:
 	// nothing more is looked at, and the end of the stream waits for it.
-	for b := c.scratch[:n]; len(b) > 0; {
-		m, err := c.tx.Write(b)
+	for b := e.scratch[:n]; len(b) > 0; {
+		m, err := e.tx.Write(b)
 		if err != nil || m == 0 {
-			return c.corrupt()
+			return e.corrupt()
 		}
 		b = b[m:]
-		if c.tx.DataWanted() {
-			c.peer.notify()
+		if e.tx.DataWanted() {
+			e.peer.Notify()
 		}
 	}
-	return c.afterWrite()
+	return e.afterWrite()
 }
 
 // publish writes the first n bytes of the producer's view and tells the peer if
 // it waits for them.
-func (c *Conn) publish(n int) {
-	c.tx.Commit(n)
-	if n > 0 && c.tx.DataWanted() {
-		c.peer.notify()
+func (e *End) publish(n int) {
+	e.tx.Commit(n)
+	if n > 0 && e.tx.DataWanted() {
+		e.peer.Notify()
 	}
 }

@@ -5,8 +5,8 @@
  * Stands for
  *	offer, withdraw, take    the handoff's methods of the same names; offered, buf and n
  *	                         are its state, buf and n
- *	read, awaitInto, awaitData  those of Conn; passed is its deadline
- *	write, give, awaitSpace  those of Conn
+ *	read, awaitInto, awaitData  those of End; passed is its deadline
+ *	write, give, awaitSpace  those of End
  *	wait, wake               waiter
  *	Close, CloseWrite        of the end that reads, and of the one that writes
  *	head, tail, fin, mark    the fifo's words. A byte stands for some KiB. A buffer of less
@@ -14,7 +14,7 @@
  *
  * Left out
  *	The gate, but for FIN, which CloseWrite leaves to a busy writer: end.pml.
- *	The look before a wait (Conn.look): one more look at what is looked at anyway.
+ *	The look before a wait (End.look): one more look at what is looked at anyway.
  *
  * sync/atomic is sequentially consistent, so it is right to interleave the steps.
  *

@@ -1,4 +1,4 @@
-package ctnet
+package stream
 
 import (
 	"net"
@@ -21,39 +21,39 @@ import (
 
 // unlock leaves the gate, having done what is due, and lets go of the memory if that
 // was the last use.
-func (c *Conn) unlock(kind int) { c.unlocked(c.gate.unlock(kind)) }
+func (e *End) unlock(kind int) { e.unlocked(e.gate.unlock(kind)) }
 
 // unlocked goes on when the gate has been unlocked.
-func (c *Conn) unlocked(due uint64, last bool) {
+func (e *End) unlocked(due uint64, last bool) {
 	if due != 0 {
-		c.end(due)
-		last = c.gate.leave()
+		e.end(due)
+		last = e.gate.leave()
 	}
 	if last {
-		c.peer.release()
+		e.peer.Release()
 	}
 }
 
 // leave leaves the gate without a lock, as unlock does with one.
-func (c *Conn) leave() {
-	if c.gate.leave() {
-		c.peer.release()
+func (e *End) leave() {
+	if e.gate.leave() {
+		e.peer.Release()
 	}
 }
 
 // lend says, before code that is not ours is called with a lock held, that no ending
 // should have to wait for that.
-func (c *Conn) lend(kind int) {
-	if due := c.gate.lend(kind); due != 0 {
-		c.end(due)
+func (e *End) lend(kind int) {
+	if due := e.gate.lend(kind); due != 0 {
+		e.end(due)
 	}
 }
 
 // resumeWriting ends what lend began. It returns an error if the stream may have been
 // ended meanwhile: then the caller must not publish.
-func (c *Conn) resumeWriting() error {
-	closed := c.gate.resume(writing)
-	switch state := c.state.Load(); {
+func (e *End) resumeWriting() error {
+	closed := e.gate.resume(writing)
+	switch state := e.state.Load(); {
 	case closed:
 		return net.ErrClosed
 	case state&corrupted != 0:
@@ -65,119 +65,130 @@ func (c *Conn) resumeWriting() error {
 }
 
 // end does what the gate says is due.
-func (c *Conn) end(due uint64) {
+func (e *End) end(due uint64) {
 	if due&gateFin != 0 {
-		c.tellEnd()
+		e.tellEnd()
 	}
 	if due&gateShut != 0 {
-		c.shutdown()
+		e.shutdown()
 	}
 }
 
 // endStream ends the stream to the peer, or leaves that to a writer.
-func (c *Conn) endStream() {
-	if !c.gate.postpone(writing, gateFin) {
-		c.tellEnd()
+func (e *End) endStream() {
+	if !e.gate.postpone(writing, gateFin) {
+		e.tellEnd()
 	}
 }
 
 // tellEnd tells the peer that the stream has ended. Nobody publishes any more.
-func (c *Conn) tellEnd() {
-	if c.state.Load()&corrupted != 0 {
-		c.tx.Reset()
+func (e *End) tellEnd() {
+	if e.state.Load()&corrupted != 0 {
+		e.tx.Reset()
 	} else {
-		c.tx.Fin()
+		e.tx.Fin()
 	}
-	c.notifyEnd()
+	e.notifyEnd()
 }
 
 // notifyEnd notifies the peer of an end, if it waits.
-func (c *Conn) notifyEnd() {
-	if c.tx.ConsumerWaits() || c.rx.ProducerWaits() {
-		c.peer.notifyApart()
+func (e *End) notifyEnd() {
+	if e.tx.ConsumerWaits() || e.rx.ProducerWaits() {
+		e.peer.NotifyApart()
 	}
 }
 
-// Close closes the connection, as TCP does: what was written can still be read
-// by the peer, followed by io.EOF; but if bytes that the peer has written are
-// unread, the connection is reset, and the peer gets ECONNRESET in place of
-// io.EOF. Calls that are blocked return net.ErrClosed. Close never waits.
-func (c *Conn) Close() error {
-	if !c.gate.close() {
-		return c.opError("close", net.ErrClosed)
+// Close closes the end: what was written can still be read by the peer, followed by io.EOF;
+// but if bytes that the peer has written are unread, the connection is reset, and the peer
+// gets ECONNRESET in place of io.EOF. Calls that are blocked return net.ErrClosed. Close
+// never waits.
+func (e *End) Close() error {
+	if !e.gate.close() {
+		return net.ErrClosed
 	}
-	c.state.Or(isClosed)
-	c.shutdown()
-	c.wakeAll()
-	c.rd.Stop()
-	c.wr.Stop()
-	c.leave()
+	e.state.Or(isClosed)
+	e.shutdown()
+	e.wakeAll()
+	e.rd.Stop()
+	e.wr.Stop()
+	e.leave()
 	return nil
 }
 
-// abort closes the connection with a reset.
-func (c *Conn) abort() {
-	c.state.Or(lingerZero)
-	c.Close()
+// Abort closes the end with a reset.
+func (e *End) Abort() {
+	e.state.Or(lingerZero)
+	e.Close()
+}
+
+// Withdraw closes an end whose peer is told by other means that there is no connection. It
+// calls first before Release can be called, unless the end was closed before.
+func (e *End) Withdraw(first func()) {
+	if !e.gate.close() {
+		return
+	}
+	first()
+	e.state.Or(isClosed)
+	e.leave()
 }
 
 // shutdown tells the peer that this end is closed, or leaves that to a holder of a
 // lock. The order matters: first the mark that no more will be read, then the look for
 // what is unread. A peer that writes in between sees the mark, or its bytes are seen
 // here; either way it learns that they were not read.
-func (c *Conn) shutdown() {
-	if c.gate.postpone(writing, gateShut) {
+func (e *End) shutdown() {
+	if e.gate.postpone(writing, gateShut) {
 		return
 	}
-	c.rx.Close()
-	reset := c.state.Load()&(lingerZero|corrupted) != 0
-	if !reset && c.rx.Unread() {
-		if c.gate.postpone(reading, gateShut) {
+	e.rx.Close()
+	reset := e.state.Load()&(lingerZero|corrupted) != 0
+	if !reset && e.rx.Unread() {
+		if e.gate.postpone(reading, gateShut) {
 			return
 		}
-		reset = c.rx.Unread() // a reader that was busy may have read them
+		reset = e.rx.Unread() // a reader that was busy may have read them
 	}
 	if reset {
-		c.tx.Reset()
+		e.tx.Reset()
 	} else {
-		c.tx.Fin()
+		e.tx.Fin()
 	}
-	c.notifyEnd()
+	e.notifyEnd()
 }
 
 // endUnread makes a reset of an end that was told as an orderly one, because all that had
 // come was lent to WriteTo's writer, which has not taken all of it.
-func (c *Conn) endUnread() {
-	c.state.Or(lingerZero)
-	if !c.gate.postpone(writing, gateShut) {
-		c.tx.Reset()
-		c.notifyEnd()
+func (e *End) endUnread() {
+	e.state.Or(lingerZero)
+	if !e.gate.postpone(writing, gateShut) {
+		e.tx.Reset()
+		e.notifyEnd()
 	}
 }
 
 // wakeAll wakes whoever waits at this end.
-func (c *Conn) wakeAll() {
-	c.rd.Expired()
-	c.wr.Expired()
+func (e *End) wakeAll() {
+	e.rd.Expired()
+	e.wr.Expired()
 }
 
 // CloseRead ends reading at this end: Read returns what has arrived and then
 // io.EOF, also if it is blocked now. As with TCP the peer does not notice, until
 // the fifo is full. What arrives after Read has returned io.EOF is not read, unlike
 // with TCP on Linux.
-func (c *Conn) CloseRead() error {
-	return c.control("close", func() {
-		c.state.Or(readClosed)
-		c.rd.Wake()
+func (e *End) CloseRead() error {
+	return e.control(func() {
+		e.state.Or(readClosed)
+		e.rd.Wake()
 	})
 }
 
 // CloseWrite ends writing at this end: the peer reads what was written and then
 // io.EOF. A Write that is blocked returns EPIPE, as every later one does.
-func (c *Conn) CloseWrite() error {
-	return c.control("close", func() {
-		c.state.Or(writeClosed)
-		c.endStream()
-		c.wr.Wake()
+func (e *End) CloseWrite() error {
+	return e.control(func() {
+		e.state.Or(writeClosed)
+		e.endStream()
+		e.wr.Wake()
 	})
 }

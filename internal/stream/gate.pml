@@ -7,9 +7,9 @@
  *	bell            gate.waiters: channels that hold one token
  *	passed          deadline.passed, of the half that a lock belongs to
  *	lock to close   the gate's methods of the same names; unlockWith, leave and endPeek
- *	                with what Conn does next if the memory is to be let go of
- *	Read to Close   calls of a Conn, as far as they use the gate. Read stands for
- *	                Discard and WriteTo too; Expire is SetWriteDeadline and its timer
+ *	                with what End does next if the memory is to be let go of
+ *	Read to Close   calls of an End, as far as they use the gate. Read stands for
+ *	                Discard and CopyTo too; Expire is SetWriteDeadline and its timer
  *
  * Left out
  *	What is read and written: the memory is one thing, which is used. Whether bytes

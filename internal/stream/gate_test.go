@@ -1,4 +1,4 @@
-package ctnet
+package stream
 
 import (
 	"math/rand/v2"

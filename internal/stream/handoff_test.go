@@ -1,4 +1,4 @@
-package ctnet
+package stream
 
 import (
 	"bytes"
@@ -11,22 +11,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
-
-// connectAlone makes a connection inside one application.
-func connectAlone(t *testing.T) (c, s *Conn) {
-	t.Helper()
-	a, err := NewApp(AppConfig{})
-	require.NoError(t, err)
-	t.Cleanup(func() { a.Close() })
-	ln, err := (&ListenConfig{App: a}).Listen(t.Context(), "ct", "alone")
-	require.NoError(t, err)
-	dialed, err := (&Dialer{App: a}).Dial("ct", "alone")
-	require.NoError(t, err)
-	accepted, err := ln.Accept()
-	require.NoError(t, err)
-	require.NoError(t, ln.Close())
-	return dialed.(*Conn), accepted.(*Conn)
-}
 
 // waitsFor waits until a Read has offered its buffer.
 func (h *handoff) waitsFor(t *testing.T) {
@@ -47,7 +31,7 @@ func TestHandoff(t *testing.T) {
 			n, _ := s.Read(got[:60_000])
 			read <- n
 		}()
-		s.peer.(*localPeer).in.waitsFor(t)
+		s.peer.(*jointPeer).in.waitsFor(t)
 		n, err := c.Write(data)
 		require.NoError(t, err)
 		require.Equal(t, len(data), n)
@@ -63,14 +47,14 @@ func TestHandoff(t *testing.T) {
 // The buffer is the caller's again: nothing is written to it any more.
 func TestHandoffEnds(t *testing.T) {
 	for name, end := range map[string]struct {
-		end func(c, s *Conn) error
+		end func(c, s *End) error
 		err error
 	}{
-		"deadline":   {func(c, s *Conn) error { return s.SetReadDeadline(time.Unix(1, 0)) }, os.ErrDeadlineExceeded},
-		"Close":      {func(c, s *Conn) error { return s.Close() }, net.ErrClosed},
-		"CloseRead":  {func(c, s *Conn) error { return s.CloseRead() }, io.EOF},
-		"peer":       {func(c, s *Conn) error { return c.Close() }, io.EOF},
-		"CloseWrite": {func(c, s *Conn) error { return c.CloseWrite() }, io.EOF},
+		"deadline":   {func(c, s *End) error { return s.SetReadDeadline(time.Unix(1, 0)) }, os.ErrDeadlineExceeded},
+		"Close":      {func(c, s *End) error { return s.Close() }, net.ErrClosed},
+		"CloseRead":  {func(c, s *End) error { return s.CloseRead() }, io.EOF},
+		"peer":       {func(c, s *End) error { return c.Close() }, io.EOF},
+		"CloseWrite": {func(c, s *End) error { return c.CloseWrite() }, io.EOF},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, s := connectAlone(t)
@@ -80,7 +64,7 @@ func TestHandoffEnds(t *testing.T) {
 				_, err := s.Read(got)
 				read <- err
 			}()
-			in := s.peer.(*localPeer).in
+			in := s.peer.(*jointPeer).in
 			in.waitsFor(t)
 			require.NoError(t, end.end(c, s))
 			require.ErrorIs(t, <-read, end.err)

@@ -1,0 +1,89 @@
+package stream
+
+import (
+	"io"
+	"sync/atomic"
+	"testing"
+
+	"cutthrough.example/internal/ring"
+	"cutthrough.example/internal/sched"
+	"github.com/stretchr/testify/require"
+)
+
+func newFifo(size int) ring.Fifo {
+	return ring.Fifo{Header: new(ring.Header), Data: make([]byte, size)}
+}
+
+// releases counts the ends that were released.
+type releases struct{ atomic.Int32 }
+
+func (r *releases) Release() { r.Add(1) }
+
+// A farPeer is the way to an end that is told of events some time later, as one in
+// another process is.
+type farPeer struct {
+	releases
+	other *End
+}
+
+func (p *farPeer) Notify()            { go p.other.Wake() }
+func (p *farPeer) NotifyApart()       { go p.other.Wake() }
+func (p *farPeer) Watch() sched.Watch { return nil }
+
+// A meeting makes connections.
+type meeting struct {
+	t      *testing.T
+	size   int
+	joined bool
+}
+
+// eachMeeting runs a test with joined ends, and with ends that are apart. size is that of
+// the fifos.
+func eachMeeting(t *testing.T, size int, test func(t *testing.T, m meeting)) {
+	t.Run("joined", func(t *testing.T) { test(t, meeting{t, size, true}) })
+	t.Run("apart", func(t *testing.T) { test(t, meeting{t, size, false}) })
+}
+
+// connect makes a connection. When the test ends both ends are closed, and each was
+// released once.
+func (m meeting) connect() (c, s *End) {
+	c, s = new(End), new(End)
+	there, back := newFifo(m.size), newFifo(m.size)
+	var released func() int32
+	if m.joined {
+		r := new(releases)
+		new(Junction).Join(c, s, there, back, r, Options{})
+		released = r.Load
+	} else {
+		toS, toC := &farPeer{other: s}, &farPeer{other: c}
+		c.Init(back, there, toS, Options{})
+		s.Init(there, back, toC, Options{})
+		released = func() int32 { return toS.Load() + toC.Load() }
+	}
+	m.t.Cleanup(func() {
+		for _, e := range []*End{c, s} {
+			e.Close()
+			e.Discard(0) // ends a Peek
+			e.Commit(0)
+		}
+		require.EqualValues(m.t, 2, released())
+	})
+	return c, s
+}
+
+// connectAlone makes a connection with joined ends.
+func connectAlone(t *testing.T) (c, s *End) {
+	return meeting{t, 256 << 10, true}.connect()
+}
+
+// readFrom and writeTo have the errors of both sides as one.
+func readFrom(e *End, r io.Reader) (int64, error) { return joined(e.CopyFrom(r)) }
+
+func writeTo(e *End, w io.Writer) (int64, error) { return joined(e.CopyTo(w)) }
+
+func joined(n int64, theirs, err error) (int64, error) {
+	if err != nil {
+		return n, err
+	}
+	return n, theirs
+}

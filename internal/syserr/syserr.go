@@ -1,0 +1,19 @@
+// Package syserr has the errors that an errno alone would not explain.
+package syserr
+
+import "syscall"
+
+// An Error is an errno with a word on what to do about it. It is what errors.Is and
+// errors.As take it for: its errno.
+type Error struct {
+	Errno  syscall.Errno
+	Advice string
+}
+
+func (e *Error) Error() string   { return e.Errno.Error() + ": " + e.Advice }
+func (e *Error) Unwrap() error   { return e.Errno }
+func (e *Error) Timeout() bool   { return e.Errno.Timeout() }
+func (e *Error) Temporary() bool { return e.Errno.Temporary() }
+
+// New returns an error of errno, with advice.
+func New(errno syscall.Errno, advice string) *Error { return &Error{errno, advice} }
