@@ -41,7 +41,7 @@ func checkDir(dir string) error {
 	st := fi.Sys().(*syscall.Stat_t)
 	switch {
 	case !fi.IsDir():
-		return syserr.New(syscall.ENOTDIR, dir + " must be a directory; remove it, or set CTNET_DIR to another one")
+		return syserr.New(syscall.ENOTDIR, dir+" must be a directory; remove it, or set CTNET_DIR to another one")
 	case int(st.Uid) != os.Geteuid() && st.Uid != 0:
 		return syserr.New(syscall.EPERM, fmt.Sprintf("%s belongs to user %d; set CTNET_DIR to a directory of your own", dir, st.Uid))
 	case fi.Mode().Perm()&0o022 != 0:
@@ -70,7 +70,7 @@ func socketPath(dir, key string) (string, error) {
 	sum := sha256.Sum256([]byte(key))
 	path := filepath.Join(dir, hex.EncodeToString(sum[:12])+socketSuffix)
 	if len(path) >= len(unix.RawSockaddrUnix{}.Path) {
-		return "", syserr.New(syscall.ENAMETOOLONG, dir + " is too long a name; set CTNET_DIR to a shorter one")
+		return "", syserr.New(syscall.ENAMETOOLONG, dir+" is too long a name; set CTNET_DIR to a shorter one")
 	}
 	return path, nil
 }
@@ -243,7 +243,7 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 			return nil, ctx.Err()
 		case <-timeout.C:
 			f.Close()
-			return nil, syserr.New(syscall.ETIMEDOUT, "another process holds the lock on " + dir)
+			return nil, syserr.New(syscall.ETIMEDOUT, "another process holds the lock on "+dir)
 		case <-time.After(wait):
 		}
 	}

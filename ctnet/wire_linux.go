@@ -103,7 +103,7 @@ func broken(err error) error {
 	if errors.As(err, &errno) {
 		return err
 	}
-	return syserr.New(syscall.EPROTO, "the peer broke the protocol: " + err.Error())
+	return syserr.New(syscall.EPROTO, "the peer broke the protocol: "+err.Error())
 }
 
 // receive returns the next message, and its descriptors, which the caller owns.
