@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/syserr"
 )
@@ -114,7 +115,7 @@ func newApp(l segpool.Limits) *app {
 	return a
 }
 
-var errInUse = syserr.New(syscall.EADDRINUSE, "another listener is there; close it, or choose another name or CTNET_DIR")
+var errInUse = syserr.New(syscall.EADDRINUSE, "another listener is there; close it, or choose another name")
 
 func (a *app) addListener(l *Listener) error {
 	a.mu.Lock()
@@ -145,6 +146,12 @@ func (a *app) listener(key string, bubble int) *Listener {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.listeners[place{key, bubble}]
+}
+
+// absent reports whether nobody is known to be at the target with this name, see
+// [rendezvous.Absences].
+func (a *app) absent(name string) (bool, rendezvous.Stamp) {
+	return a.remote.absences.Absent(name, a.opened.Load())
 }
 
 // addLocal returns false if the application is closed.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/stream"
@@ -81,7 +81,7 @@ func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (
 			if retry {
 				continue
 			}
-			err = errNobody
+			err = rendezvous.ErrNobody
 		}
 		return c, err
 	}
@@ -151,11 +151,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 			undo.run()
 		}
 	}()
-	path, err := findDoor(key.key)
-	if err != nil {
-		return nil, err
-	}
-	ch, cred, err := knock(ctx, path)
+	ch, cred, err := rendezvous.Dial(ctx, key.key)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +160,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 		return nil, err
 	}
 	undo.add(func() { r.end(ch) })
-	done := ch.limitHandshake(ctx)
+	done := ch.LimitHandshake(ctx)
 	defer func() {
 		done()
 		switch {
@@ -172,7 +168,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 			err = net.ErrClosed // by App.Close
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if err = ctx.Err(); err == nil {
-				err = errSilent
+				err = rendezvous.ErrSilent
 			}
 		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 			err = syserr.New(syscall.ECONNREFUSED, "the listener's process hung up; has it ended?")
@@ -195,18 +191,18 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 	}
 	undo.add(bell.Close)
 
-	hello := message{Kind: kindHello, App: r.app.id, Worker: uint32(number),
+	hello := rendezvous.Message{Kind: rendezvous.KindHello, App: r.app.id, Worker: uint32(number),
 		ToServer: uint32(key.ask.toServer), ToClient: uint32(key.ask.toClient)}
 	hello.NameLen = uint32(copy(hello.Name[:], key.name))
-	if err := ch.send(hello, blockFD, sleepFD, bell.FD()); err != nil {
+	if err := ch.Send(hello, blockFD, sleepFD, bell.FD()); err != nil {
 		return nil, err
 	}
-	welcome, fds, err := ch.expect(kindWelcome, 2)
+	welcome, fds, err := ch.Expect(rendezvous.KindWelcome, 2)
 	if err != nil {
 		return nil, err
 	}
 	p := &client{
-		pair:    pair{app: r.app, ch: ch, cred: cred, worker: worker, block: block},
+		pair:    pair{app: r.app, ch: ch, cred: Cred(cred), worker: worker, block: block},
 		key:     key,
 		addr:    remote,
 		added:   make(chan syscall.Errno, 1),
@@ -220,7 +216,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 	undo.add(p.part)
 	g, err := segpool.NewGeometry(int(welcome.ToServer), int(welcome.ToClient))
 	if err != nil {
-		return nil, errProtocol
+		return nil, rendezvous.ErrProtocol
 	}
 	p.pool = segpool.NewPool(g, r.app.account, p.drop)
 	toServer, toClient := bitmaps(block)
@@ -245,79 +241,12 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 	return p, nil
 }
 
-// findDoor returns the path of the socket of the listener with a key.
-func findDoor(key string) (string, error) {
-	dir := runDir()
-	err := checkDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = errNobody
-	}
-	if err != nil {
-		return "", err
-	}
-	return socketPath(dir, key)
-}
-
-// knock connects to a listener's socket, if it belongs to somebody who can be
-// trusted. It waits for room in the socket's queue.
-func knock(parent context.Context, path string) (ch channel, cred Cred, err error) {
-	ctx, cancel := context.WithTimeout(untraced{parent}, handshakeTimeout)
-	defer cancel()
-	ended := func() error {
-		<-ctx.Done() // in case that it is just about to end
-		if err := parent.Err(); err != nil {
-			return err
-		}
-		return errSilent
-	}
-	var d net.Dialer
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		c, err := d.DialContext(ctx, "unixpacket", path)
-		if err == nil {
-			ch = channel{c.(*net.UnixConn)}
-			break
-		}
-		var errno syscall.Errno
-		switch {
-		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
-			return ch, cred, ended()
-		case errors.Is(err, fs.ErrNotExist):
-			return ch, cred, errNobody // as when a dead process has left its file there
-		case errors.Is(err, syscall.EAGAIN):
-			select {
-			case <-ctx.Done():
-				return ch, cred, ended()
-			case <-time.After(wait):
-				continue
-			}
-		case errors.As(err, &errno):
-			err = errno
-		}
-		return ch, cred, err
-	}
-	if cred, err = ch.peerCred(); err == nil && !trusted(cred) {
-		err = syserr.New(syscall.EACCES, "the listener belongs to another user")
-	}
-	if err != nil {
-		ch.Close()
-	}
-	return ch, cred, err
-}
-
-// An untraced context is one without values, and so without a tracer: that is not to see
-// how applications find each other.
-type untraced struct{ context.Context }
-
-func (untraced) Value(any) any { return nil }
-
-var errSilent = syserr.New(syscall.ETIMEDOUT, "the listener's process did not answer; is it stopped?")
-
 // read reads the control channel, and ends the pair when that ends.
 func (p *client) read() {
 	r := &p.app.remote
 	for {
-		m, fds, err := p.ch.receive()
-		closeAll(fds)
+		m, fds, err := p.ch.Receive()
+		rendezvous.CloseAll(fds)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			if p.idle() {
 				break
@@ -328,12 +257,12 @@ func (p *client) read() {
 			break
 		}
 		switch m.Kind {
-		case kindAdded:
+		case rendezvous.KindAdded:
 			select {
 			case p.added <- syscall.Errno(m.Errno):
 			default: // nobody has asked
 			}
-		case kindRetire:
+		case rendezvous.KindRetire:
 			p.retire()
 		}
 	}
@@ -448,7 +377,7 @@ func (p *client) appendConns(conns []seen) []seen {
 
 // drop is called by the pool before a segment goes.
 func (p *client) drop(k int) bool {
-	return p.ch.send(message{Kind: kindDrop, Segment: uint32(k)}) == nil
+	return p.ch.Send(rendezvous.Message{Kind: rendezvous.KindDrop, Segment: uint32(k)}) == nil
 }
 
 // A growth is the making of a segment. Any number of Dials wait for it.
@@ -498,11 +427,11 @@ func (p *client) addSegment() error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := p.ch.send(message{Kind: kindAdd, Segment: uint32(k)}, fd); err != nil {
+	if err := p.ch.Send(rendezvous.Message{Kind: rendezvous.KindAdd, Segment: uint32(k)}, fd); err != nil {
 		m.Free()
 		return errRetired
 	}
-	timeout := time.NewTimer(handshakeTimeout)
+	timeout := time.NewTimer(rendezvous.HandshakeTimeout)
 	defer timeout.Stop()
 	select {
 	case errno, ok := <-p.added:
@@ -517,7 +446,7 @@ func (p *client) addSegment() error {
 	case <-timeout.C:
 		m.Free()
 		p.ch.Close()
-		return errSilent
+		return rendezvous.ErrSilent
 	}
 	if err := p.pool.Add(k, m); err != nil {
 		p.drop(k) // the server has it

@@ -16,6 +16,8 @@ import (
 	"time"
 	"unsafe"
 
+	"cutthrough.example/internal/leakcheck"
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -86,9 +88,9 @@ func newParts(t *testing.T) parts {
 }
 
 // packet returns a message as it goes over the wire.
-func packet(kind uint16, changes ...func(*message)) []byte {
-	m := message{Magic: wireMagic, Version: wireVersion, Kind: kind}
-	if kind == kindWelcome {
+func packet(kind uint16, changes ...func(*rendezvous.Message)) []byte {
+	m := rendezvous.Message{Magic: rendezvous.Magic, Version: rendezvous.Version, Kind: kind}
+	if kind == rendezvous.KindWelcome {
 		m.ToServer, m.ToClient = DefaultBuffer, DefaultBuffer
 	}
 	for _, change := range changes {
@@ -100,14 +102,14 @@ func packet(kind uint16, changes ...func(*message)) []byte {
 }
 
 // hello returns the packet of a client that dials name.
-func hello(name string, changes ...func(*message)) []byte {
-	named := func(m *message) { m.NameLen = uint32(copy(m.Name[:], "ct:"+name)) }
-	return packet(kindHello, append([]func(*message){named}, changes...)...)
+func hello(name string, changes ...func(*rendezvous.Message)) []byte {
+	named := func(m *rendezvous.Message) { m.NameLen = uint32(copy(m.Name[:], "ct:"+name)) }
+	return packet(rendezvous.KindHello, append([]func(*rendezvous.Message){named}, changes...)...)
 }
 
 // sendPacket sends what no call of the package does. Without bytes it is an empty
 // packet, which package net does not send together with descriptors.
-func sendPacket(ch channel, b []byte, fds ...int) error {
+func sendPacket(ch rendezvous.Channel, b []byte, fds ...int) error {
 	var hdr unix.Msghdr
 	if len(b) > 0 {
 		iov := unix.Iovec{Base: &b[0]}
@@ -135,9 +137,9 @@ func sendPacket(ch channel, b []byte, fds ...int) error {
 }
 
 // expectEnd returns an error if the peer does anything but close.
-func expectEnd(ch channel) error {
-	m, fds, err := ch.receive()
-	closeAll(fds)
+func expectEnd(ch rendezvous.Channel) error {
+	m, fds, err := ch.Receive()
+	rendezvous.CloseAll(fds)
 	// It is a reset if there was something that the peer did not read.
 	if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		return fmt.Errorf("the peer should close, but: message %v, error %v", m.Kind, err)
@@ -154,7 +156,7 @@ type fakeServer struct {
 
 // fakeListen has serve called with each connection to name. An error it returns
 // fails the test; so does a peer that it waits for in vain.
-func fakeListen(t *testing.T, name string, serve func(ch channel) error) *fakeServer {
+func fakeListen(t *testing.T, name string, serve func(ch rendezvous.Channel) error) *fakeServer {
 	t.Helper()
 	s := &fakeServer{ln: rawListen(t, name)}
 	s.wg.Go(func() {
@@ -166,8 +168,8 @@ func fakeListen(t *testing.T, name string, serve func(ch channel) error) *fakeSe
 			s.conns.Add(1)
 			s.wg.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(handshakeTimeout + patience))
-				if err := serve(channel{c}); err != nil {
+				c.SetDeadline(time.Now().Add(rendezvous.HandshakeTimeout + patience))
+				if err := serve(rendezvous.Channel{UnixConn: c}); err != nil {
 					t.Errorf("fake server: %v", err)
 				}
 			})
@@ -184,12 +186,12 @@ func (s *fakeServer) stop() {
 }
 
 // takeHello receives what a client says first, and checks it.
-func takeHello(ch channel, name string) (message, error) {
-	m, fds, err := ch.expect(kindHello, 3)
+func takeHello(ch rendezvous.Channel, name string) (rendezvous.Message, error) {
+	m, fds, err := ch.Expect(rendezvous.KindHello, 3)
 	if err != nil {
 		return m, err
 	}
-	defer closeAll(fds[2:])
+	defer rendezvous.CloseAll(fds[2:])
 	if got := string(m.Name[:m.NameLen]); got != "ct:"+name {
 		err = fmt.Errorf("hello is for %q", got)
 	}
@@ -215,19 +217,25 @@ func warm(t *testing.T, a *App) {
 // TestHandshakeBadServer has a server answer hello with all kinds of nonsense.
 // The dialer finds out at once, says what it is, and leaves nothing behind.
 func TestHandshakeBadServer(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
-	good := packet(kindWelcome)
-	worker := func(n uint32) []byte { return packet(kindWelcome, func(m *message) { m.Worker = n }) }
+	good := packet(rendezvous.KindWelcome)
+	worker := func(n uint32) []byte {
+		return packet(rendezvous.KindWelcome, func(m *rendezvous.Message) { m.Worker = n })
+	}
 	fifos := func(toServer, toClient uint32) []byte {
-		return packet(kindWelcome, func(m *message) { m.ToServer, m.ToClient = toServer, toClient })
+		return packet(rendezvous.KindWelcome, func(m *rendezvous.Message) { m.ToServer, m.ToClient = toServer, toClient })
 	}
 	errno := func(e syscall.Errno) []byte {
-		return packet(kindWelcome, func(m *message) { m.Errno = uint32(e) })
+		return packet(rendezvous.KindWelcome, func(m *rendezvous.Message) { m.Errno = uint32(e) })
 	}
-	version := func(v uint16) []byte { return packet(kindWelcome, func(m *message) { m.Version = v }) }
-	magic := func(v uint32) []byte { return packet(kindWelcome, func(m *message) { m.Magic = v }) }
+	version := func(v uint16) []byte {
+		return packet(rendezvous.KindWelcome, func(m *rendezvous.Message) { m.Version = v })
+	}
+	magic := func(v uint32) []byte {
+		return packet(rendezvous.KindWelcome, func(m *rendezvous.Message) { m.Magic = v })
+	}
 	fds := []int{p.sleep, p.bell}
 	type testCase struct {
 		name   string
@@ -236,16 +244,16 @@ func TestHandshakeBadServer(t *testing.T) {
 		want   error
 	}
 	cases := []testCase{
-		{"next version", version(wireVersion + 1), fds, syscall.EPROTONOSUPPORT},
+		{"next version", version(rendezvous.Version + 1), fds, syscall.EPROTONOSUPPORT},
 		{"version 0", version(0), nil, syscall.EPROTONOSUPPORT},
-		{"next version with errno", packet(kindWelcome, func(m *message) { m.Version, m.Errno = wireVersion+1, 1 }), nil, syscall.EPROTONOSUPPORT},
-		{"magic", magic(wireMagic + 1), fds, syscall.EPROTO},
+		{"next version with errno", packet(rendezvous.KindWelcome, func(m *rendezvous.Message) { m.Version, m.Errno = rendezvous.Version+1, 1 }), nil, syscall.EPROTONOSUPPORT},
+		{"magic", magic(rendezvous.Magic + 1), fds, syscall.EPROTO},
 		{"big-endian magic", magic(0x746e6574), fds, syscall.EPROTO},
-		{"zeros", make([]byte, messageSize), fds, syscall.EPROTO},
-		{"hello", packet(kindHello), fds, syscall.EPROTO},
-		{"added", packet(kindAdded), fds, syscall.EPROTO},
-		{"added with errno", packet(kindAdded, func(m *message) { m.Errno = uint32(syscall.EPERM) }), nil, syscall.EPROTO},
-		{"retire", packet(kindRetire), nil, syscall.EPROTO},
+		{"zeros", make([]byte, rendezvous.MessageSize), fds, syscall.EPROTO},
+		{"hello", packet(rendezvous.KindHello), fds, syscall.EPROTO},
+		{"added", packet(rendezvous.KindAdded), fds, syscall.EPROTO},
+		{"added with errno", packet(rendezvous.KindAdded, func(m *rendezvous.Message) { m.Errno = uint32(syscall.EPERM) }), nil, syscall.EPROTO},
+		{"retire", packet(rendezvous.KindRetire), nil, syscall.EPROTO},
 		{"kind 0", packet(0), fds, syscall.EPROTO},
 		{"kind 65535", packet(65535), fds, syscall.EPROTO},
 		{"one byte", good[:1], fds, syscall.EPROTO},
@@ -299,8 +307,8 @@ func TestHandshakeBadServer(t *testing.T) {
 	warm(t, a)
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			before := measure(t)
-			s := fakeListen(t, "fake", func(ch channel) error {
+			before := leakcheck.Now()
+			s := fakeListen(t, "fake", func(ch rendezvous.Channel) error {
 				if _, err := takeHello(ch, "fake"); err != nil {
 					return err
 				}
@@ -313,13 +321,13 @@ func TestHandshakeBadServer(t *testing.T) {
 			_, err := dialAs(a, "fake")
 			require.Less(t, time.Since(start), patience)
 			s.stop()
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 			require.EqualValues(t, 1, s.conns.Load())
 			requireOpError(t, err, "dial", "fake", c.want)
-			if c.want == syscall.EPROTONOSUPPORT && len(c.packet) == messageSize {
-				if v := binary.LittleEndian.Uint16(c.packet[4:]); v != wireVersion {
+			if c.want == syscall.EPROTONOSUPPORT && len(c.packet) == rendezvous.MessageSize {
+				if v := binary.LittleEndian.Uint16(c.packet[4:]); v != rendezvous.Version {
 					require.ErrorContains(t, err, fmt.Sprintf("version %d", v))
-					require.ErrorContains(t, err, fmt.Sprintf("version %d", wireVersion))
+					require.ErrorContains(t, err, fmt.Sprintf("version %d", rendezvous.Version))
 				}
 			}
 		})
@@ -337,27 +345,27 @@ func repeated(fd, n int) []int {
 // TestHandshakeServerGoes has a server go away, or say nothing that could be a
 // message.
 func TestHandshakeServerGoes(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	a := newTestApp(t, AppConfig{})
 	warm(t, a)
 	for _, c := range []struct {
 		name  string
-		serve func(ch channel) error
+		serve func(ch rendezvous.Channel) error
 	}{
-		{"at once", func(ch channel) error { return nil }},
-		{"when it has read hello", func(ch channel) error {
+		{"at once", func(ch rendezvous.Channel) error { return nil }},
+		{"when it has read hello", func(ch rendezvous.Channel) error {
 			_, err := takeHello(ch, "fake")
 			return err
 		}},
-		{"after an empty packet", func(ch channel) error {
+		{"after an empty packet", func(ch rendezvous.Channel) error {
 			if _, err := takeHello(ch, "fake"); err != nil {
 				return err
 			}
 			return sendPacket(ch, nil)
 		}},
-		{"after an empty packet with descriptors", func(ch channel) error {
+		{"after an empty packet with descriptors", func(ch rendezvous.Channel) error {
 			if _, err := takeHello(ch, "fake"); err != nil {
 				return err
 			}
@@ -365,7 +373,7 @@ func TestHandshakeServerGoes(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			before := measure(t)
+			before := leakcheck.Now()
 			for range 5 {
 				s := fakeListen(t, "fake", c.serve)
 				start := time.Now()
@@ -374,18 +382,18 @@ func TestHandshakeServerGoes(t *testing.T) {
 				s.stop()
 				requireOpError(t, err, "dial", "fake", syscall.ECONNREFUSED)
 			}
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 		})
 	}
 }
 
 // TestHandshakeForeignServer has a listener that belongs to another user.
 func TestHandshakeForeignServer(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	a := newTestApp(t, AppConfig{})
 	warm(t, a)
-	before := measure(t)
+	before := leakcheck.Now()
 	uid, distrusted := nobody()
 	// Whose it is, is who calls listen.
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -403,13 +411,13 @@ func TestHandshakeForeignServer(t *testing.T) {
 	}
 	requireOpError(t, err, "dial", "foreign", distrusted)
 	file.Close()
-	requireBack(t, before)
+	leakcheck.RequireBack(t, before)
 }
 
 // TestHandshakeContext has a server say nothing. Dial returns when its context
 // ends.
 func TestHandshakeContext(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	a := newTestApp(t, AppConfig{})
 	warm(t, a)
@@ -439,11 +447,11 @@ func TestHandshakeContext(t *testing.T) {
 			}, context.Canceled},
 		} {
 			t.Run(fmt.Sprintf("%s, accepts=%v", c.name, accepts), func(t *testing.T) {
-				before := measure(t)
+				before := leakcheck.Now()
 				said := make(chan struct{})
 				var s *fakeServer
 				if accepts {
-					s = fakeListen(t, "silent", func(ch channel) error {
+					s = fakeListen(t, "silent", func(ch rendezvous.Channel) error {
 						_, err := takeHello(ch, "silent")
 						close(said)
 						return errors.Join(err, expectEnd(ch))
@@ -464,7 +472,7 @@ func TestHandshakeContext(t *testing.T) {
 				require.Equal(t, c.want == os.ErrDeadlineExceeded, timeout.Timeout())
 				s.stop()
 				cancel()
-				requireBack(t, before)
+				leakcheck.RequireBack(t, before)
 			})
 		}
 	}
@@ -473,20 +481,20 @@ func TestHandshakeContext(t *testing.T) {
 // TestHandshakeShared has Dials wait for the handshake of another one. They need
 // not wait for longer than they want to, and the handshake goes on without them.
 func TestHandshakeShared(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	a := newTestApp(t, AppConfig{})
 	warm(t, a)
 	said, answer := make(chan struct{}), make(chan struct{})
-	s := fakeListen(t, "shared", func(ch channel) error {
+	s := fakeListen(t, "shared", func(ch rendezvous.Channel) error {
 		if _, err := takeHello(ch, "shared"); err != nil {
 			return err
 		}
 		close(said)
 		<-answer
 		// The last one in dials anew, so it must be answered with this.
-		return sendPacket(ch, packet(kindWelcome, func(m *message) { m.Errno = uint32(syscall.ENOBUFS) }), p.bell)
+		return sendPacket(ch, packet(rendezvous.KindWelcome, func(m *rendezvous.Message) { m.Errno = uint32(syscall.ENOBUFS) }), p.bell)
 	})
 	first := make(chan error, 1)
 	go func() {
@@ -513,16 +521,16 @@ func TestHandshakeShared(t *testing.T) {
 }
 
 // welcome answers hello as it should be.
-func welcome(ch channel, name string, p parts) error {
+func welcome(ch rendezvous.Channel, name string, p parts) error {
 	if _, err := takeHello(ch, name); err != nil {
 		return err
 	}
-	return sendPacket(ch, packet(kindWelcome), p.sleep, p.bell)
+	return sendPacket(ch, packet(rendezvous.KindWelcome), p.sleep, p.bell)
 }
 
 // takeAdd receives a segment, and checks it.
-func takeAdd(ch channel, k uint32) error {
-	m, fds, err := ch.expect(kindAdd, 1)
+func takeAdd(ch rendezvous.Channel, k uint32) error {
+	m, fds, err := ch.Expect(rendezvous.KindAdd, 1)
 	if err != nil {
 		return err
 	}
@@ -540,12 +548,12 @@ func takeAdd(ch channel, k uint32) error {
 // TestHandshakeAddedErrno has a server that can't take the client's segment. The
 // pair is as it was before.
 func TestHandshakeAddedErrno(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	a := newTestApp(t, AppConfig{})
 	errnos := []syscall.Errno{syscall.ENOBUFS, syscall.EPROTO, syscall.EMFILE}
-	s := fakeListen(t, "full", func(ch channel) error {
+	s := fakeListen(t, "full", func(ch rendezvous.Channel) error {
 		if err := welcome(ch, "full", p); err != nil {
 			return err
 		}
@@ -553,23 +561,23 @@ func TestHandshakeAddedErrno(t *testing.T) {
 			if err := takeAdd(ch, 0); err != nil {
 				return err
 			}
-			added := packet(kindAdded, func(m *message) { m.Errno = uint32(errno) })
+			added := packet(rendezvous.KindAdded, func(m *rendezvous.Message) { m.Errno = uint32(errno) })
 			if err := sendPacket(ch, added); err != nil {
 				return err
 			}
 		}
 		return expectEnd(ch)
 	})
-	var before footprint
+	var before leakcheck.Usage
 	for i, errno := range errnos {
 		start := time.Now()
 		_, err := dialAs(a, "full")
 		require.Less(t, time.Since(start), patience)
 		requireOpError(t, err, "dial", "full", errno)
 		if i == 0 {
-			before = measure(t) // with the pair
+			before = leakcheck.Now() // with the pair
 		}
-		requireBack(t, before)
+		leakcheck.RequireBack(t, before)
 	}
 	require.Zero(t, a.a.account.Usage())
 	require.NoError(t, a.Close())
@@ -580,14 +588,14 @@ func TestHandshakeAddedErrno(t *testing.T) {
 // TestHandshakeServerGoesAtAdd has a server go away when it should take the
 // client's first segment. Dial tries once more.
 func TestHandshakeServerGoesAtAdd(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	a := newTestApp(t, AppConfig{})
 	warm(t, a)
 	for _, reads := range []bool{true, false} {
-		before := measure(t)
-		s := fakeListen(t, "gone", func(ch channel) error {
+		before := leakcheck.Now()
+		s := fakeListen(t, "gone", func(ch rendezvous.Channel) error {
 			if err := welcome(ch, "gone", p); err != nil || !reads {
 				return err
 			}
@@ -599,7 +607,7 @@ func TestHandshakeServerGoesAtAdd(t *testing.T) {
 		requireOpError(t, err, "dial", "gone", syscall.ECONNREFUSED)
 		s.stop()
 		require.EqualValues(t, 2, s.conns.Load())
-		requireBack(t, before)
+		leakcheck.RequireBack(t, before)
 		require.Zero(t, a.a.account.Usage())
 	}
 }
@@ -607,25 +615,25 @@ func TestHandshakeServerGoesAtAdd(t *testing.T) {
 // TestHandshakeNoise has a server say things nobody has asked for, beside what it
 // should, and never answer the connection.
 func TestHandshakeNoise(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	a := newTestApp(t, AppConfig{})
 	warm(t, a)
-	before := measure(t)
+	before := leakcheck.Now()
 	asked := make(chan struct{})
-	s := fakeListen(t, "noise", func(ch channel) error {
+	s := fakeListen(t, "noise", func(ch rendezvous.Channel) error {
 		if err := welcome(ch, "noise", p); err != nil {
 			return err
 		}
 		noise := func() (err error) {
-			for _, b := range [][]byte{packet(kindRetire), packet(kindHello), packet(kindAdd), packet(kindDrop),
-				packet(0), packet(100), packet(kindWelcome)} {
+			for _, b := range [][]byte{packet(rendezvous.KindRetire), packet(rendezvous.KindHello), packet(rendezvous.KindAdd), packet(rendezvous.KindDrop),
+				packet(0), packet(100), packet(rendezvous.KindWelcome)} {
 				err = errors.Join(err, sendPacket(ch, b), sendPacket(ch, b, p.pipe, p.segment, p.socket))
 			}
 			return err
 		}
-		if err := errors.Join(noise(), takeAdd(ch, 0), noise(), sendPacket(ch, packet(kindAdded), p.pipe)); err != nil {
+		if err := errors.Join(noise(), takeAdd(ch, 0), noise(), sendPacket(ch, packet(rendezvous.KindAdded), p.pipe)); err != nil {
 			return err
 		}
 		close(asked)
@@ -645,19 +653,19 @@ func TestHandshakeNoise(t *testing.T) {
 	require.NoError(t, a.Close())
 	s.stop()
 	require.EqualValues(t, 1, s.conns.Load())
-	requireBack(t, before)
+	leakcheck.RequireBack(t, before)
 	require.Zero(t, a.a.account.Usage())
 }
 
 // TestHandshakeCanceledAnywhere cancels Dials in the middle of their handshakes,
 // sooner and later. The next one of the same application is as good as any.
 func TestHandshakeCanceledAnywhere(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	server := newTestApp(t, AppConfig{})
 	echoServer(t, server, ListenConfig{App: server}, "echo")
 	warm(t, server)
-	before := measure(t)
+	before := leakcheck.Now()
 	failed := 0
 	for i := range 150 {
 		a := newTestApp(t, AppConfig{})
@@ -676,7 +684,7 @@ func TestHandshakeCanceledAnywhere(t *testing.T) {
 		require.NoError(t, a.Close())
 	}
 	require.Positive(t, failed)
-	requireBack(t, before)
+	leakcheck.RequireBack(t, before)
 }
 
 // echoServer makes a listener that returns what it reads.
@@ -730,23 +738,23 @@ func echo(t *testing.T, a *App, name string) {
 }
 
 // fakeDial connects to the socket of a listener.
-func fakeDial(t *testing.T, name string) channel {
+func fakeDial(t *testing.T, name string) rendezvous.Channel {
 	t.Helper()
 	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: socketFile(t, name), Net: "unixpacket"})
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(handshakeTimeout + patience))
-	return channel{c}
+	c.SetDeadline(time.Now().Add(rendezvous.HandshakeTimeout + patience))
+	return rendezvous.Channel{UnixConn: c}
 }
 
 // requireRefused checks that a server says no, and why, and closes.
-func requireRefused(t *testing.T, ch channel, want error) {
+func requireRefused(t *testing.T, ch rendezvous.Channel, want error) {
 	t.Helper()
-	m, fds, err := ch.receive()
+	m, fds, err := ch.Receive()
 	require.NoError(t, err)
 	require.Empty(t, fds)
-	require.EqualValues(t, kindWelcome, m.Kind)
-	require.EqualValues(t, wireVersion, m.Version)
+	require.EqualValues(t, rendezvous.KindWelcome, m.Kind)
+	require.EqualValues(t, rendezvous.Version, m.Version)
 	require.Equal(t, want, syscall.Errno(m.Errno))
 	require.NoError(t, expectEnd(ch))
 }
@@ -754,7 +762,7 @@ func requireRefused(t *testing.T, ch channel, want error) {
 // TestHandshakeBadClient has a client introduce itself with all kinds of
 // nonsense. The server says no at once, and others do not notice.
 func TestHandshakeBadClient(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	server := newTestApp(t, AppConfig{})
@@ -762,13 +770,13 @@ func TestHandshakeBadClient(t *testing.T) {
 	warm(t, server)
 
 	good := hello("echo")
-	worker := func(n uint32) []byte { return hello("echo", func(m *message) { m.Worker = n }) }
+	worker := func(n uint32) []byte { return hello("echo", func(m *rendezvous.Message) { m.Worker = n }) }
 	fifos := func(toServer, toClient uint32) []byte {
-		return hello("echo", func(m *message) { m.ToServer, m.ToClient = toServer, toClient })
+		return hello("echo", func(m *rendezvous.Message) { m.ToServer, m.ToClient = toServer, toClient })
 	}
-	version := func(v uint16) []byte { return hello("echo", func(m *message) { m.Version = v }) }
-	length := func(n uint32) []byte { return hello("echo", func(m *message) { m.NameLen = n }) }
-	kind := func(k uint16) []byte { return hello("echo", func(m *message) { m.Kind = k }) }
+	version := func(v uint16) []byte { return hello("echo", func(m *rendezvous.Message) { m.Version = v }) }
+	length := func(n uint32) []byte { return hello("echo", func(m *rendezvous.Message) { m.NameLen = n }) }
+	kind := func(k uint16) []byte { return hello("echo", func(m *rendezvous.Message) { m.Kind = k }) }
 	fds := []int{p.block, p.sleep, p.bell}
 	type testCase struct {
 		name   string
@@ -777,15 +785,15 @@ func TestHandshakeBadClient(t *testing.T) {
 		want   error
 	}
 	cases := []testCase{
-		{"next version", version(wireVersion + 1), fds, syscall.EPROTONOSUPPORT},
-		{"next version and kind", hello("echo", func(m *message) { m.Version, m.Kind = wireVersion+1, 77 }), nil, syscall.EPROTONOSUPPORT},
+		{"next version", version(rendezvous.Version + 1), fds, syscall.EPROTONOSUPPORT},
+		{"next version and kind", hello("echo", func(m *rendezvous.Message) { m.Version, m.Kind = rendezvous.Version+1, 77 }), nil, syscall.EPROTONOSUPPORT},
 		{"version 0", version(0), fds, syscall.EPROTONOSUPPORT},
-		{"magic", hello("echo", func(m *message) { m.Magic++ }), fds, syscall.EPROTO},
-		{"zeros", make([]byte, messageSize), fds, syscall.EPROTO},
+		{"magic", hello("echo", func(m *rendezvous.Message) { m.Magic++ }), fds, syscall.EPROTO},
+		{"zeros", make([]byte, rendezvous.MessageSize), fds, syscall.EPROTO},
 		{"kind 0", kind(0), fds, syscall.EPROTO},
-		{"welcome", kind(kindWelcome), fds, syscall.EPROTO},
-		{"add", kind(kindAdd), []int{p.segment}, syscall.EPROTO},
-		{"drop", kind(kindDrop), nil, syscall.EPROTO},
+		{"welcome", kind(rendezvous.KindWelcome), fds, syscall.EPROTO},
+		{"add", kind(rendezvous.KindAdd), []int{p.segment}, syscall.EPROTO},
+		{"drop", kind(rendezvous.KindDrop), nil, syscall.EPROTO},
 		{"kind 65535", kind(65535), fds, syscall.EPROTO},
 		{"one byte", good[:1], fds, syscall.EPROTO},
 		{"one byte less", good[:len(good)-1], fds, syscall.EPROTO},
@@ -835,23 +843,23 @@ func TestHandshakeBadClient(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			before := measure(t)
+			before := leakcheck.Now()
 			ch := fakeDial(t, "echo")
 			start := time.Now()
 			require.NoError(t, sendPacket(ch, c.packet, c.fds...))
 			requireRefused(t, ch, c.want)
 			require.Less(t, time.Since(start), patience)
 			ch.Close()
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 			attachAndEcho(t, "echo")
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 		})
 	}
 }
 
 // TestHandshakeClientGoes has clients connect and go away.
 func TestHandshakeClientGoes(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	server := newTestApp(t, AppConfig{})
@@ -859,41 +867,44 @@ func TestHandshakeClientGoes(t *testing.T) {
 	warm(t, server)
 	for _, c := range []struct {
 		name string
-		say  func(ch channel) error
+		say  func(ch rendezvous.Channel) error
 	}{
-		{"at once", func(channel) error { return nil }},
-		{"after one byte", func(ch channel) error { return sendPacket(ch, []byte{1}) }},
-		{"after garbage", func(ch channel) error { return sendPacket(ch, make([]byte, messageSize), p.bell) }},
-		{"after an empty packet", func(ch channel) error { return sendPacket(ch, nil) }},
-		{"after an empty packet with descriptors", func(ch channel) error {
+		{"at once", func(rendezvous.Channel) error { return nil }},
+		{"after one byte", func(ch rendezvous.Channel) error { return sendPacket(ch, []byte{1}) }},
+		{"after garbage", func(ch rendezvous.Channel) error { return sendPacket(ch, make([]byte, rendezvous.MessageSize), p.bell) }},
+		{"after an empty packet", func(ch rendezvous.Channel) error { return sendPacket(ch, nil) }},
+		{"after an empty packet with descriptors", func(ch rendezvous.Channel) error {
 			return sendPacket(ch, nil, p.block, p.sleep, p.bell)
 		}},
-		{"having shut down its sending side", func(ch channel) error { return ch.CloseWrite() }},
+		{"having shut down its sending side", func(ch rendezvous.Channel) error { return ch.CloseWrite() }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			before := measure(t)
+			before := leakcheck.Now()
 			for range 10 {
 				ch := fakeDial(t, "echo")
 				require.NoError(t, c.say(ch))
 				ch.Close()
 			}
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 			attachAndEcho(t, "echo")
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 		})
 	}
 }
 
+// trusts is the rule for who may connect if Allow is nil.
+func trusts(c Cred) bool { return rendezvous.Trusted(rendezvous.Cred(c)) }
+
 // TestHandshakeAllow has users connect that are not trusted, and ones that the
 // listener allows.
 func TestHandshakeAllow(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	server := newTestApp(t, AppConfig{})
 	uid, distrusted := nobody()
 	var allowed atomic.Pointer[func(Cred) bool]
-	byDefault := trusted
+	byDefault := trusts
 	allowed.Store(&byDefault)
 	echoServer(t, server, ListenConfig{App: server}, "default")
 	echoServer(t, server, ListenConfig{App: server, Allow: func(c Cred) bool { return (*allowed.Load())(c) }}, "choosy")
@@ -902,22 +913,22 @@ func TestHandshakeAllow(t *testing.T) {
 		allow      func(Cred) bool
 		want       error
 	}{
-		{"by default", "default", trusted, distrusted},
+		{"by default", "default", trusts, distrusted},
 		{"allowed", "choosy", func(c Cred) bool { return c.UID == uid && c.PID == os.Getpid() }, nil},
 		{"not allowed", "choosy", func(c Cred) bool { return false }, syscall.EACCES},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			allowed.Store(&c.allow)
-			var ch channel
+			var ch rendezvous.Channel
 			asUser(t, uid, func() { ch = fakeDial(t, c.name) })
 			require.NoError(t, sendPacket(ch, hello(c.name), p.block, p.sleep, p.bell))
 			if c.want != nil {
 				requireRefused(t, ch, c.want)
 				return
 			}
-			_, fds, err := ch.expect(kindWelcome, 2)
+			_, fds, err := ch.Expect(rendezvous.KindWelcome, 2)
 			require.NoError(t, err)
-			closeAll(fds)
+			rendezvous.CloseAll(fds)
 		})
 	}
 	// A real client gets the errno.
@@ -929,14 +940,14 @@ func TestHandshakeAllow(t *testing.T) {
 }
 
 // fakeAttach does a client's handshake.
-func fakeAttach(t *testing.T, name string, p parts) channel {
+func fakeAttach(t *testing.T, name string, p parts) rendezvous.Channel {
 	t.Helper()
 	ch := fakeDial(t, name)
 	require.NoError(t, sendPacket(ch, hello(name), p.block, p.sleep, p.bell))
-	m, fds, err := ch.expect(kindWelcome, 2)
+	m, fds, err := ch.Expect(rendezvous.KindWelcome, 2)
 	require.NoError(t, err)
 	mem, err := segpool.OpenShared(fds[0], sleepPageSize, false)
-	closeAll(fds[1:])
+	rendezvous.CloseAll(fds[1:])
 	require.NoError(t, err)
 	mem.Free()
 	require.EqualValues(t, DefaultBuffer, m.ToServer)
@@ -947,7 +958,7 @@ func fakeAttach(t *testing.T, name string, p parts) channel {
 // TestHandshakeSegments has a client that has attached add and drop segments as
 // it should not.
 func TestHandshakeSegments(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	const limit = 3
@@ -965,9 +976,9 @@ func TestHandshakeSegments(t *testing.T) {
 	refused := int(syscall.EPROTO)
 	full := int(syscall.ENOBUFS)
 	segment := []int{p.segment}
-	add := func(k uint32, want int) step { return step{kindAdd, k, segment, want} }
-	drop := func(k uint32) step { return step{kindDrop, k, nil, silence} }
-	bad := func(fd int) step { return step{kindAdd, 0, []int{fd}, refused} }
+	add := func(k uint32, want int) step { return step{rendezvous.KindAdd, k, segment, want} }
+	drop := func(k uint32) step { return step{rendezvous.KindDrop, k, nil, silence} }
+	bad := func(fd int) step { return step{rendezvous.KindAdd, 0, []int{fd}, refused} }
 	for _, c := range []struct {
 		name  string
 		steps []step
@@ -979,31 +990,31 @@ func TestHandshakeSegments(t *testing.T) {
 		{"over the limit", []step{add(0, 0), add(1, 0), add(2, 0), add(3, full), add(3, full), drop(1), add(3, 0)}},
 		{"files of other kinds", []step{bad(p.pipe), bad(p.file), bad(p.socket), bad(p.bell), bad(p.sleep), bad(p.block),
 			bad(p.unsealed), bad(p.shrinkable), bad(p.short), bad(p.long), bad(p.readOnly)}},
-		{"without descriptor", []step{{kindAdd, 0, nil, silence}}},
-		{"with two descriptors", []step{{kindAdd, 0, []int{p.segment, p.segment}, silence}}},
-		{"with three descriptors", []step{{kindAdd, 0, []int{p.segment, p.bell, p.pipe}, silence}}},
+		{"without descriptor", []step{{rendezvous.KindAdd, 0, nil, silence}}},
+		{"with two descriptors", []step{{rendezvous.KindAdd, 0, []int{p.segment, p.segment}, silence}}},
+		{"with three descriptors", []step{{rendezvous.KindAdd, 0, []int{p.segment, p.bell, p.pipe}, silence}}},
 		{"drop of unknown segments", []step{drop(0), drop(1), drop(last + 1), drop(1 << 31), drop(1<<32 - 1)}},
 		{"drop twice", []step{add(0, 0), drop(0), drop(0)}},
-		{"drop with descriptors", []step{add(0, 0), {kindDrop, 0, []int{p.pipe, p.bell}, silence}}},
-		{"other kinds", []step{{kindHello, 0, []int{p.block, p.sleep, p.bell}, silence}, {kindWelcome, 0, nil, silence},
-			{kindAdded, 0, nil, silence}, {kindRetire, 0, nil, silence}, {0, 0, nil, silence}, {99, 0, segment, silence}}},
+		{"drop with descriptors", []step{add(0, 0), {rendezvous.KindDrop, 0, []int{p.pipe, p.bell}, silence}}},
+		{"other kinds", []step{{rendezvous.KindHello, 0, []int{p.block, p.sleep, p.bell}, silence}, {rendezvous.KindWelcome, 0, nil, silence},
+			{rendezvous.KindAdded, 0, nil, silence}, {rendezvous.KindRetire, 0, nil, silence}, {0, 0, nil, silence}, {99, 0, segment, silence}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			before := measure(t)
+			before := leakcheck.Now()
 			ch := fakeAttach(t, "echo", p)
 			held := make(map[uint32]bool)
 			request := func(s step) {
 				t.Helper()
-				b := packet(s.kind, func(m *message) { m.Segment = s.segment })
+				b := packet(s.kind, func(m *rendezvous.Message) { m.Segment = s.segment })
 				require.NoError(t, sendPacket(ch, b, s.fds...))
 				if s.want == silence {
 					delete(held, s.segment)
 					return
 				}
-				m, fds, err := ch.receive()
+				m, fds, err := ch.Receive()
 				require.NoError(t, err)
 				require.Empty(t, fds)
-				require.EqualValues(t, kindAdded, m.Kind)
+				require.EqualValues(t, rendezvous.KindAdded, m.Kind)
 				require.EqualValues(t, s.want, m.Errno, "segment %d", s.segment)
 				if s.want == 0 {
 					held[s.segment] = true
@@ -1020,7 +1031,7 @@ func TestHandshakeSegments(t *testing.T) {
 			require.EqualValues(t, 1, server.a.account.Usage().Segments)
 			attachAndEcho(t, "echo")
 			ch.Close()
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 			require.Zero(t, server.a.account.Usage())
 		})
 	}
@@ -1029,13 +1040,13 @@ func TestHandshakeSegments(t *testing.T) {
 // TestHandshakeEndsAtGarbage has a client that has attached send what is no
 // message. That is the end of its pair.
 func TestHandshakeEndsAtGarbage(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	server := newTestApp(t, AppConfig{})
 	echoServer(t, server, ListenConfig{App: server}, "echo")
 	warm(t, server)
-	add := packet(kindAdd)
+	add := packet(rendezvous.KindAdd)
 	for _, c := range []struct {
 		name   string
 		packet []byte
@@ -1046,22 +1057,22 @@ func TestHandshakeEndsAtGarbage(t *testing.T) {
 		{"one byte", add[:1], []int{p.segment}},
 		{"one byte less", add[:len(add)-1], []int{p.segment}},
 		{"one byte more", append(add[:len(add):len(add)], 0), []int{p.segment}},
-		{"magic", packet(kindAdd, func(m *message) { m.Magic = 0 }), []int{p.segment}},
+		{"magic", packet(rendezvous.KindAdd, func(m *rendezvous.Message) { m.Magic = 0 }), []int{p.segment}},
 		{"ten descriptors", add, repeated(p.segment, 10)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			before := measure(t)
+			before := leakcheck.Now()
 			ch := fakeAttach(t, "echo", p)
 			require.NoError(t, sendPacket(ch, add, p.segment))
-			_, _, err := ch.expect(kindAdded, 0)
+			_, _, err := ch.Expect(rendezvous.KindAdded, 0)
 			require.NoError(t, err)
 			require.NoError(t, sendPacket(ch, c.packet, c.fds...))
 			require.NoError(t, expectEnd(ch))
 			ch.Close()
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 			require.Zero(t, server.a.account.Usage())
 			attachAndEcho(t, "echo")
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 		})
 	}
 }
@@ -1069,12 +1080,12 @@ func TestHandshakeEndsAtGarbage(t *testing.T) {
 // TestHandshakeSilentClients has more clients than a listener talks to at a time
 // say nothing. The listener closes without waiting for them.
 func TestHandshakeSilentClients(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	server := newTestApp(t, AppConfig{})
 	ln := echoServer(t, server, ListenConfig{App: server}, "echo")
 	warm(t, server)
-	before := measure(t)
+	before := leakcheck.Now()
 	silent := silentClients(t, "echo", 2*maxHandshakes)
 	start := time.Now()
 	require.NoError(t, ln.Close())
@@ -1082,13 +1093,13 @@ func TestHandshakeSilentClients(t *testing.T) {
 	for _, ch := range silent {
 		ch.Close()
 	}
-	requireBack(t, before)
+	leakcheck.RequireBack(t, before)
 }
 
 // silentClients returns clients that have connected and say nothing.
-func silentClients(t *testing.T, name string, n int) []channel {
+func silentClients(t *testing.T, name string, n int) []rendezvous.Channel {
 	t.Helper()
-	clients := make([]channel, n)
+	clients := make([]rendezvous.Channel, n)
 	for i := range clients {
 		clients[i] = fakeDial(t, name)
 	}
@@ -1098,7 +1109,7 @@ func silentClients(t *testing.T, name string, n int) []channel {
 // TestHandshakeHerd has more applications attach at once than a listener talks to
 // at a time. None of them is taken for one that says nothing.
 func TestHandshakeHerd(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	server := newTestApp(t, AppConfig{})
 	// Small segments, for the sake of 32-bit systems.
@@ -1124,7 +1135,7 @@ func TestHandshakeHerd(t *testing.T) {
 // TestHandshakeTimeouts has peers that let the other side wait for all of the
 // timeout, all at the same time.
 func TestHandshakeTimeouts(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	p := newParts(t)
 	const slack = 2 * time.Second
@@ -1134,14 +1145,14 @@ func TestHandshakeTimeouts(t *testing.T) {
 
 	// Nobody answers hello.
 	silent := newTestApp(t, AppConfig{})
-	fakeListen(t, "silent", func(ch channel) error {
+	fakeListen(t, "silent", func(ch rendezvous.Channel) error {
 		_, err := takeHello(ch, "silent")
 		return errors.Join(err, expectEnd(ch))
 	})
 	wg.Go(func() {
 		start := time.Now()
 		_, err := dialAs(silent, "silent")
-		if took := time.Since(start); !errors.Is(err, syscall.ETIMEDOUT) || took < handshakeTimeout || took > handshakeTimeout+slack {
+		if took := time.Since(start); !errors.Is(err, syscall.ETIMEDOUT) || took < rendezvous.HandshakeTimeout || took > rendezvous.HandshakeTimeout+slack {
 			fail(err, took)
 		}
 	})
@@ -1149,7 +1160,7 @@ func TestHandshakeTimeouts(t *testing.T) {
 	// Nobody takes the segment: once without a limit to Dial, and once with one.
 	for name, limit := range map[string]time.Duration{"no limit": 0, "limit": 20 * time.Millisecond} {
 		d := Dialer{App: newTestApp(t, AppConfig{}), Timeout: limit}
-		fakeListen(t, name, func(ch channel) error {
+		fakeListen(t, name, func(ch rendezvous.Channel) error {
 			if err := welcome(ch, name, p); err != nil {
 				return err
 			}
@@ -1159,7 +1170,7 @@ func TestHandshakeTimeouts(t *testing.T) {
 			start := time.Now()
 			_, err := d.Dial(networkCT, name)
 			took := time.Since(start)
-			if limit == 0 && (!errors.Is(err, syscall.ETIMEDOUT) || took < handshakeTimeout || took > handshakeTimeout+slack) {
+			if limit == 0 && (!errors.Is(err, syscall.ETIMEDOUT) || took < rendezvous.HandshakeTimeout || took > rendezvous.HandshakeTimeout+slack) {
 				fail(err, took)
 			}
 			if limit != 0 && (!errors.Is(err, os.ErrDeadlineExceeded) || took < limit || took > patience) {
@@ -1175,9 +1186,9 @@ func TestHandshakeTimeouts(t *testing.T) {
 	for _, ch := range silentClients(t, "echo", maxHandshakes+1) {
 		wg.Go(func() {
 			start := time.Now()
-			m, fds, err := ch.receive()
-			closeAll(fds)
-			if took := time.Since(start); err != nil || m.Kind != kindWelcome || m.Errno != uint32(syscall.ETIMEDOUT) || took > handshakeTimeout {
+			m, fds, err := ch.Receive()
+			rendezvous.CloseAll(fds)
+			if took := time.Since(start); err != nil || m.Kind != rendezvous.KindWelcome || m.Errno != uint32(syscall.ETIMEDOUT) || took > rendezvous.HandshakeTimeout {
 				fail(err, took)
 			}
 			if err := expectEnd(ch); err != nil {

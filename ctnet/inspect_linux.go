@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
-	"path/filepath"
 	"slices"
 	"syscall"
 
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 	"golang.org/x/sys/unix"
 )
@@ -19,14 +19,7 @@ import (
 // of all for root. What the others have is seen from these: a connection has an
 // end here. An error says which of them did not answer; the rest is returned.
 func Inspect(ctx context.Context) ([]Snapshot, error) {
-	dir := runDir()
-	if err := checkDir(dir); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, nil
-		}
-		return nil, err
-	}
-	paths, err := filepath.Glob(filepath.Join(dir, "*"+socketSuffix))
+	paths, err := rendezvous.List()
 	if err != nil {
 		return nil, err
 	}
@@ -48,23 +41,23 @@ func Inspect(ctx context.Context) ([]Snapshot, error) {
 
 // inspect asks the application that listens on a socket.
 func inspect(ctx context.Context, path string) (s Snapshot, err error) {
-	ch, cred, err := knock(ctx, path)
+	ch, cred, err := rendezvous.DialPath(ctx, path)
 	if err != nil {
 		return s, err
 	}
 	defer ch.Close()
-	done := ch.limitHandshake(ctx)
+	done := ch.LimitHandshake(ctx)
 	defer done()
-	if err := ch.send(message{Kind: kindInspect}); err != nil {
+	if err := ch.Send(rendezvous.Message{Kind: rendezvous.KindInspect}); err != nil {
 		return s, err
 	}
-	m, fds, err := ch.expect(kindSnapshot, 1)
+	m, fds, err := ch.Expect(rendezvous.KindSnapshot, 1)
 	if err != nil {
 		return s, err
 	}
 	if m.Size > maxSnapshot {
-		closeAll(fds)
-		return s, errProtocol
+		rendezvous.CloseAll(fds)
+		return s, rendezvous.ErrProtocol
 	}
 	mem, err := segpool.OpenShared(fds[0], int(m.Size), false)
 	if err != nil {
@@ -84,7 +77,7 @@ func inspect(ctx context.Context, path string) (s Snapshot, err error) {
 const maxSnapshot = 256 << 20
 
 // answerInspect sends a snapshot of the application.
-func (a *app) answerInspect(ch channel) error {
+func (a *app) answerInspect(ch rendezvous.Channel) error {
 	b, err := json.Marshal(a.snapshot())
 	if err != nil {
 		return err
@@ -96,5 +89,5 @@ func (a *app) answerInspect(ch channel) error {
 	defer mem.Free()
 	defer unix.Close(fd)
 	copy(mem.Bytes, b)
-	return ch.send(message{Kind: kindSnapshot, Size: uint32(len(b))}, fd)
+	return ch.Send(rendezvous.Message{Kind: rendezvous.KindSnapshot, Size: uint32(len(b))}, fd)
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/syserr"
 )
 
@@ -81,6 +82,14 @@ func (l *Listener) answers(name string) net.Addr {
 		}
 	}
 	return l.addr
+}
+
+// allows reports whether a process may connect.
+func (l *Listener) allows(c rendezvous.Cred) bool {
+	if l.allow == nil {
+		return rendezvous.Trusted(c)
+	}
+	return l.allow(Cred(c))
 }
 
 // Accept returns the next connection, waiting for it. It fails with

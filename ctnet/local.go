@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/stream"
 	"cutthrough.example/internal/wait"
@@ -128,7 +129,7 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (
 func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error) {
 	accepted := l.answers(t.name)
 	if accepted == nil {
-		return nil, errNobody
+		return nil, rendezvous.ErrNobody
 	}
 	g, err := segpool.NewGeometry(l.sizes.decide(ask))
 	if err != nil {

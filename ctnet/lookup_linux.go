@@ -7,9 +7,10 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cutthrough.example/internal/rendezvous"
 )
 
 // netNamespace returns the identity of the network namespace that the calling
@@ -109,7 +110,7 @@ func unixKey(path string) (string, error) {
 	if strings.HasPrefix(path, "@") {
 		netns, ok := netNamespace()
 		if !ok {
-			return "", errNobody
+			return "", rendezvous.ErrNobody
 		}
 		return "unix:" + netns + "/" + path, nil
 	}
@@ -118,86 +119,7 @@ func unixKey(path string) (string, error) {
 		return "", err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return "", errNobody
+		return "", rendezvous.ErrNobody
 	}
 	return fmt.Sprintf("unix:%d:%d", st.Dev, st.Ino), nil
-}
-
-// absences are the targets at which Dials have found nobody, or nobody to be had,
-// so that those that end up in the kernel don't ask again and again.
-type absences struct {
-	mu    sync.Mutex
-	stamp dirStamp // all the while
-	until map[string]time.Time
-}
-
-// A dirStamp changes whenever a listener comes or goes: a file is added to or
-// removed from the directory, or one in this application.
-type dirStamp struct {
-	path     string
-	dev, ino uint64
-	mtime    unix.Timespec
-	own      uint64
-}
-
-const (
-	// stampAge is the least age of a stamp to be relied on: the clock of file
-	// systems goes in steps, and within one several changes look like one.
-	stampAge = 50 * time.Millisecond
-
-	// distrustTime is how long a listener that can't be had is left alone.
-	distrustTime = 5 * time.Second
-
-	maxAbsences = 4096
-)
-
-// absent reports whether nobody is known to be at the target with this name. If not,
-// what is found out can be told to remember with the stamp that it returns.
-func (r *remotes) absent(name string) (bool, dirStamp) {
-	stamp := dirStamp{path: runDir(), own: r.app.opened.Load()}
-	var st unix.Stat_t
-	if unix.Lstat(stamp.path, &st) == nil {
-		stamp.dev, stamp.ino, stamp.mtime = uint64(st.Dev), st.Ino, st.Mtim
-	}
-	a := &r.absences
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.until == nil || a.stamp != stamp || len(a.until) > maxAbsences {
-		a.stamp, a.until = stamp, make(map[string]time.Time)
-	}
-	until, ok := a.until[name]
-	return ok && (until.IsZero() || time.Now().Before(until)), stamp
-}
-
-// remember remembers that nobody was at a target, when the directory had a stamp.
-func (r *remotes) remember(name string, stamp dirStamp) {
-	if time.Since(time.Unix(stamp.mtime.Unix())) > stampAge {
-		r.mark(name, stamp, time.Time{})
-	}
-}
-
-// distrust remembers that the listener at a target can't be had: it does not
-// answer, is not ours to talk to, or speaks otherwise. The next one may, so a
-// change of the stamp ends it.
-func (r *remotes) distrust(name string, stamp dirStamp) {
-	r.mark(name, stamp, time.Now().Add(distrustTime))
-}
-
-func (r *remotes) mark(name string, stamp dirStamp, until time.Time) {
-	a := &r.absences
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.stamp == stamp { // otherwise it may be wrong by now
-		a.until[name] = until
-	}
-}
-
-// present reports whether the directory has a socket for a key.
-func present(key string) bool {
-	path, err := socketPath(runDir(), key)
-	if err != nil {
-		return false
-	}
-	var st unix.Stat_t
-	return unix.Lstat(path, &st) == nil
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"cutthrough.example/internal/rendezvous"
 )
 
 // A Path says which way connections may take.
@@ -243,7 +245,7 @@ func (d *Dialer) dialResolved(ctx context.Context, network, address string, ask 
 	}
 	addr, ok := resolved(network, address)
 	if !ok {
-		return nil, errNobody
+		return nil, rendezvous.ErrNobody
 	}
 	return d.dialTCP(ctx, addr, ask)
 }
@@ -253,9 +255,9 @@ func (d *Dialer) dialUnix(ctx context.Context, path string, ask sizes) (*Conn, e
 	if err != nil {
 		return nil, err
 	}
-	absent, stamp := d.App.app().remote.absent(t.name)
+	absent, stamp := d.App.app().absent(t.name)
 	if absent && d.Path != CutThrough {
-		return nil, errNobody
+		return nil, rendezvous.ErrNobody
 	}
 	return d.dialTarget(ctx, t, stamp, ask)
 }
@@ -263,34 +265,34 @@ func (d *Dialer) dialUnix(ctx context.Context, path string, ask sizes) (*Conn, e
 func (d *Dialer) dialTCP(ctx context.Context, addr netip.AddrPort, ask sizes) (*Conn, error) {
 	// What is known to lead nowhere is found out first: of one in another
 	// network namespace that may be wrong, but then the kernel is right.
-	r := &d.App.app().remote
+	a := d.App.app()
 	name := tcpName(addr)
-	absent, stamp := r.absent(name)
+	absent, stamp := a.absent(name)
 	if absent && d.Path != CutThrough {
-		return nil, errNobody
+		return nil, rendezvous.ErrNobody
 	}
 	t, ok := tcpTarget(addr)
 	if !ok {
-		r.remember(name, stamp)
-		return nil, errNobody
+		a.remote.absences.Remember(name, stamp)
+		return nil, rendezvous.ErrNobody
 	}
 	return d.dialTarget(ctx, t, stamp, ask)
 }
 
 // dialTarget connects to a listener on a network of the kernel's, within a moment if
 // there is another way to connect.
-func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, ask sizes) (*Conn, error) {
+func (d *Dialer) dialTarget(parent context.Context, t target, stamp rendezvous.Stamp, ask sizes) (*Conn, error) {
 	a := d.App.app()
 	for i, key := range t.keys {
 		l := a.listener(key, 0)
 		if l != nil && l.retired.Load() {
 			l = nil
 		}
-		if l == nil && !present(key) {
+		if l == nil && !rendezvous.Present(key) {
 			continue
 		}
 		if now, _ := netNamespace(); t.netns != "" && now != t.netns {
-			return nil, errNobody // here; the next Dial looks here
+			return nil, rendezvous.ErrNobody // here; the next Dial looks here
 		}
 		if i > 0 && !isHere(t.addr.(*net.TCPAddr).AddrPort().Addr()) {
 			continue
@@ -308,19 +310,17 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp dirStamp, as
 			return a.dialLocal(ctx, l, t, ask)
 		}
 		c, err := a.dialRemote(ctx, key, t, ask)
-		if err == errNobody {
+		if err == rendezvous.ErrNobody {
 			continue // a dead process's file; the kernel would find the next one too
 		}
 		if err != nil && err != errHandedOn.Errno && parent.Err() == nil {
-			a.remote.distrust(t.name, stamp)
+			a.remote.absences.Distrust(t.name, stamp)
 		}
 		return c, err
 	}
-	a.remote.remember(t.name, stamp)
-	return nil, errNobody
+	a.remote.absences.Remember(t.name, stamp)
+	return nil, rendezvous.ErrNobody
 }
-
-var errNobody = syscall.ECONNREFUSED
 
 // splitName returns the network and the address of a target's name.
 func splitName(name string) (network, address string) {

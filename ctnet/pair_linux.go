@@ -1,14 +1,12 @@
 package ctnet
 
 import (
-	"fmt"
 	"sync/atomic"
-	"syscall"
 	"unsafe"
 
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
-	"cutthrough.example/internal/syserr"
 )
 
 // A pair is what this application has with another one: a control channel, and
@@ -22,7 +20,7 @@ import (
 type pair struct {
 	app     *app
 	self    member // the client or server that this is a part of
-	ch      channel
+	ch      rendezvous.Channel
 	peerApp uint64
 	cred    Cred
 
@@ -46,12 +44,6 @@ const bitmapPages = (sched.BitmapSize + 4095) &^ 4095
 
 // sleepPageSize is the size of an application's sleep words.
 const sleepPageSize = sched.MaxWorkers * sched.WordSize
-
-// versionProblem says that the peer speaks another version.
-func versionProblem(v uint16) error {
-	return syserr.New(syscall.EPROTONOSUPPORT,
-		fmt.Sprintf("the other process speaks version %d of ctnet's protocol and this one version %d; build both with the same ctnet", v, wireVersion))
-}
 
 // unref gives up a reference.
 func (p *pair) unref() {
@@ -193,21 +185,21 @@ func (c *cleanup) run() {
 
 // meet takes over what the peer has sent: the descriptors of its sleep words and
 // of the doorbell of the worker that m names.
-func (p *pair) meet(m message, sleepFD, bellFD int) (err error) {
+func (p *pair) meet(m rendezvous.Message, sleepFD, bellFD int) (err error) {
 	p.peerApp = m.App
 	if m.Worker >= sched.MaxWorkers {
-		closeAll([]int{sleepFD, bellFD})
-		return errProtocol
+		rendezvous.CloseAll([]int{sleepFD, bellFD})
+		return rendezvous.ErrProtocol
 	}
 	p.remote.Bell, err = sched.OpenDoorbell(bellFD)
 	if err != nil {
-		closeAll([]int{sleepFD, bellFD})
-		return broken(err)
+		rendezvous.CloseAll([]int{sleepFD, bellFD})
+		return rendezvous.Broken(err)
 	}
 	p.sleep, err = segpool.OpenShared(sleepFD, sleepPageSize, false)
 	if err != nil {
 		p.remote.Bell.Close()
-		return broken(err)
+		return rendezvous.Broken(err)
 	}
 	p.remote.Sleep = sleepWord(p.sleep, int(m.Worker))
 	return nil

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
 	"golang.org/x/sys/unix"
@@ -28,10 +29,10 @@ type remotes struct {
 	// attaching are the client's handshakes under way.
 	attaching map[clientKey]*attachment
 
-	channels map[channel]struct{} // open ones, also of handshakes
-	users    sync.WaitGroup       // a goroutine for each of these
+	channels map[rendezvous.Channel]struct{} // open ones, also of handshakes
+	users    sync.WaitGroup                  // a goroutine for each of these
 
-	absences absences
+	absences rendezvous.Absences
 }
 
 // maxServers is the most pairs that an application has as the server.
@@ -42,13 +43,13 @@ func (r *remotes) init(a *app) {
 	r.clients = make(map[clientKey]*client)
 	r.all = make(map[member]struct{})
 	r.attaching = make(map[clientKey]*attachment)
-	r.channels = make(map[channel]struct{})
+	r.channels = make(map[rendezvous.Channel]struct{})
 	r.servers = make(map[*server]struct{})
 }
 
 // begin counts a channel on which a handshake begins, until end. It fails if the
 // application is closed. Between the two the application's workers stay.
-func (r *remotes) begin(ch channel) error {
+func (r *remotes) begin(ch rendezvous.Channel) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -60,7 +61,7 @@ func (r *remotes) begin(ch channel) error {
 }
 
 // end closes a channel.
-func (r *remotes) end(ch channel) {
+func (r *remotes) end(ch rendezvous.Channel) {
 	r.mu.Lock()
 	delete(r.channels, ch)
 	r.mu.Unlock()

@@ -6,24 +6,16 @@ import (
 	"context"
 	"syscall"
 
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/syserr"
 )
 
 // remotes stands for other applications, of which there are none here.
-type remotes struct{}
+type remotes struct{ absences rendezvous.Absences }
 
 func (*remotes) init(*app)     {}
 func (*remotes) close()        {}
 func (*remotes) conns() []seen { return nil }
-
-// A dirStamp would say when what is known of other applications is out of date.
-type dirStamp struct{}
-
-func (*remotes) absent(name string) (bool, dirStamp)  { return false, dirStamp{} }
-func (*remotes) remember(name string, stamp dirStamp) {}
-func (*remotes) distrust(name string, stamp dirStamp) {}
-
-func present(key string) bool { return false }
 
 func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (*Conn, error) {
 	return nil, syserr.New(syscall.ECONNREFUSED, "nobody in this process listens there; ctnet connects processes on Linux only")

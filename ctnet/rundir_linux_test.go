@@ -3,6 +3,8 @@ package ctnet
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -20,53 +22,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"cutthrough.example/internal/leakcheck"
+	"cutthrough.example/internal/rendezvous"
 )
 
 // patience is for what is to happen at once. It is less than the timeouts of the
 // package, so that what happens by one of these is not mistaken for it.
 const patience = 4 * time.Second
-
-// A footprint is what this process has of what could leak.
-type footprint struct {
-	fds, goroutines, mappings int
-}
-
-func measure(t *testing.T) footprint {
-	t.Helper()
-	fds, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	maps, err := os.ReadFile("/proc/self/maps")
-	require.NoError(t, err)
-	return footprint{len(fds), runtime.NumGoroutine(), strings.Count(string(maps), "memfd:ctnet")}
-}
-
-// requireBack waits until there is no more of anything than there was.
-func requireBack(t *testing.T, before footprint) {
-	t.Helper()
-	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		now := measure(t)
-		if now.fds <= before.fds && now.goroutines <= before.goroutines && now.mappings <= before.mappings {
-			return
-		}
-		if time.Since(start) > patience {
-			stacks := make([]byte, 1<<20)
-			t.Fatalf("leak: before %+v, now %+v\n%s", before, now, stacks[:runtime.Stack(stacks, true)])
-		}
-	}
-}
-
-// requireNoLeaks has the test fail if there is more of anything after it, and
-// after all that was said to be cleaned up later, than there is now.
-func requireNoLeaks(t *testing.T) {
-	t.Helper()
-	// The runtime keeps what it needs to wait for a socket.
-	dir := shortDir(t)
-	ln, err := net.Listen("unix", dir+"/warm-up")
-	require.NoError(t, err)
-	ln.Close()
-	before := measure(t)
-	t.Cleanup(func() { requireBack(t, before) })
-}
 
 // shortDir is t.TempDir with a name that leaves room for a socket's.
 func shortDir(t *testing.T) string {
@@ -169,19 +132,19 @@ func TestRunDirChoice(t *testing.T) {
 	} {
 		t.Setenv("CTNET_DIR", c.own)
 		t.Setenv("XDG_RUNTIME_DIR", c.xdg)
-		require.Equal(t, c.want, runDir(), "%+v", c)
+		require.Equal(t, c.want, rendezvous.Dir(), "%+v", c)
 	}
 }
 
 // TestRunDirCreated has Listen make the directory, wherever it is, and Dial
 // find the listener there.
 func TestRunDirCreated(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	// The mode is not to depend on it.
 	defer syscall.Umask(syscall.Umask(0))
 	for _, variable := range []string{"CTNET_DIR", "XDG_RUNTIME_DIR", "TMPDIR"} {
 		t.Run(variable, func(t *testing.T) {
-			requireNoLeaks(t)
+			leakcheck.Check(t)
 			for _, v := range []string{"CTNET_DIR", "XDG_RUNTIME_DIR", "TMPDIR"} {
 				t.Setenv(v, "")
 			}
@@ -219,7 +182,7 @@ func TestRunDirCreated(t *testing.T) {
 }
 
 func TestRunDirMissingParent(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	t.Setenv("CTNET_DIR", shortDir(t)+"/no/such")
 	a := newTestApp(t, AppConfig{})
 	_, err := listenAs(a, "x")
@@ -281,7 +244,7 @@ func TestRunDirUnfit(t *testing.T) {
 			return dir
 		}, syscall.EPERM})
 	}
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -289,7 +252,7 @@ func TestRunDirUnfit(t *testing.T) {
 			ln, err := listenAs(server, "there")
 			require.NoError(t, err)
 			defer ln.Close()
-			before := measure(t)
+			before := leakcheck.Now()
 
 			t.Setenv("CTNET_DIR", c.spoil(t, dir))
 			if c.want == nil {
@@ -300,7 +263,7 @@ func TestRunDirUnfit(t *testing.T) {
 			requireOpError(t, err, "dial", "there", c.want)
 			_, err = listenAs(client, "new")
 			requireOpError(t, err, "listen", "new", c.want)
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 
 			t.Setenv("CTNET_DIR", dir)
 			require.NoError(t, os.Chmod(dir, 0o700))
@@ -328,7 +291,7 @@ func padded(t *testing.T, n int) string {
 }
 
 func TestRunDirLongestName(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	t.Setenv("CTNET_DIR", padded(t, maxRunDir))
 	server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
 	// The listener's name does not make it longer.
@@ -337,37 +300,11 @@ func TestRunDirLongestName(t *testing.T) {
 	requireDials(t, client, ln)
 }
 
-// TestRunDirOwner has users look at each other's directories.
-func TestRunDirOwner(t *testing.T) {
-	dir := shortDir(t)
-	if os.Geteuid() != 0 {
-		require.NoError(t, checkDir(dir), "of this user")
-		require.NoError(t, checkDir("/proc"), "of root")
-		return
-	}
-	for _, c := range []struct {
-		owner, user int
-		want        error
-	}{
-		{0, 0, nil},
-		{65534, 0, syscall.EPERM},
-		{0, 65534, nil},
-		{65534, 65534, nil},
-		{65533, 65534, syscall.EPERM},
-	} {
-		require.NoError(t, os.Chown(dir, c.owner, -1))
-		var err error
-		asUser(t, c.user, func() { err = checkDir(dir) })
-		require.ErrorIs(t, err, c.want, "user %d, directory of user %d", c.user, c.owner)
-	}
-}
-
 // socketFile returns where the listener with a name is found.
 func socketFile(t *testing.T, name string) string {
 	t.Helper()
-	path, err := socketPath(runDir(), ctTarget(name).keys[0])
-	require.NoError(t, err)
-	return path
+	sum := sha256.Sum256([]byte(ctTarget(name).keys[0]))
+	return filepath.Join(rendezvous.Dir(), hex.EncodeToString(sum[:12])+".sock")
 }
 
 // rawListen listens on the socket of a name as the package does, and says nothing.
@@ -389,7 +326,7 @@ func leaveStale(t *testing.T, name string) {
 }
 
 func TestRunDirSocketFile(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	dir := useRunDir(t)
 	server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
 	ln, err := listenAs(server, "svc/name")
@@ -417,7 +354,7 @@ func TestRunDirSocketFile(t *testing.T) {
 
 // TestRunDirGone closes a listener whose directory is gone.
 func TestRunDirGone(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	dir := useRunDir(t)
 	a := newTestApp(t, AppConfig{})
 	ln, err := listenAs(a, "gone")
@@ -445,14 +382,14 @@ func TestRunDirStale(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			requireNoLeaks(t)
+			leakcheck.Check(t)
 			useRunDir(t)
 			server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
 			c.leave(t)
-			before := measure(t)
+			before := leakcheck.Now()
 			_, err := dialAs(client, "stale")
 			requireOpError(t, err, "dial", "stale", syscall.ECONNREFUSED)
-			requireBack(t, before)
+			leakcheck.RequireBack(t, before)
 			require.FileExists(t, socketFile(t, "stale"), "Dial does not tidy up")
 
 			ln, err := listenAs(server, "stale")
@@ -463,13 +400,13 @@ func TestRunDirStale(t *testing.T) {
 }
 
 func TestRunDirInUse(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	dir := useRunDir(t)
 	a, b := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
 	silent := rawListen(t, "silent")
 	ln, err := listenAs(a, "live")
 	require.NoError(t, err)
-	before := measure(t)
+	before := leakcheck.Now()
 	for _, c := range []struct {
 		app  *App
 		name string
@@ -483,11 +420,9 @@ func TestRunDirInUse(t *testing.T) {
 		requireOpError(t, err, "listen", c.name, syscall.EADDRINUSE)
 		require.FileExists(t, socketFile(t, c.name))
 		// It is not held for longer than the call.
-		unlock, err := lockDir(canceledContext(), dir)
-		require.NoError(t, err)
-		unlock()
+		holdLock(t, dir)()
 	}
-	requireBack(t, before)
+	leakcheck.RequireBack(t, before)
 	requireDials(t, b, ln)
 
 	// The names are free when their listeners are gone.
@@ -519,7 +454,7 @@ func TestRunDirOtherProcess(t *testing.T) {
 		io.Copy(io.Discard, os.Stdin)
 		return
 	}
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	a := newTestApp(t, AppConfig{})
 	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1")
@@ -558,7 +493,7 @@ func TestRunDirOtherProcess(t *testing.T) {
 // TestRunDirRace has many listen on one name at once. A stale socket there is
 // replaced by one of them.
 func TestRunDirRace(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	useRunDir(t)
 	var apps [8]*App
 	for i := range apps {
@@ -601,17 +536,16 @@ func holdLock(t *testing.T, dir string) (unlock func()) {
 	t.Helper()
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	require.NoError(t, err)
-	t.Cleanup(func() { f.Close() })
-	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
+	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 	return func() { f.Close() }
 }
 
 func TestRunDirLock(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	dir := useRunDir(t)
 	server, client := newTestApp(t, AppConfig{}), newTestApp(t, AppConfig{})
 	unlock := holdLock(t, dir)
-	before := measure(t)
+	before := leakcheck.Now()
 
 	var lc ListenConfig
 	lc.App = server
@@ -639,7 +573,7 @@ func TestRunDirLock(t *testing.T) {
 	}
 	cancel()
 	requireOpError(t, receive(t, listened), "listen", "locked", context.Canceled)
-	requireBack(t, before)
+	leakcheck.RequireBack(t, before)
 	require.NoFileExists(t, socketFile(t, "locked"))
 
 	// The one that waits gets it.
@@ -687,7 +621,7 @@ func receive[T any](t *testing.T, ch <-chan T) T {
 
 // TestRunDirLockLink has something else in the place of the lock.
 func TestRunDirLockLink(t *testing.T) {
-	requireNoLeaks(t)
+	leakcheck.Check(t)
 	dir := useRunDir(t)
 	outside := shortDir(t) + "/outside"
 	require.NoError(t, os.Symlink(outside, dir+"/lock"))

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/stream"
@@ -17,9 +18,8 @@ import (
 
 // A door is the socket on which other applications attach to a listener.
 type door struct {
-	l  *Listener
-	ln *net.UnixListener
-	id fileID // of its socket file
+	l      *Listener
+	socket *rendezvous.Socket
 
 	// Handshakes under way, with those who may connect and with those who
 	// are being told that they may not.
@@ -37,14 +37,13 @@ const helloTimeout = time.Second
 
 // openDoor makes the door of a listener. It lets nobody in until accept is called.
 func openDoor(ctx context.Context, l *Listener) (*door, error) {
-	ln, id, err := listenSocket(ctx, l.key, l.kernel != nil)
+	socket, err := rendezvous.Bind(ctx, l.key, l.kernel != nil)
 	if err != nil {
 		return nil, err
 	}
 	d := &door{
 		l:        l,
-		ln:       ln,
-		id:       id,
+		socket:   socket,
 		hands:    make(chan struct{}, maxHandshakes),
 		refusals: make(chan struct{}, maxHandshakes),
 	}
@@ -55,7 +54,7 @@ func openDoor(ctx context.Context, l *Listener) (*door, error) {
 func (d *door) accept() {
 	var wait time.Duration
 	for {
-		c, err := d.ln.AcceptUnix()
+		ch, err := d.socket.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -65,22 +64,18 @@ func (d *door) accept() {
 			continue
 		}
 		wait = 0
-		d.admit(channel{c})
+		d.admit(ch)
 	}
 }
 
 // admit has a handshake done with whoever has connected, in its turn.
-func (d *door) admit(ch channel) {
-	cred, err := ch.peerCred()
+func (d *door) admit(ch rendezvous.Channel) {
+	cred, err := ch.PeerCred()
 	if err != nil {
 		ch.Close()
 		return
 	}
-	allow := d.l.allow
-	if allow == nil {
-		allow = trusted
-	}
-	if allow(cred) {
+	if d.l.allows(cred) {
 		d.hands <- struct{}{}
 		go d.attach(ch, cred)
 		return
@@ -95,12 +90,12 @@ func (d *door) admit(ch channel) {
 
 // turnAway tells one who may not connect so. It reads what that one says first:
 // to close a socket with unread bytes is a reset, which would hide the answer.
-func (d *door) turnAway(ch channel, cred Cred) {
+func (d *door) turnAway(ch rendezvous.Channel, cred rendezvous.Cred) {
 	ch.SetDeadline(time.Now().Add(helloTimeout))
-	m, fds, err := ch.receive()
-	closeAll(fds)
+	m, fds, err := ch.Receive()
+	rendezvous.CloseAll(fds)
 	if err != nil || !d.served(ch, cred, m) {
-		ch.send(message{Kind: kindWelcome, Errno: uint32(syscall.EACCES)})
+		ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(syscall.EACCES)})
 	}
 	ch.Close()
 	<-d.refusals
@@ -108,14 +103,14 @@ func (d *door) turnAway(ch channel, cred Cred) {
 
 // served does what m asks for if it is not to connect and comes from this user or
 // root.
-func (d *door) served(ch channel, cred Cred, m message) bool {
+func (d *door) served(ch rendezvous.Channel, cred rendezvous.Cred, m rendezvous.Message) bool {
 	switch {
-	case !trusted(cred):
-	case m.Kind == kindInspect:
+	case !rendezvous.Trusted(cred):
+	case m.Kind == rendezvous.KindInspect:
 		return d.l.app.answerInspect(ch) == nil
-	case m.Kind == kindTakeover && d.l.kernel != nil:
+	case m.Kind == rendezvous.KindTakeover && d.l.kernel != nil:
 		d.retire()
-		return ch.send(message{Kind: kindTaken}) == nil
+		return ch.Send(rendezvous.Message{Kind: rendezvous.KindTaken}) == nil
 	}
 	return false
 }
@@ -128,14 +123,14 @@ func (d *door) retire() {
 	defer r.mu.Unlock()
 	for s := range r.servers {
 		if s.l == d.l {
-			s.ch.send(message{Kind: kindRetire}) // if not, the next Dial finds out
+			s.ch.Send(rendezvous.Message{Kind: rendezvous.KindRetire}) // if not, the next Dial finds out
 		}
 	}
 }
 
 // close stops letting applications in, and tells those inside.
 func (d *door) close() {
-	closeSocket(d.ln, d.id)
+	d.socket.Close()
 	d.retire()
 }
 
@@ -149,7 +144,7 @@ type server struct {
 }
 
 // attach does the handshake with an application, and then reads its messages.
-func (d *door) attach(ch channel, cred Cred) {
+func (d *door) attach(ch rendezvous.Channel, cred rendezvous.Cred) {
 	r := &d.l.app.remote
 	if r.begin(ch) != nil {
 		ch.Close()
@@ -168,7 +163,7 @@ func (d *door) attach(ch channel, cred Cred) {
 		} else if !errors.As(err, &errno) {
 			errno = syscall.EPROTO
 		}
-		ch.send(message{Kind: kindWelcome, Errno: uint32(errno)}) // if it still listens
+		ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(errno)}) // if it still listens
 		return
 	}
 	if s != nil {
@@ -178,38 +173,38 @@ func (d *door) attach(ch channel, cred Cred) {
 
 // handshake returns the pair, or nil without an error if that was not what was
 // asked for.
-func (d *door) handshake(ch channel, cred Cred) (_ *server, err error) {
+func (d *door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (_ *server, err error) {
 	var undo cleanup
 	defer func() {
 		if err != nil {
 			undo.run()
 		}
 	}()
-	hello, fds, err := ch.receive()
+	hello, fds, err := ch.Receive()
 	if err != nil {
 		return nil, err
 	}
 	if d.served(ch, cred, hello) {
-		closeAll(fds)
+		rendezvous.CloseAll(fds)
 		return nil, nil
 	}
-	if err := hello.check(kindHello, 3, fds); err != nil {
+	if err := hello.Check(rendezvous.KindHello, 3, fds); err != nil {
 		return nil, err
 	}
 	blockFD, sleepFD, bellFD := fds[0], fds[1], fds[2]
 	block, err := segpool.OpenShared(blockFD, blockSize, true)
 	if err != nil {
-		closeAll([]int{sleepFD, bellFD})
-		return nil, broken(err)
+		rendezvous.CloseAll([]int{sleepFD, bellFD})
+		return nil, rendezvous.Broken(err)
 	}
 	undo.add(block.Free)
-	s := &server{pair: pair{app: d.l.app, ch: ch, cred: cred, block: block}, l: d.l}
+	s := &server{pair: pair{app: d.l.app, ch: ch, cred: Cred(cred), block: block}, l: d.l}
 	s.self = s
 	if err := s.meet(hello, sleepFD, bellFD); err != nil {
 		return nil, err
 	}
 	undo.add(s.part)
-	s.addr = d.l.answers(string(hello.Name[:min(hello.NameLen, maxTarget)]))
+	s.addr = d.l.answers(string(hello.Name[:min(hello.NameLen, rendezvous.MaxTarget)]))
 	if s.addr == nil || d.l.retired.Load() {
 		return nil, syscall.ECONNREFUSED
 	}
@@ -245,7 +240,7 @@ func (d *door) handshake(ch channel, cred Cred) (_ *server, err error) {
 		s.die(s.cutNext())
 		s.table.Close()
 	}}
-	err = ch.send(message{Kind: kindWelcome, App: s.app.id, Worker: uint32(number),
+	err = ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, App: s.app.id, Worker: uint32(number),
 		ToServer: uint32(g.ToServer), ToClient: uint32(g.ToClient)}, ownSleepFD, bell.FD())
 	if err != nil {
 		return nil, err
@@ -256,22 +251,22 @@ func (d *door) handshake(ch channel, cred Cred) (_ *server, err error) {
 // read reads the control channel, and ends the pair when that ends.
 func (s *server) read() {
 	for {
-		m, fds, err := s.ch.receive()
+		m, fds, err := s.ch.Receive()
 		if err != nil {
 			break
 		}
-		if m.Kind == kindAdd && len(fds) == 1 {
+		if m.Kind == rendezvous.KindAdd && len(fds) == 1 {
 			var errno syscall.Errno
 			if err := s.add(int(m.Segment), fds[0]); err != nil && !errors.As(err, &errno) {
 				errno = syscall.EPROTO
 			}
-			if s.ch.send(message{Kind: kindAdded, Errno: uint32(errno)}) != nil {
+			if s.ch.Send(rendezvous.Message{Kind: rendezvous.KindAdded, Errno: uint32(errno)}) != nil {
 				break
 			}
 			continue
 		}
-		closeAll(fds)
-		if m.Kind == kindDrop {
+		rendezvous.CloseAll(fds)
+		if m.Kind == rendezvous.KindDrop {
 			s.table.Drop(int(m.Segment))
 		}
 	}

@@ -1,4 +1,4 @@
-package ctnet
+package rendezvous
 
 import (
 	"context"
@@ -20,8 +20,8 @@ import (
 	"cutthrough.example/internal/syserr"
 )
 
-// runDir returns the directory in which applications find each other.
-func runDir() string {
+// Dir returns the directory in which applications find each other.
+func Dir() string {
 	if dir := os.Getenv("CTNET_DIR"); dir != "" {
 		return filepath.Clean(dir)
 	}
@@ -52,7 +52,7 @@ func checkDir(dir string) error {
 
 // makeDir makes sure that the directory is there and fit for listening.
 func makeDir() (string, error) {
-	dir := runDir()
+	dir := Dir()
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
 	}
@@ -73,70 +73,6 @@ func socketPath(dir, key string) (string, error) {
 		return "", syserr.New(syscall.ENAMETOOLONG, dir+" is too long a name; set CTNET_DIR to a shorter one")
 	}
 	return path, nil
-}
-
-// A fileID says which file it is, whatever its name.
-type fileID struct{ dev, ino uint64 }
-
-func identify(path string) (fileID, error) {
-	var st unix.Stat_t
-	err := unix.Lstat(path, &st)
-	return fileID{uint64(st.Dev), st.Ino}, err
-}
-
-// listenSocket binds the socket for a key. A file that a dead process has left
-// there is replaced. If a live one listens there it is EADDRINUSE, unless the
-// caller has the address by other rights: then it takes over.
-func listenSocket(ctx context.Context, key string, takeover bool) (ln *net.UnixListener, id fileID, err error) {
-	dir, err := makeDir()
-	if err != nil {
-		return nil, id, err
-	}
-	path, err := socketPath(dir, key)
-	if err != nil {
-		return nil, id, err
-	}
-	unlock, err := lockDir(ctx, dir)
-	if err != nil {
-		return nil, id, err
-	}
-	defer unlock()
-	other, err := net.DialTimeout("unixpacket", path, time.Second)
-	if err == nil {
-		defer other.Close()
-		if !takeover {
-			return nil, id, errInUse
-		}
-	} else if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) && !takeover {
-		return nil, id, errInUse // its queue is full, or it is another kind of file
-	}
-	// Under another name first, so that there is one at any time.
-	next := path[:len(path)-len(socketSuffix)] + nextSuffix
-	os.Remove(next) // of one who died here
-	ln, err = net.ListenUnix("unixpacket", &net.UnixAddr{Name: next, Net: "unixpacket"})
-	if err != nil {
-		return nil, id, errors.Unwrap(err)
-	}
-	// Under the lock only, see closeSocket.
-	ln.SetUnlinkOnClose(false)
-	// Who may connect is decided by credentials.
-	err = os.Chmod(next, 0o666)
-	if err == nil {
-		id, err = identify(next)
-	}
-	if err == nil {
-		err = os.Rename(next, path)
-	}
-	if err != nil {
-		ln.Close()
-		os.Remove(next)
-		return nil, id, err
-	}
-	sweep(dir, path)
-	if other != nil {
-		takeOver(ctx, channel{other.(*net.UnixConn)})
-	}
-	return ln, id, nil
 }
 
 const (
@@ -174,46 +110,13 @@ func sweep(dir, own string) {
 	}
 }
 
-// takeOver makes the process that listened at the address so far send its clients
-// here. If it doesn't answer, they find out when it closes its listener.
-func takeOver(ctx context.Context, ch channel) {
-	if cred, err := ch.peerCred(); err != nil || !trusted(cred) {
-		return
-	}
-	defer ch.limitHandshake(ctx)()
-	ch.SetDeadline(time.Now().Add(cutPatience))
-	if ch.send(message{Kind: kindTakeover}) == nil {
-		ch.expect(kindTaken, 0)
-	}
-}
+// A fileID says which file it is, whatever its name.
+type fileID struct{ dev, ino uint64 }
 
-// closeSocket closes a socket and removes its file, unless another listener has
-// put its own there. It doesn't wait for the directory's lock.
-func closeSocket(ln *net.UnixListener, id fileID) {
-	ln.Close()
-	path := ownPath(ln)
-	remove := func(wait time.Duration) bool {
-		ctx, cancel := context.WithTimeout(context.Background(), wait)
-		defer cancel()
-		unlock, err := lockDir(ctx, filepath.Dir(path))
-		if err != nil {
-			return !errors.Is(err, context.DeadlineExceeded)
-		}
-		defer unlock()
-		if now, err := identify(path); err == nil && now == id {
-			os.Remove(path)
-		}
-		return true
-	}
-	if !remove(0) {
-		go remove(lockTimeout) // and if not it is found to be stale later
-	}
-}
-
-// ownPath returns where a socket is found, which was bound under another name.
-func ownPath(ln *net.UnixListener) string {
-	next := ln.Addr().(*net.UnixAddr).Name
-	return next[:len(next)-len(nextSuffix)] + socketSuffix
+func identify(path string) (fileID, error) {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
+	return fileID{uint64(st.Dev), st.Ino}, err
 }
 
 // lockTimeout bounds the wait for the directory's lock, which is held only

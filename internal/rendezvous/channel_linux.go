@@ -1,0 +1,169 @@
+package rendezvous
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cutthrough.example/internal/syserr"
+)
+
+// The control channel of a pair is a SOCK_SEQPACKET socket, which keeps
+// messages and the descriptors that come with them together. After the handshake
+// it is silent but for segments that come and go; its end is the peer's end.
+
+// HandshakeTimeout bounds how long either side waits for the other's first
+// words. One that is alive answers within a millisecond.
+const HandshakeTimeout = 5 * time.Second
+
+// A Channel is one end of a control channel.
+type Channel struct {
+	*net.UnixConn
+}
+
+// Send sends a message and descriptors. It never waits: that many messages are
+// not under way between processes that are well.
+func (ch Channel) Send(m Message, fds ...int) error {
+	m.Magic, m.Version = Magic, Version
+	var b bytes.Buffer
+	binary.Write(&b, binary.LittleEndian, &m)
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	raw, err := ch.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sendErr error
+	err = raw.Write(func(fd uintptr) bool {
+		sendErr = unix.Sendmsg(int(fd), b.Bytes(), oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	})
+	return errors.Join(err, os.NewSyscallError("sendmsg", sendErr))
+}
+
+// versionError says that the peer speaks another version.
+func versionError(v uint16) error {
+	return syserr.New(syscall.EPROTONOSUPPORT,
+		fmt.Sprintf("the other process speaks version %d of ctnet's protocol and this one version %d; build both with the same ctnet", v, Version))
+}
+
+// Receive returns the next message, and its descriptors, which the caller owns.
+// One of another version or size is an error; which kind it is, is for the caller
+// to see.
+func (ch Channel) Receive() (m Message, fds []int, err error) {
+	b := make([]byte, MessageSize+1)
+	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
+	n, oobn, flags, _, readErr := ch.ReadMsgUnix(b, oob)
+	// Also after an error: an empty packet looks like the end, but may have
+	// brought descriptors.
+	fds, err = parseRights(oob[:oobn])
+	if readErr != nil {
+		CloseAll(fds)
+		return m, nil, readErr
+	}
+	if err != nil || n < 8 || binary.LittleEndian.Uint32(b) != Magic {
+		err = ErrProtocol
+	} else if v := binary.LittleEndian.Uint16(b[4:]); v != Version {
+		err = versionError(v) // whose messages may have another size
+	} else if flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 || n != MessageSize {
+		err = ErrProtocol
+	}
+	if err != nil {
+		CloseAll(fds)
+		return m, nil, err
+	}
+	binary.Decode(b[:n], binary.LittleEndian, &m)
+	return m, fds, nil
+}
+
+// Expect receives a message of one kind with a number of descriptors.
+func (ch Channel) Expect(kind uint16, nfds int) (Message, []int, error) {
+	m, fds, err := ch.Receive()
+	if err == nil {
+		err = m.Check(kind, nfds, fds)
+	}
+	return m, fds, err
+}
+
+// Check checks that m is of one kind and came with a number of descriptors, and
+// closes these otherwise.
+func (m *Message) Check(kind uint16, nfds int, fds []int) (err error) {
+	switch {
+	case m.Kind == kind && m.Errno != 0:
+		err = syscall.Errno(m.Errno)
+	case m.Kind != kind || len(fds) != nfds:
+		err = ErrProtocol
+	default:
+		return nil
+	}
+	CloseAll(fds)
+	return err
+}
+
+func parseRights(oob []byte) (fds []int, err error) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	for i := range msgs {
+		// Credentials and the like don't come unless asked for.
+		more, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, more...)
+	}
+	return fds, nil
+}
+
+// CloseAll closes descriptors.
+func CloseAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// PeerCred returns who is at the other end, as the kernel says.
+func (ch Channel) PeerCred() (Cred, error) {
+	raw, err := ch.SyscallConn()
+	if err != nil {
+		return Cred{}, err
+	}
+	var u *unix.Ucred
+	var sockErr error
+	err = raw.Control(func(fd uintptr) {
+		u, sockErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, os.NewSyscallError("getsockopt", sockErr)); err != nil {
+		return Cred{}, err
+	}
+	return Cred{PID: int(u.Pid), UID: int(u.Uid), GID: int(u.Gid)}, nil
+}
+
+// aLongTimeAgo is a deadline that ends what is under way.
+var aLongTimeAgo = time.Unix(1, 0)
+
+// LimitHandshake makes what is done on ch fail when the handshake takes too
+// long or ctx ends, until the returned function is called. That one returns false
+// if ctx has ended: then ch can't be used any more.
+func (ch Channel) LimitHandshake(ctx context.Context) (done func() bool) {
+	ch.SetDeadline(time.Now().Add(HandshakeTimeout))
+	stop := context.AfterFunc(ctx, func() { ch.SetDeadline(aLongTimeAgo) })
+	return func() bool {
+		if !stop() {
+			return false
+		}
+		ch.SetDeadline(time.Time{})
+		return true
+	}
+}

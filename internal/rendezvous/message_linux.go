@@ -1,0 +1,48 @@
+package rendezvous
+
+import "encoding/binary"
+
+// Magic begins each message.
+const Magic = 0x74656e74 // "tnet"
+
+// Version is that of the protocol, with the layout of all that is shared.
+const Version = 2
+
+// The kinds of messages.
+const (
+	KindHello    = 1 + iota // client: asks to be attached; 3 descriptors
+	KindWelcome             // server: yes, 2 descriptors; or no, with an errno
+	KindAdd                 // client: a new segment; 1 descriptor
+	KindAdded               // server: the segment is mapped, or an errno
+	KindDrop                // client: a segment is not used any more
+	KindRetire              // server: the listener is closed
+	KindInspect             // in place of hello: asks for a snapshot
+	KindSnapshot            // server: the snapshot; 1 descriptor
+	KindTakeover            // in place of hello: another listener has the address now
+	KindTaken               // server: no new connections come here
+)
+
+// A Message is the same for all kinds; what a kind has no use for is 0.
+type Message struct {
+	Magic    uint32
+	Version  uint16
+	Kind     uint16
+	App      uint64 // the sender's
+	Worker   uint32 // whose sleep word speaks for the sender
+	Segment  uint32
+	ToServer uint32 // fifo sizes: asked for, or decided
+	ToClient uint32
+	Errno    uint32
+	Size     uint32 // of the snapshot
+	NameLen  uint32
+	Name     [MaxTarget]byte // what was dialed
+}
+
+// MaxTarget is the longest name of what is dialed, in bytes.
+const MaxTarget = 208
+
+// MessageSize is the size of a message in bytes.
+var MessageSize = binary.Size(Message{})
+
+// maxFDs is the most descriptors that come with a message.
+const maxFDs = 3

@@ -1,0 +1,44 @@
+// Package rendezvous is how the applications of a host find each other, and how they talk
+// once they have: sockets in a directory, and messages with descriptors.
+//
+// A listener binds a socket under the hash of its key ([Bind]); a dialer connects to it
+// ([Dial]). What they have then is a [Channel]: the kernel says who is at the other end, and
+// its end is the other end's end.
+package rendezvous
+
+import (
+	"errors"
+	"os"
+	"syscall"
+
+	"cutthrough.example/internal/syserr"
+)
+
+// ErrNobody means that nobody listens under a key.
+var ErrNobody error = syscall.ECONNREFUSED
+
+// Errors of Bind and Dial.
+var (
+	ErrInUse    = syserr.New(syscall.EADDRINUSE, "another listener is there; close it, or choose another name or CTNET_DIR")
+	ErrSilent   = syserr.New(syscall.ETIMEDOUT, "the listener's process did not answer; is it stopped?")
+	ErrProtocol = syserr.New(syscall.EPROTO, "the peer broke the protocol")
+)
+
+// Broken is ErrProtocol with err for what the peer did, unless err is one of this system's.
+func Broken(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return err
+	}
+	return syserr.New(syscall.EPROTO, "the peer broke the protocol: "+err.Error())
+}
+
+// A Cred says who is at the other end of a channel, as the kernel does. PID is 0 if that
+// process is in a PID namespace that can't be seen from here.
+type Cred struct {
+	PID, UID, GID int
+}
+
+// Trusted is the rule for who may be at the other end if there is no other: this user and
+// root.
+func Trusted(c Cred) bool { return c.UID == os.Geteuid() || c.UID == 0 }

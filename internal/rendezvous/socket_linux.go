@@ -1,0 +1,204 @@
+package rendezvous
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"cutthrough.example/internal/syserr"
+)
+
+// A Socket is where dialers connect to a listener.
+type Socket struct {
+	ln   *net.UnixListener
+	path string
+	id   fileID // of the file there
+}
+
+// Bind binds the socket for a key. A file that a dead process has left there is replaced.
+// If a live one listens there it is ErrInUse, unless the caller has the address by other
+// rights: then it takes over, and the other listener's dialers are sent here.
+func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
+	dir, err := makeDir()
+	if err != nil {
+		return nil, err
+	}
+	path, err := socketPath(dir, key)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := lockDir(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	other, err := net.DialTimeout("unixpacket", path, time.Second)
+	if err == nil {
+		defer other.Close()
+		if !takeover {
+			return nil, ErrInUse
+		}
+	} else if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) && !takeover {
+		return nil, ErrInUse // its queue is full, or it is another kind of file
+	}
+	// Under another name first, so that there is one at any time.
+	next := path[:len(path)-len(socketSuffix)] + nextSuffix
+	os.Remove(next) // of one who died here
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: next, Net: "unixpacket"})
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	// Under the lock only, see Close.
+	ln.SetUnlinkOnClose(false)
+	// Who may connect is decided by credentials.
+	s := &Socket{ln: ln, path: path}
+	err = os.Chmod(next, 0o666)
+	if err == nil {
+		s.id, err = identify(next)
+	}
+	if err == nil {
+		err = os.Rename(next, path)
+	}
+	if err != nil {
+		ln.Close()
+		os.Remove(next)
+		return nil, err
+	}
+	sweep(dir, path)
+	if other != nil {
+		takeOver(ctx, Channel{other.(*net.UnixConn)})
+	}
+	return s, nil
+}
+
+// Accept returns the next channel. It fails with net.ErrClosed after Close.
+func (s *Socket) Accept() (Channel, error) {
+	c, err := s.ln.AcceptUnix()
+	return Channel{c}, err
+}
+
+// takeoverPatience is how long the process that listened at an address has to answer.
+const takeoverPatience = 250 * time.Millisecond
+
+// takeOver makes the process that listened at the address so far send its clients
+// here. If it doesn't answer, they find out when it closes its listener.
+func takeOver(ctx context.Context, ch Channel) {
+	if cred, err := ch.PeerCred(); err != nil || !Trusted(cred) {
+		return
+	}
+	defer ch.LimitHandshake(ctx)()
+	ch.SetDeadline(time.Now().Add(takeoverPatience))
+	if ch.Send(Message{Kind: KindTakeover}) == nil {
+		ch.Expect(KindTaken, 0)
+	}
+}
+
+// Close closes the socket and removes its file, unless another listener has put its own
+// there. It doesn't wait for the directory's lock.
+func (s *Socket) Close() {
+	s.ln.Close()
+	if !s.remove(0) {
+		go s.remove(lockTimeout) // and if not it is found to be stale later
+	}
+}
+
+// remove removes the file. It returns false if the directory was locked for all that time.
+func (s *Socket) remove(wait time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	unlock, err := lockDir(ctx, filepath.Dir(s.path))
+	if err != nil {
+		return !errors.Is(err, context.DeadlineExceeded)
+	}
+	defer unlock()
+	if now, err := identify(s.path); err == nil && now == s.id {
+		os.Remove(s.path)
+	}
+	return true
+}
+
+// Dial connects to the listener of a key, if it belongs to somebody who can be trusted. It
+// waits for room in the socket's queue.
+func Dial(ctx context.Context, key string) (Channel, Cred, error) {
+	dir := Dir()
+	err := checkDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = ErrNobody
+	}
+	if err != nil {
+		return Channel{}, Cred{}, err
+	}
+	path, err := socketPath(dir, key)
+	if err != nil {
+		return Channel{}, Cred{}, err
+	}
+	return DialPath(ctx, path)
+}
+
+// List returns the paths of the directory's sockets.
+func List() ([]string, error) {
+	dir := Dir()
+	if err := checkDir(dir); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	return filepath.Glob(filepath.Join(dir, "*"+socketSuffix))
+}
+
+// DialPath is Dial for the path of a socket.
+func DialPath(parent context.Context, path string) (ch Channel, cred Cred, err error) {
+	ctx, cancel := context.WithTimeout(untraced{parent}, HandshakeTimeout)
+	defer cancel()
+	ended := func() error {
+		<-ctx.Done() // in case that it is just about to end
+		if err := parent.Err(); err != nil {
+			return err
+		}
+		return ErrSilent
+	}
+	var d net.Dialer
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		c, err := d.DialContext(ctx, "unixpacket", path)
+		if err == nil {
+			ch = Channel{c.(*net.UnixConn)}
+			break
+		}
+		var errno syscall.Errno
+		switch {
+		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+			return ch, cred, ended()
+		case errors.Is(err, fs.ErrNotExist):
+			return ch, cred, ErrNobody // as when a dead process has left its file there
+		case errors.Is(err, syscall.EAGAIN):
+			select {
+			case <-ctx.Done():
+				return ch, cred, ended()
+			case <-time.After(wait):
+				continue
+			}
+		case errors.As(err, &errno):
+			err = errno
+		}
+		return ch, cred, err
+	}
+	if cred, err = ch.PeerCred(); err == nil && !Trusted(cred) {
+		err = syserr.New(syscall.EACCES, "the listener belongs to another user")
+	}
+	if err != nil {
+		ch.Close()
+	}
+	return ch, cred, err
+}
+
+// An untraced context is one without values, and so without a tracer: that is not to see
+// how applications find each other.
+type untraced struct{ context.Context }
+
+func (untraced) Value(any) any { return nil }
