@@ -23,6 +23,7 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/leakcheck"
 	"github.com/stretchr/testify/require"
 )
 
@@ -168,7 +169,7 @@ func TestServerKilled(t *testing.T) {
 	rnd := newSeed(t)
 	a := harness.NewApp(t)
 	// The first round makes the application have what it keeps.
-	var before harness.Usage
+	var before leakcheck.Usage
 	ends := make(map[string]int)
 	for round := range 11 {
 		cmd := startProcess(t, "churn", t.Name())
@@ -231,7 +232,7 @@ func TestServerKilled(t *testing.T) {
 		if round == 0 {
 			before = harness.MeasureIdle(t)
 		}
-		harness.RequireBack(t, before)
+		leakcheck.RequireBack(t, before)
 	}
 	t.Logf("calls that failed: %v", ends)
 }
@@ -400,9 +401,9 @@ func TestClientKilled(t *testing.T) {
 		start := time.Now()
 		// Its memory is let go of with the last of its connections, also those
 		// that nobody has accepted yet.
-		harness.Eventually(t, func() bool { return s.active.Load() == 0 && harness.Mappings(t, "ctnet events") == pairs })
+		harness.Eventually(t, func() bool { return s.active.Load() == 0 && leakcheck.Mappings("ctnet events") == pairs })
 		require.Less(t, time.Since(start), time.Second)
-		require.Equal(t, pairs, harness.Mappings(t, "ctnet segment"))
+		require.Equal(t, pairs, leakcheck.Mappings("ctnet segment"))
 		reap(t, cmd)
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -410,7 +411,7 @@ func TestClientKilled(t *testing.T) {
 	}
 	harness.MeasureIdle(t) // no pair is left of another test
 	round(0)               // the application has what it keeps
-	before := harness.Measure(t)
+	before := leakcheck.Now()
 
 	cmd := startProcess(t, "survivor", t.Name())
 	s.survivor.Store(int64(cmd.Process.Pid))
@@ -442,7 +443,7 @@ func TestClientKilled(t *testing.T) {
 	require.NoError(t, control.Close())
 	kill(t, cmd)
 	reap(t, cmd)
-	harness.RequireBack(t, before)
+	leakcheck.RequireBack(t, before)
 }
 
 // dialMany dials NAME, many times at once, and writes to what it gets.
@@ -465,7 +466,7 @@ func TestClientKilledWhileItDials(t *testing.T) {
 	rnd := newSeed(t)
 	const backlog = 4
 	a := harness.NewApp(t)
-	var before harness.Usage
+	var before leakcheck.Usage
 	for round := range 9 {
 		ln := listenOn(t, ctnet.ListenConfig{App: a, Backlog: backlog})
 		waiting := func() int { return a.Snapshot().Listeners[0].Waiting }
@@ -501,7 +502,7 @@ func TestClientKilledWhileItDials(t *testing.T) {
 		if round == 0 {
 			before = harness.MeasureIdle(t)
 		}
-		harness.RequireBack(t, before)
+		leakcheck.RequireBack(t, before)
 	}
 }
 
@@ -518,7 +519,7 @@ func noAccept() {
 // full.
 func TestKilledWhileDialWaits(t *testing.T) {
 	a := harness.NewApp(t)
-	var before harness.Usage
+	var before leakcheck.Usage
 	for round := range 4 {
 		cmd := startProcess(t, "no accept", t.Name())
 		answered := dialConn(t, a)
@@ -544,7 +545,7 @@ func TestKilledWhileDialWaits(t *testing.T) {
 		if round == 0 {
 			before = harness.MeasureIdle(t)
 		}
-		harness.RequireBack(t, before)
+		leakcheck.RequireBack(t, before)
 	}
 }
 
@@ -627,7 +628,7 @@ func TestKilledWhileWriting(t *testing.T) {
 			return got, err2
 		},
 	}
-	var before harness.Usage
+	var before leakcheck.Usage
 	for round := range harness.Long(3, 30) {
 		cmd := startProcess(t, "writer", t.Name())
 		type stream struct {
@@ -689,7 +690,7 @@ func TestKilledWhileWriting(t *testing.T) {
 		if round == 0 {
 			before = harness.MeasureIdle(t)
 		}
-		harness.RequireBack(t, before)
+		leakcheck.RequireBack(t, before)
 	}
 }
 
@@ -738,7 +739,7 @@ func (p *pendingCall) require(t *testing.T, n int, err error) {
 }
 
 // measureWarm measures after an application has come, dialed, and gone.
-func measureWarm(t *testing.T) harness.Usage {
+func measureWarm(t *testing.T) leakcheck.Usage {
 	t.Helper()
 	a := harness.NewApp(t)
 	requireEchoOnce(t, a)
@@ -815,7 +816,7 @@ func TestPeerStopped(t *testing.T) {
 	requireEchoOnce(t, other)
 	require.NoError(t, a.Close())
 	require.NoError(t, other.Close())
-	harness.RequireBack(t, before)
+	leakcheck.RequireBack(t, before)
 	kill(t, cmd) // with the race detector it takes a second to end
 }
 
@@ -854,7 +855,7 @@ func TestAppCloseServerStopped(t *testing.T) {
 	write.require(t, ctnet.DefaultBuffer, net.ErrClosed)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
 	measureWarm(t) // the server is well
-	harness.RequireBack(t, before)
+	leakcheck.RequireBack(t, before)
 	kill(t, cmd)
 }
 
@@ -866,7 +867,7 @@ func TestAppCloseClientStopped(t *testing.T) {
 	measureWarm(t)
 	kill(t, echoing)
 	reap(t, echoing)
-	before := harness.Measure(t)
+	before := leakcheck.Now()
 	a := harness.NewApp(t)
 	ln := listenOn(t, ctnet.ListenConfig{App: a, Backlog: 4})
 	cmd := startProcess(t, "storm", t.Name())
@@ -900,7 +901,7 @@ func TestAppCloseClientStopped(t *testing.T) {
 	write.require(t, ctnet.DefaultBuffer, net.ErrClosed)
 	kill(t, cmd)
 	reap(t, cmd)
-	harness.RequireBack(t, before)
+	leakcheck.RequireBack(t, before)
 }
 
 // closeWhileDialing closes an application while a Dial of it to NAME waits, and

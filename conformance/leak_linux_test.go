@@ -11,6 +11,7 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/leakcheck"
 	"github.com/stretchr/testify/require"
 )
 
@@ -46,11 +47,11 @@ func TestLeakCycles(t *testing.T) {
 	for range 100 {
 		cycle()
 	}
-	before, peer := harness.Measure(t), harness.FDs(t, cmd.Process.Pid)
+	before, peer := leakcheck.Now(), harness.FDs(t, cmd.Process.Pid)
 	for range harness.Long(2000, 100_000) {
 		cycle()
 	}
-	harness.RequireBack(t, before)
+	leakcheck.RequireBack(t, before)
 	harness.Eventually(t, func() bool { return harness.FDs(t, cmd.Process.Pid) <= peer })
 }
 
@@ -79,7 +80,7 @@ func TestConnsUseNoFDs(t *testing.T) {
 	for _, c := range conns {
 		require.NoError(t, c.Close())
 	}
-	harness.RequireBack(t, before)
+	leakcheck.RequireBack(t, before)
 }
 
 // requireEchoOnce makes the application and the runtime have what they keep.
@@ -142,7 +143,7 @@ func TestLeakAppClose(t *testing.T) {
 	for _, c := range pending {
 		c.Close() // for those that the peer's Close had reset before
 	}
-	harness.RequireBack(t, before)
+	leakcheck.RequireBack(t, before)
 }
 
 // TestLeakPeerKilled kills the other process in the midst of traffic.
@@ -187,5 +188,5 @@ func TestLeakPeerKilled(t *testing.T) {
 	for _, c := range conns {
 		require.NoError(t, c.Close())
 	}
-	harness.RequireBack(t, before)
+	leakcheck.RequireBack(t, before)
 }

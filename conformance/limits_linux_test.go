@@ -14,6 +14,7 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/leakcheck"
 	"github.com/stretchr/testify/require"
 )
 
@@ -118,7 +119,7 @@ func requireAccounts(t *testing.T, want account, server, client *ctnet.App) {
 		require.Equal(t, largeSegments(t, int(want.Segments)), a.Snapshot().Bytes)
 	}
 	if server != client {
-		harness.Eventually(t, func() bool { return harness.Mappings(t, "ctnet segment") == 2*int(want.Segments) })
+		harness.Eventually(t, func() bool { return leakcheck.Mappings("ctnet segment") == 2*int(want.Segments) })
 	}
 }
 
@@ -142,7 +143,7 @@ func onLimits(t *testing.T, n int, f func(t *testing.T, server, client *ctnet.Ap
 }
 
 // requireGone closes the applications and requires that nothing is left.
-func requireGone(t *testing.T, before harness.Usage, apps ...*ctnet.App) {
+func requireGone(t *testing.T, before leakcheck.Usage, apps ...*ctnet.App) {
 	t.Helper()
 	for i, a := range apps {
 		if i == 0 || a != apps[0] {
@@ -153,7 +154,7 @@ func requireGone(t *testing.T, before harness.Usage, apps ...*ctnet.App) {
 		harness.Eventually(t, func() bool { return accountOf(a) == account{} })
 		require.Zero(t, a.Snapshot().Bytes)
 	}
-	harness.RequireBack(t, before)
+	leakcheck.RequireBack(t, before)
 }
 
 // TestLimits reaches a limit, gets below it, and reaches it again.
@@ -184,12 +185,12 @@ func TestLimits(t *testing.T) {
 			for range n {
 				connect()
 			}
-			full := harness.Measure(t)
+			full := leakcheck.Now()
 			for range 3 {
 				requireLimit(t, client, text)
 			}
 			requireAccounts(t, account{n, n}, server, client)
-			harness.RequireBack(t, full)
+			leakcheck.RequireBack(t, full)
 			for _, p := range pairs {
 				writeString(t, p.c, "not harmed")
 				readString(t, p.s, "not harmed")

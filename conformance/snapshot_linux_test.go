@@ -7,6 +7,7 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/leakcheck"
 	"github.com/stretchr/testify/require"
 )
 
@@ -85,7 +86,7 @@ func TestInspect(t *testing.T) {
 	c := dial(t, a, t.Name())
 	defer c.Close()
 	requireEcho(t, c)
-	before := harness.Measure(t)
+	before := leakcheck.Now()
 	find := func() (found *ctnet.Snapshot) {
 		all, err := ctnet.Inspect(t.Context())
 		require.NoError(t, err)
@@ -103,7 +104,7 @@ func TestInspect(t *testing.T) {
 	require.Len(t, s.Connections, 1)
 	require.Equal(t, c.LocalAddr().String(), s.Connections[0].Remote)
 	require.EqualValues(t, 1, s.Conns)
-	harness.RequireBack(t, before)
+	leakcheck.RequireBack(t, before)
 
 	require.NoError(t, cmd.Process.Kill())
 	cmd.Wait()

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -18,6 +17,7 @@ import (
 
 	"cutthrough.example/ctgrpc"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/leakcheck"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -196,40 +196,16 @@ func (r random) bytes(n int) []byte {
 	return b
 }
 
-// checkLeaks fails a test at whose end there are more goroutines or file
-// descriptors than there are now.
+// checkLeaks fails a test that leaves anything behind.
 func checkLeaks(t testing.TB) {
 	t.Helper()
 	warmUp()
-	goroutines, fds := runtime.NumGoroutine(), countFDs()
-	t.Cleanup(func() {
-		if !atMost(goroutines, fds) {
-			stacks := make([]byte, 1<<20)
-			t.Errorf("%d goroutines and %d descriptors before, %d and %d now\n%s", goroutines, fds,
-				runtime.NumGoroutine(), countFDs(), stacks[:runtime.Stack(stacks, true)])
-		}
-	})
-}
-
-// atMost waits until there are no more goroutines and descriptors than these.
-func atMost(goroutines, fds int) bool {
-	for end := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > goroutines || countFDs() > fds; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			return false
-		}
-	}
-	return true
-}
-
-// countFDs returns 0 where there is no such directory.
-func countFDs() int {
-	list, _ := os.ReadDir("/proc/self/fd")
-	return len(list)
+	leakcheck.Check(t)
 }
 
 // warmUp has the runtime and the process's own application open what they keep.
 var warmUp = sync.OnceFunc(func() {
-	goroutines := runtime.NumGoroutine()
+	before := leakcheck.Now().Goroutines
 	app, err := ctnet.NewApp(ctnet.AppConfig{})
 	check(err)
 	const name = "warm-up"
@@ -243,8 +219,10 @@ var warmUp = sync.OnceFunc(func() {
 		panic(err)
 	}
 	app.Close()
-	if !atMost(goroutines, math.MaxInt) {
-		panic("goroutines are left")
+	for end := time.Now().Add(leakcheck.Patience); leakcheck.Now().Goroutines > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			panic("goroutines are left")
+		}
 	}
 })
 

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"cutthrough.example/conformance/internal/harness"
+	"cutthrough.example/internal/leakcheck"
 	"github.com/stretchr/testify/require"
 )
 
@@ -48,8 +49,8 @@ func TestRandom(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // the runtime opens its network poller
 	require.NoError(t, err)
 	require.NoError(t, ln.Close())
-	before := harness.Measure(t)
-	t.Cleanup(func() { harness.RequireBack(t, before) })
+	before := leakcheck.Now()
+	t.Cleanup(func() { leakcheck.RequireBack(t, before) })
 	from := *seed
 	if from == 0 {
 		from = rand.Uint64()>>32 + 1

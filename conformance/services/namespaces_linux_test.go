@@ -26,6 +26,7 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/leakcheck"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -228,7 +229,7 @@ func (p *puppet) start(flags uintptr) *puppet {
 func leaveNothing(t testing.TB) {
 	t.Helper()
 	before := harness.MeasureIdle(t)
-	t.Cleanup(func() { harness.RequireBack(t, before) })
+	t.Cleanup(func() { leakcheck.RequireBack(t, before) })
 }
 
 // failed is how the answer to an order that failed begins.

@@ -11,7 +11,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"math"
 	"math/big"
 	"math/rand/v2"
 	"net"
@@ -24,6 +23,7 @@ import (
 	"time"
 
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/leakcheck"
 	"github.com/stretchr/testify/require"
 )
 
@@ -287,40 +287,16 @@ func certificate(t testing.TB) (server, client *tls.Config) {
 		&tls.Config{RootCAs: roots, ServerName: "localhost"}
 }
 
-// checkLeaks fails a test at whose end there are more goroutines or file
-// descriptors than there are now.
+// checkLeaks fails a test that leaves anything behind.
 func checkLeaks(t testing.TB) {
 	t.Helper()
 	warmUp()
-	goroutines, fds := runtime.NumGoroutine(), countFDs()
-	t.Cleanup(func() {
-		if !atMost(goroutines, fds) {
-			stacks := make([]byte, 1<<20)
-			t.Errorf("%d goroutines and %d descriptors before, %d and %d now\n%s", goroutines, fds,
-				runtime.NumGoroutine(), countFDs(), stacks[:runtime.Stack(stacks, true)])
-		}
-	})
-}
-
-// atMost waits until there are no more goroutines and descriptors than these.
-func atMost(goroutines, fds int) bool {
-	for end := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > goroutines || countFDs() > fds; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			return false
-		}
-	}
-	return true
-}
-
-// countFDs returns 0 where there is no such directory.
-func countFDs() int {
-	list, _ := os.ReadDir("/proc/self/fd")
-	return len(list)
+	leakcheck.Check(t)
 }
 
 // warmUp has the runtime and the process's own application open what they keep.
 var warmUp = sync.OnceFunc(func() {
-	goroutines := runtime.NumGoroutine()
+	before := leakcheck.Now().Goroutines
 	app, err := ctnet.NewApp(ctnet.AppConfig{})
 	check(err)
 	const name = "warm-up"
@@ -334,8 +310,10 @@ var warmUp = sync.OnceFunc(func() {
 		panic(err)
 	}
 	app.Close()
-	if !atMost(goroutines, math.MaxInt) {
-		panic("goroutines are left")
+	for end := time.Now().Add(leakcheck.Patience); leakcheck.Now().Goroutines > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			panic("goroutines are left")
+		}
 	}
 })
 

@@ -6,12 +6,12 @@ package harness
 import (
 	"net"
 	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/leakcheck"
 	"github.com/stretchr/testify/require"
 )
 
@@ -80,7 +80,7 @@ func RequireWithin(t testing.TB, d time.Duration, done <-chan struct{}, what str
 	select {
 	case <-done:
 	case <-time.After(d):
-		t.Fatalf("%s took more than %v\n%s", what, d, stacks())
+		t.Fatalf("%s took more than %v\n%s", what, d, leakcheck.Stacks())
 	}
 }
 
@@ -92,9 +92,4 @@ func AllDone(wg *sync.WaitGroup) <-chan struct{} {
 		close(done)
 	}()
 	return done
-}
-
-func stacks() []byte {
-	b := make([]byte, 1<<20)
-	return b[:runtime.Stack(b, true)]
 }
