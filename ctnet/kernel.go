@@ -3,12 +3,11 @@ package ctnet
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
-	"syscall"
+
+	"cutthrough.example/internal/hostnet"
 )
 
 // NewListener adds the cut-through to a listener that was made elsewhere, such as
@@ -44,7 +43,7 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 		return nil, err
 	}
 	l.kernel = kernel
-	l.backlog.pending = pendingIn(kernel)
+	l.backlog.pending = hostnet.Pending(kernel)
 	l.backlog.drained = make(chan struct{})
 	if l.key, err = listenerKey(kernel); err == nil {
 		err = l.open(ctx)
@@ -64,29 +63,12 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 
 var complain sync.Once
 
-// listenerKey returns what dialers find a kernel's listener by.
-func listenerKey(kernel net.Listener) (string, error) {
-	switch addr := kernel.Addr().(type) {
-	case *net.TCPAddr:
-		netns, ok := netNamespace()
-		if !ok {
-			return "", errors.New("the network namespace is not to be found out")
-		}
-		ap := addr.AddrPort()
-		ip := ap.Addr().Unmap().WithZone("")
-		return tcpKey(netns, ip, ip == netip.IPv6Unspecified() && !onlyIPv6(kernel), ap.Port()), nil
-	case *net.UnixAddr:
-		return unixKey(addr.Name)
-	}
-	return "", fmt.Errorf("address is a %T", kernel.Addr())
-}
-
 // acceptKernel accepts the kernel's connections, one ahead of Accept, until the
 // listener is closed. If they are not wanted it closes them. It begins with the first
 // Accept: they may be for another process that has the socket too.
 func (l *Listener) acceptKernel() {
 	defer close(l.backlog.drained)
-	ready := keepNonblocking(l.kernel)
+	ready := hostnet.KeepNonblocking(l.kernel)
 	for {
 		ready()
 		c, err := l.kernel.Accept()
@@ -99,28 +81,4 @@ func (l *Listener) acceptKernel() {
 		}
 		l.backlog.offerKernel(c, err)
 	}
-}
-
-// onlyIPv6 reports whether a listener on all addresses of IPv6 does not take IPv4.
-func onlyIPv6(kernel net.Listener) bool {
-	raw := rawConn(kernel)
-	if raw == nil {
-		return true // it may not
-	}
-	only := true
-	raw.Control(func(fd uintptr) { only = socketOnlyIPv6(fd) })
-	return only
-}
-
-// rawConn returns the socket of a listener of the kernel's, or nil if it can't be had.
-func rawConn(kernel net.Listener) syscall.RawConn {
-	c, ok := kernel.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	return raw
 }

@@ -6,12 +6,12 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/hostnet"
 	"cutthrough.example/internal/rendezvous"
 )
 
@@ -38,82 +38,6 @@ var kernelOnly = sync.OnceValue(func() bool { return os.Getenv("CTNET_KERNEL_ONL
 // shared memory take, from the listener's socket to the connection. A process
 // that is alive needs a millisecond; one that is stopped still has the kernel.
 const cutPatience = 250 * time.Millisecond
-
-// A target is what a Dial looks for.
-type target struct {
-	// name is the address as the dialer sees it, with its network, such as
-	// "tcp:127.0.0.1:80": what it tells the listener.
-	name string
-	// keys are those that listeners there are found by, in the order in which
-	// the kernel would choose among them.
-	keys []string
-	addr net.Addr // the remote address of the connection
-
-	netns string // that the keys are for; "" if they are for any
-}
-
-// ctTarget returns the target for a name of network "ct".
-func ctTarget(name string) target {
-	key := networkCT + ":" + name
-	return target{name: key, keys: []string{key}, addr: &Addr{name: name}}
-}
-
-// tcpKey returns the key of a listener on an address of a network namespace, or
-// on all addresses of both families.
-func tcpKey(netns string, addr netip.Addr, dual bool, port uint16) string {
-	host := addr.String()
-	if dual {
-		host = "*"
-	}
-	return "tcp:" + netns + "/" + net.JoinHostPort(host, strconv.Itoa(int(port)))
-}
-
-// tcpTarget returns the target for an address, if it is one of this host. A
-// listener on the very address comes before one on all addresses.
-func tcpTarget(addr netip.AddrPort) (target, bool) {
-	ip := addr.Addr().Unmap()
-	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
-		return target{}, false
-	}
-	netns, ok := likelyNamespace()
-	if !ok {
-		return target{}, false
-	}
-	all := netip.IPv4Unspecified()
-	if ip.Is6() {
-		all = netip.IPv6Unspecified()
-	}
-	return target{
-		netns: netns,
-		name:  tcpName(addr),
-		keys: []string{
-			tcpKey(netns, ip, false, addr.Port()),
-			tcpKey(netns, all, false, addr.Port()),
-			tcpKey(netns, all, true, addr.Port()),
-		},
-		addr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, addr.Port())),
-	}, true
-}
-
-// tcpName returns the name of the target for an address.
-func tcpName(addr netip.AddrPort) string {
-	return "tcp:" + netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()).String()
-}
-
-// isHere reports whether an address belongs to this host: the kernel reaches
-// such a one from the same address. Nothing is sent.
-func isHere(ip netip.Addr) bool {
-	if ip.IsLoopback() {
-		return true
-	}
-	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 9)))
-	if err != nil {
-		return false
-	}
-	defer c.Close()
-	local, _ := netip.AddrFromSlice(c.LocalAddr().(*net.UDPAddr).IP)
-	return local.Unmap() == ip
-}
 
 // errElsewhere ends the kernel's Dial when it turns out that the cut-through leads
 // to the address that it was about to connect to.
@@ -291,10 +215,10 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp rendezvous.S
 		if l == nil && !rendezvous.Present(key) {
 			continue
 		}
-		if now, _ := netNamespace(); t.netns != "" && now != t.netns {
+		if now, _ := hostnet.NetNamespace(); t.netns != "" && now != t.netns {
 			return nil, rendezvous.ErrNobody // here; the next Dial looks here
 		}
-		if i > 0 && !isHere(t.addr.(*net.TCPAddr).AddrPort().Addr()) {
+		if i > 0 && !hostnet.IsHere(t.addr.(*net.TCPAddr).AddrPort().Addr()) {
 			continue
 		}
 		ctx := parent
@@ -320,10 +244,4 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp rendezvous.S
 	}
 	a.remote.absences.Remember(t.name, stamp)
 	return nil, rendezvous.ErrNobody
-}
-
-// splitName returns the network and the address of a target's name.
-func splitName(name string) (network, address string) {
-	network, address, _ = strings.Cut(name, ":")
-	return network, address
 }

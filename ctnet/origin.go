@@ -1,14 +1,13 @@
 package ctnet
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"syscall"
 
+	"cutthrough.example/internal/hostnet"
 	"cutthrough.example/internal/syserr"
 )
 
@@ -17,25 +16,8 @@ import (
 // connections have the same at a time; and the port is one that the kernel does
 // not choose for connections of its own, so that none of these has it either.
 
-// portRange is a range of ports that the kernel leaves to programs.
-type portRange struct{ first, last uint32 }
-
-type portRanges []portRange
-
-// freePorts returns the ports from 1024 that are not the kernel's to choose.
-var freePorts = sync.OnceValue(func() (free portRanges) {
-	lo, hi := uint32(32768), uint32(60999) // as Linux has it by default
-	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
-		fmt.Sscan(string(b), &lo, &hi)
-	}
-	if lo > 1024 {
-		free = append(free, portRange{1024, lo - 1})
-	}
-	if hi < 65535 {
-		free = append(free, portRange{hi + 1, 65535})
-	}
-	return free
-})
+// freePorts are the ports that dialers get.
+var freePorts = hostnet.FreePorts
 
 // loopbacks is how many of the addresses from 127.0.0.1 on dialers of IPv4's
 // loopback get, so that there are enough for all connections of an application.
@@ -57,26 +39,6 @@ func (o origin) addr(dialed netip.Addr) *net.TCPAddr {
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(dialed, o.port()))
 }
 
-// count returns how many ports there are.
-func (rs portRanges) count() (n int) {
-	for _, r := range rs {
-		n += int(r.last - r.first + 1)
-	}
-	return n
-}
-
-// at returns the i-th port.
-func (rs portRanges) at(i int) uint32 {
-	for _, r := range rs {
-		if n := int(r.last - r.first + 1); i >= n {
-			i -= n
-			continue
-		}
-		return r.first + uint32(i)
-	}
-	panic("ctnet: no such port") // i is less than count
-}
-
 // An originTable has the origins that a listener has given.
 type originTable struct {
 	mu   sync.Mutex
@@ -88,7 +50,7 @@ type originTable struct {
 // of the listener's has, or 0 if there is none.
 func (t *originTable) take(dialed netip.AddrPort) origin {
 	free := freePorts()
-	n := free.count()
+	n := free.Count()
 	limit := n
 	if ip := dialed.Addr(); ip.Is4() && ip.IsLoopback() {
 		limit *= loopbacks
@@ -104,7 +66,7 @@ func (t *originTable) take(dialed netip.AddrPort) origin {
 	for range limit {
 		i := t.next % limit
 		t.next = i + 1
-		o := origin(uint32(i/n)<<16 | free.at(i%n))
+		o := origin(uint32(i/n)<<16 | free.At(i%n))
 		if _, ok := t.used[o]; !ok && o.port() != dialed.Port() {
 			t.used[o] = struct{}{}
 			return o

@@ -1,4 +1,4 @@
-package ctnet
+package hostnet
 
 import (
 	"fmt"
@@ -7,15 +7,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"cutthrough.example/internal/rendezvous"
 )
 
-// netNamespace returns the identity of the network namespace that the calling
+// NetNamespace returns the identity of the network namespace that the calling
 // thread is in. An address means something else in another one.
-func netNamespace() (id string, ok bool) {
+func NetNamespace() (id string, ok bool) {
 	var b [64]byte
 	n, err := unix.Readlink("/proc/thread-self/ns/net", b[:]) // net:[4026531833]
 	if err != nil {
@@ -36,19 +35,19 @@ var ownNamespace = sync.OnceValue(func() string {
 // manyNamespaces is set when a thread was seen that is in another one.
 var manyNamespaces atomic.Bool
 
-// likelyNamespace is netNamespace for one who only wants to know where to look, and
-// makes sure before it believes what it finds. To ask the kernel is most of what a
-// Dial costs that finds nothing.
-func likelyNamespace() (id string, ok bool) {
+// LikelyNamespace returns what NetNamespace most likely does, without asking the kernel,
+// which is most of what a Dial costs that finds nothing. Verify it with NetNamespace before
+// trusting what was found by it.
+func LikelyNamespace() (id string, ok bool) {
 	if id = ownNamespace(); id == "" || manyNamespaces.Load() {
-		return netNamespace()
+		return NetNamespace()
 	}
 	return id, true
 }
 
-// pendingIn returns a function that reports whether a listener of the kernel's has
+// Pending returns a function that reports whether a listener of the kernel's has
 // a connection to be accepted, or nil if that can't be told.
-func pendingIn(kernel net.Listener) func() bool {
+func Pending(kernel net.Listener) func() bool {
 	raw := rawConn(kernel)
 	if raw == nil {
 		return nil
@@ -63,11 +62,11 @@ func pendingIn(kernel net.Listener) func() bool {
 	}
 }
 
-// keepNonblocking returns a function that makes a listener of the kernel's
+// KeepNonblocking returns a function that makes a listener of the kernel's
 // non-blocking, should it have become blocking. That is a property of the socket, so
 // whoever has a duplicate can change it, and os/exec and os.File.Fd do. An accept
 // that finds no connection would then hold up a thread, and Close would wait for it.
-func keepNonblocking(kernel net.Listener) func() {
+func KeepNonblocking(kernel net.Listener) func() {
 	raw := rawConn(kernel)
 	if raw == nil {
 		return func() {}
@@ -87,39 +86,24 @@ func socketOnlyIPv6(fd uintptr) bool {
 	return err != nil || v != 0
 }
 
-// unixTarget returns the target for the path of a socket file. The file is what it
-// is found by, and not the path, which may come to mean another one.
-func unixTarget(path string) (target, error) {
-	t := target{name: "unix:" + path, addr: &net.UnixAddr{Name: path, Net: "unix"}}
-	key, err := unixKey(path)
-	if err != nil {
-		return t, err
-	}
-	if !strings.HasPrefix(path, "@") {
-		// What the kernel asks for too.
-		if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS); err != nil {
-			return t, err
-		}
-	}
-	t.keys = []string{key}
-	return t, nil
-}
-
-// unixKey returns the key of a listener on a path.
-func unixKey(path string) (string, error) {
-	if strings.HasPrefix(path, "@") {
-		netns, ok := netNamespace()
-		if !ok {
-			return "", rendezvous.ErrNobody
-		}
-		return "unix:" + netns + "/" + path, nil
-	}
+// SocketFile returns what identifies the socket file at a path, which may have other paths
+// too. It is ECONNREFUSED if that is another kind of file.
+func SocketFile(path string) (id string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return "", err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return "", rendezvous.ErrNobody
+		return "", syscall.ECONNREFUSED
 	}
-	return fmt.Sprintf("unix:%d:%d", st.Dev, st.Ino), nil
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino), nil
 }
+
+// MayConnect returns the error that the kernel has for a connect to a socket file that this
+// process may not write to.
+func MayConnect(path string) error {
+	return unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS)
+}
+
+// IsAbstract reports whether a path is a name in the abstract namespace.
+func IsAbstract(path string) bool { return strings.HasPrefix(path, "@") }

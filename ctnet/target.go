@@ -1,0 +1,127 @@
+package ctnet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"cutthrough.example/internal/hostnet"
+	"cutthrough.example/internal/rendezvous"
+)
+
+// A target is what a Dial looks for.
+type target struct {
+	// name is the address as the dialer sees it, with its network, such as
+	// "tcp:127.0.0.1:80": what it tells the listener.
+	name string
+	// keys are those that listeners there are found by, in the order in which
+	// the kernel would choose among them.
+	keys []string
+	addr net.Addr // the remote address of the connection
+
+	netns string // that the keys are for; "" if they are for any
+}
+
+// ctTarget returns the target for a name of network "ct".
+func ctTarget(name string) target {
+	key := networkCT + ":" + name
+	return target{name: key, keys: []string{key}, addr: &Addr{name: name}}
+}
+
+// tcpKey returns the key of a listener on an address of a network namespace, or
+// on all addresses of both families.
+func tcpKey(netns string, addr netip.Addr, dual bool, port uint16) string {
+	host := addr.String()
+	if dual {
+		host = "*"
+	}
+	return "tcp:" + netns + "/" + net.JoinHostPort(host, strconv.Itoa(int(port)))
+}
+
+// tcpTarget returns the target for an address, if it is one of this host. A
+// listener on the very address comes before one on all addresses.
+func tcpTarget(addr netip.AddrPort) (target, bool) {
+	ip := addr.Addr().Unmap()
+	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+		return target{}, false
+	}
+	netns, ok := hostnet.LikelyNamespace()
+	if !ok {
+		return target{}, false
+	}
+	all := netip.IPv4Unspecified()
+	if ip.Is6() {
+		all = netip.IPv6Unspecified()
+	}
+	return target{
+		netns: netns,
+		name:  tcpName(addr),
+		keys: []string{
+			tcpKey(netns, ip, false, addr.Port()),
+			tcpKey(netns, all, false, addr.Port()),
+			tcpKey(netns, all, true, addr.Port()),
+		},
+		addr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, addr.Port())),
+	}, true
+}
+
+// tcpName returns the name of the target for an address.
+func tcpName(addr netip.AddrPort) string {
+	return "tcp:" + netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()).String()
+}
+
+// unixTarget returns the target for the path of a socket file. The file is what it
+// is found by, and not the path, which may come to mean another one.
+func unixTarget(path string) (target, error) {
+	t := target{name: "unix:" + path, addr: &net.UnixAddr{Name: path, Net: "unix"}}
+	key, err := unixKey(path)
+	if err != nil {
+		return t, err
+	}
+	if !hostnet.IsAbstract(path) {
+		if err := hostnet.MayConnect(path); err != nil {
+			return t, err
+		}
+	}
+	t.keys = []string{key}
+	return t, nil
+}
+
+// unixKey returns the key of a listener on a path.
+func unixKey(path string) (string, error) {
+	if hostnet.IsAbstract(path) {
+		netns, ok := hostnet.NetNamespace()
+		if !ok {
+			return "", rendezvous.ErrNobody
+		}
+		return "unix:" + netns + "/" + path, nil
+	}
+	id, err := hostnet.SocketFile(path)
+	return "unix:" + id, err
+}
+
+// listenerKey returns what dialers find a kernel's listener by.
+func listenerKey(kernel net.Listener) (string, error) {
+	switch addr := kernel.Addr().(type) {
+	case *net.TCPAddr:
+		netns, ok := hostnet.NetNamespace()
+		if !ok {
+			return "", errors.New("the network namespace is not to be found out")
+		}
+		ap := addr.AddrPort()
+		ip := ap.Addr().Unmap().WithZone("")
+		return tcpKey(netns, ip, ip == netip.IPv6Unspecified() && !hostnet.OnlyIPv6(kernel), ap.Port()), nil
+	case *net.UnixAddr:
+		return unixKey(addr.Name)
+	}
+	return "", fmt.Errorf("address is a %T", kernel.Addr())
+}
+
+// splitName returns the network and the address of a target's name.
+func splitName(name string) (network, address string) {
+	network, address, _ = strings.Cut(name, ":")
+	return network, address
+}
