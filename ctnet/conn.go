@@ -199,7 +199,3 @@ func (c *Conn) opError(op string, err error) error {
 var ownCred = sync.OnceValue(func() Cred {
 	return Cred{os.Getpid(), os.Getuid(), os.Getgid()}
 })
-
-// raceKey returns a key for the connection with this number of the dialing
-// application: the same at both ends.
-func raceKey(app, number uint64) uint64 { return app ^ number }

@@ -60,6 +60,7 @@ import (
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/pair"
 	"cutthrough.example/internal/ring"
 	"cutthrough.example/internal/syserr"
 )
@@ -187,7 +188,7 @@ func (lc *ListenConfig) listen(ctx context.Context, name string) (*Listener, err
 
 // newListener makes a listener that nobody finds yet.
 func (lc *ListenConfig) newListener(network string, addr net.Addr) (*Listener, error) {
-	sz, err := checkSizes(sizes{toServer: lc.ReadBuffer, toClient: lc.WriteBuffer})
+	sz, err := checkSizes(sizes{ToServer: lc.ReadBuffer, ToClient: lc.WriteBuffer})
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +276,7 @@ func (d *Dialer) dial(ctx context.Context, name string) (*Conn, error) {
 	if d.Path == Kernel {
 		return nil, syserr.New(syscall.EINVAL, `network "ct" is not the kernel's`)
 	}
-	ask, err := checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
+	ask, err := checkSizes(sizes{ToServer: d.WriteBuffer, ToClient: d.ReadBuffer})
 	if err != nil {
 		return nil, err
 	}
@@ -353,13 +354,11 @@ func checkName(ctx context.Context, address string) error {
 }
 
 // sizes are those of a connection's fifos; 0 where there is no preference.
-type sizes struct {
-	toServer, toClient int
-}
+type sizes pair.Sizes
 
 // checkSizes rounds them up to what a fifo can have.
 func checkSizes(s sizes) (sizes, error) {
-	for _, n := range []*int{&s.toServer, &s.toClient} {
+	for _, n := range []*int{&s.ToServer, &s.ToClient} {
 		switch {
 		case *n == 0:
 		case *n < MinBuffer || *n > MaxBuffer:
@@ -382,5 +381,5 @@ func (s sizes) decide(ask sizes) (toServer, toClient int) {
 		}
 		return DefaultBuffer
 	}
-	return choose(s.toServer, ask.toServer), choose(s.toClient, ask.toClient)
+	return choose(s.ToServer, ask.ToServer), choose(s.ToClient, ask.ToClient)
 }

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"cutthrough.example/internal/rendezvous"
+	"cutthrough.example/internal/pair"
 	"cutthrough.example/internal/syserr"
 )
 
@@ -31,7 +31,7 @@ type Listener struct {
 	origins originTable // of its connections, on network tcp
 
 	kernel  net.Listener // on networks of the kernel's
-	door    *door        // for other applications; nil if there is none
+	door    *pair.Door   // for other applications; nil if there is none
 	retired atomic.Bool  // another one has taken over the address
 
 	begin     sync.Once   // to accept the kernel's connections
@@ -47,7 +47,7 @@ var errHandedOn = syserr.New(syscall.EAGAIN, "the listener was handed on with Fi
 // nothing can fail any more.
 func (l *Listener) open(ctx context.Context) (err error) {
 	if l.bubble == 0 {
-		if l.door, err = openDoor(ctx, l); err != nil {
+		if l.door, err = l.app.remote.Open(ctx, served{l}, l.key); err != nil {
 			return err
 		}
 	}
@@ -56,7 +56,7 @@ func (l *Listener) open(ctx context.Context) (err error) {
 		return err
 	}
 	if l.door != nil {
-		go l.door.accept()
+		go l.door.Serve()
 	}
 	return nil
 }
@@ -82,14 +82,6 @@ func (l *Listener) answers(name string) net.Addr {
 		}
 	}
 	return l.addr
-}
-
-// allows reports whether a process may connect.
-func (l *Listener) allows(c rendezvous.Cred) bool {
-	if l.allow == nil {
-		return rendezvous.Trusted(c)
-	}
-	return l.allow(Cred(c))
 }
 
 // Accept returns the next connection, waiting for it. It fails with
@@ -147,7 +139,7 @@ func (l *Listener) Close() error {
 	}
 	l.app.removeListener(l)
 	if l.door != nil {
-		l.door.close()
+		l.door.Close()
 	}
 	if l.kernel != nil {
 		l.begin.Do(func() { close(l.backlog.drained) }) // it gave none

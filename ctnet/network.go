@@ -54,7 +54,7 @@ func (d *Dialer) dialEither(ctx context.Context, network, address string) (net.C
 		_, err := kernel.DialContext(ctx, network, address) // never connects
 		return nil, asTimeout(err)
 	}
-	ask, err := checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
+	ask, err := checkSizes(sizes{ToServer: d.WriteBuffer, ToClient: d.ReadBuffer})
 	if err != nil {
 		return nil, failure("dial", network, address, err)
 	}
@@ -197,7 +197,7 @@ func (d *Dialer) dialTCP(ctx context.Context, addr netip.AddrPort, ask sizes) (*
 	}
 	t, ok := tcpTarget(addr)
 	if !ok {
-		a.remote.absences.Remember(name, stamp)
+		a.remote.Absences.Remember(name, stamp)
 		return nil, rendezvous.ErrNobody
 	}
 	return d.dialTarget(ctx, t, stamp, ask)
@@ -238,10 +238,10 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp rendezvous.S
 			continue // a dead process's file; the kernel would find the next one too
 		}
 		if err != nil && err != errHandedOn.Errno && parent.Err() == nil {
-			a.remote.absences.Distrust(t.name, stamp)
+			a.remote.Absences.Distrust(t.name, stamp)
 		}
 		return c, err
 	}
-	a.remote.absences.Remember(t.name, stamp)
+	a.remote.Absences.Remember(t.name, stamp)
 	return nil, rendezvous.ErrNobody
 }

@@ -226,6 +226,13 @@ func (p *Pool) Free(s Slot, say uint32, used Used) (later bool) {
 	return true
 }
 
+// FreeBoth is Free for a slot that both sides of a connection inside this process have let
+// go of.
+func (p *Pool) FreeBoth(s Slot, used Used) {
+	s.SayServer(Done)
+	p.Free(s, Done, used)
+}
+
 // put makes a slot free, and drops its segment if that is empty and not the
 // only empty one.
 func (p *Pool) put(s Slot) {

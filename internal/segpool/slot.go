@@ -134,6 +134,15 @@ func (s *Segment) slot(k, i int) Slot {
 	}
 }
 
+// Reset brings the words of both sides' fifos to their first state, for a connection inside
+// this process. Nobody else may use the slot.
+func (s *Slot) Reset() {
+	for _, h := range []*ring.Header{s.ToServer.Header, s.ToClient.Header} {
+		h.ResetProducer()
+		h.ResetConsumer()
+	}
+}
+
 // say stores this side's word. It comes after whatever it speaks of, and before
 // a look at the other side's word.
 func say(w *atomic.Uint64, use, code uint32) { ring.Store64(w, uint64(MakeState(use, code))) }
