@@ -25,6 +25,13 @@ type Accepted struct {
 // incoming is called by the worker for each Dial, with a reference to the pair
 // that is the connection's.
 func (s *server) incoming(slot segpool.Slot) {
+	if s.conns.get(slot.ID) != nil {
+		// Its client has asked for it again before this was called, which no honest one
+		// does. A second connection in the table would hide the first one for ever.
+		s.table.Refuse(slot, uint32(syscall.EPROTO), func() { s.tell(slot) })
+		s.unref()
+		return
+	}
 	number := slot.Number.Load()
 	owner, o, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: s.cred})
 	if errno != 0 {
