@@ -556,11 +556,11 @@ func TestSpinMustPay(t *testing.T) {
 	var start time.Time
 	looks, late := 0, false
 	s.Until(nil, func() bool {
-		if looks++; looks == glances+1 {
+		if looks++; looks == fastLooks+1 {
 			start = time.Now()
 		}
 		was := late
-		late = looks > glances && time.Since(start) > spinPays
+		late = looks > fastLooks && time.Since(start) > spinPays
 		return was // one look later, when Until has looked at the clock too
 	})
 	require.False(t, s.Until(nil, func() bool { t.Error("spins again"); return true }))
@@ -625,7 +625,7 @@ func TestSpinOnTheOnlyP(t *testing.T) {
 	}) {
 	}
 	parked := 0
-	for range 4 * soleTurns {
+	for range 4 * soleWaits {
 		if !s.Until(nil, func() bool { return true }) {
 			parked++
 		}

@@ -22,10 +22,10 @@ const (
 	spinPays  = 150 * time.Microsecond
 	spinRetry = 32 // the most waits to go without after vain spins
 
-	// glances is how often it looks without a break, about a microsecond.
-	// Where that was vain, it tries again after so many waits.
-	glances    = 64
-	glanceSkip = 16
+	// fastLooks is how often it looks without a break, about a microsecond.
+	// Where that was vain, it tries again after fastRetry waits.
+	fastLooks = 64
+	fastRetry = 16
 
 	// reliefAfter is how many times it looks before it relieves the worker, a few
 	// microseconds: a wait shorter than that is not worth the trouble.
@@ -36,10 +36,10 @@ const (
 	// that have done little would keep.
 	reliefWaits = 16
 
-	// soleTurns is for a process with a single P. Who spins there never lets it
+	// soleWaits is for a process with a single P. Who spins there never lets it
 	// become idle, which is when the runtime looks for what comes from the kernel,
 	// and that is other connections' events too. So one wait of so many parks.
-	soleTurns = 32
+	soleWaits = 32
 
 	// spinLimit bounds the looks where the clock stands still, as in a
 	// testing/synctest bubble.
@@ -50,8 +50,8 @@ const (
 // Ps, but for one where that is the only P.
 var spinners, maxSpinners atomic.Int32
 
-// turns counts the waits of a process with a single P.
-var turns atomic.Uint32
+// waitsOnSoleP counts the waits of a process with a single P.
+var waitsOnSoleP atomic.Uint32
 
 func init() { maxSpinners.Store(-1) }
 
@@ -61,10 +61,10 @@ var spinning = os.Getenv("CTNET_SPIN") != "0"
 
 // A Spin is one waiter's experience with spinning.
 type Spin struct {
-	skip   uint8 // waits to go without
-	vain   uint8 // what skip was last set to, while all has been in vain
-	glance uint8 // waits to go without a glance
-	waits  uint8
+	skip     uint8 // waits to go without
+	failures uint8 // what skip was last set to, while all has been in vain
+	fastSkip uint8 // waits to go without the fast looks
+	waits    uint8 // that came as far as to ask for a P, modulo 256
 }
 
 // Yield looks at ready, lets others run on this P and looks again. It is for one who
@@ -97,6 +97,21 @@ type Watch interface {
 // comes for others is delivered by one who is awake, and need not wait until a thread
 // is woken and finds a CPU, which those who spin have taken.
 func (s *Spin) Until(watch Watch, ready func() bool) bool {
+	if !s.admit() {
+		return false
+	}
+	defer spinners.Add(-1)
+	if s.fastPoll(ready) {
+		s.learn(true)
+		return true
+	}
+	found, took := s.poll(watch, ready)
+	s.learn(found && took <= spinPays)
+	return found
+}
+
+// admit reports whether this wait may spin, and if so counts it in spinners.
+func (s *Spin) admit() bool {
 	if s.skip > 0 {
 		s.skip--
 		return false
@@ -110,7 +125,7 @@ func (s *Spin) Until(watch Watch, ready func() bool) bool {
 	s.waits++
 	limit := maxSpinners.Load()
 	if limit == 0 {
-		if turns.Add(1)%soleTurns == 0 {
+		if waitsOnSoleP.Add(1)%soleWaits == 0 {
 			return false
 		}
 		limit = 1
@@ -119,45 +134,78 @@ func (s *Spin) Until(watch Watch, ready func() bool) bool {
 		spinners.Add(-1)
 		return false
 	}
-	defer spinners.Add(-1)
-	if s.glance > 0 {
-		s.glance--
-	} else {
-		for range glances {
-			if ready() {
-				s.vain = 0
-				return true
-			}
-			pause()
-		}
-		s.glance = glanceSkip
+	return true
+}
+
+// fastPoll looks at ready without a break, unless that was vain lately.
+func (s *Spin) fastPoll(ready func() bool) bool {
+	if s.fastSkip > 0 {
+		s.fastSkip--
+		return false
 	}
+	for range fastLooks {
+		if ready() {
+			return true
+		}
+		pause()
+	}
+	s.fastSkip = fastRetry
+	return false
+}
+
+// poll looks at ready and lets others run between two looks, until it has done so for
+// spinTime. It reports whether ready became true, and how long that took.
+func (s *Spin) poll(watch Watch, ready func() bool) (found bool, took time.Duration) {
+	relief := relief{watch: watch}
 	start := time.Now()
-	var took, away time.Duration
-	found, relieved := false, false
 	for looks := range spinLimit {
 		if found = ready(); found || took > spinTime {
 			break
 		}
 		if looks == reliefAfter && s.waits >= reliefWaits {
-			relieved = watch != nil && watch.relieve()
+			relief.begin()
 		}
-		if relieved {
-			watch.deliver()
-		}
+		relief.deliver()
 		runtime.Gosched()
 		before := took
 		took = time.Since(start)
-		away = max(away, took-before)
+		relief.away = max(relief.away, took-before)
 	}
-	if relieved {
-		watch.leave(away)
+	relief.end()
+	return found, took
+}
+
+// learn decides how many of the following waits go without spinning: none if this one
+// was worth it, and twice as many as the last time otherwise.
+func (s *Spin) learn(worthIt bool) {
+	if worthIt {
+		s.failures = 0
+		return
 	}
-	if found && took <= spinPays {
-		s.vain = 0
-		return true
+	s.failures = min(max(2*s.failures, 1), spinRetry)
+	s.skip = s.failures
+}
+
+// A relief is what a spinning goroutine does for others meanwhile.
+type relief struct {
+	watch Watch         // may be nil
+	kept  bool          // the goroutine keeps watch
+	away  time.Duration // the longest time between two looks
+}
+
+// begin keeps watch from now on, if it is to be had.
+func (r *relief) begin() { r.kept = r.watch != nil && r.watch.relieve() }
+
+// deliver delivers some of the events that have come, if the goroutine keeps watch.
+func (r *relief) deliver() {
+	if r.kept {
+		r.watch.deliver()
 	}
-	s.vain = min(max(2*s.vain, 1), spinRetry)
-	s.skip = s.vain
-	return found
+}
+
+// end gives the watch back.
+func (r *relief) end() {
+	if r.kept {
+		r.watch.leave(r.away)
+	}
 }
