@@ -645,7 +645,7 @@ func (d *dialed) awaitAnswer(ctx context.Context) {
 func (d *dialed) notify()      { d.p.remote.Notify(d.slot.ID) }
 func (d *dialed) notifyApart() { d.p.notifyApart(d.slot.ID) }
 
-func (d *dialed) watch() sched.Watch { return d.p.worker }
+func (d *dialed) watch() sched.Poller { return d.p.worker }
 
 func (d *dialed) halfOpen() bool { return !d.connected.Load() }
 

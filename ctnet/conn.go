@@ -91,7 +91,7 @@ type peer interface {
 	notifyApart()
 	// watch is what to keep while looking whether the other end has done
 	// something, or nil if that is done in this application.
-	watch() sched.Watch
+	watch() sched.Poller
 	// halfOpen reports whether the dialer has not been answered.
 	halfOpen() bool
 	// release lets go of the fifos. It is called once, when the connection

@@ -49,7 +49,7 @@ type localPeer struct {
 func (p *localPeer) notify()      { p.other.event() }
 func (p *localPeer) notifyApart() { p.other.event() }
 
-func (p *localPeer) watch() sched.Watch { return nil }
+func (p *localPeer) watch() sched.Poller { return nil }
 
 func (p *localPair) halfOpen() bool { return p.verdict.Load() == undecided }
 

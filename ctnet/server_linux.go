@@ -451,7 +451,7 @@ func (a *accepted) tell() {
 func (a *accepted) notify()      { a.s.remote.Notify(a.slot.ID) }
 func (a *accepted) notifyApart() { a.s.notifyApart(a.slot.ID) }
 
-func (a *accepted) watch() sched.Watch { return a.s.worker }
+func (a *accepted) watch() sched.Poller { return a.s.worker }
 
 func (a *accepted) halfOpen() bool { return !a.answered.Load() }
 

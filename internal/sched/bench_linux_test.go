@@ -62,7 +62,7 @@ func BenchmarkDoorbell(b *testing.B) {
 // BenchmarkPost posts events to a worker that is awake, so that there is nothing to ring.
 func BenchmarkPost(b *testing.B) {
 	w, _ := testGroup().Next()
-	r := &Remote{Events: testBitmap(), Sleep: w.sleep}
+	r := &Remote{Events: testBitmap(), Sleep: w.polling.word}
 	for b.Loop() {
 		if r.Post(1) {
 			b.Fatal("the worker is said to sleep")

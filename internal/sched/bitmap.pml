@@ -8,8 +8,8 @@
 // What it leaves out, and why that is sound:
 //   - Plain memory: each step is one operation of sync/atomic, which is sequentially
 //     consistent, or is local.
-//   - Several that take: they hold the worker's turn, one at a time. So does who looks at
-//     Pending, so it is looked at between two Takes here.
+//   - Several that take: they hold the worker's delivery lock, one at a time. Pending is
+//     called with that lock held too, and so between two Takes here.
 //   - Width: bits of a word don't touch each other, and with two there is each case:
 //     before, in and behind the range, and taken before or after max is reached.
 //
@@ -85,7 +85,7 @@ inline handle(s) {
 #define CLAMP(x) ((x) < 0 -> 0 : ((x) > 2 -> 2 : (x)))
 #define BETWEEN(lo, hi) ((3 << CLAMP(lo)) & ~(3 << CLAMP(hi)) & 3)
 
-// Bitmap.Take, again and again, by those who have the turn
+// Bitmap.Take, again and again, by goroutines that hold the delivery lock
 active proctype taker() {
 	byte from, max, n;
 	byte lo, hi, next;      // take

@@ -104,16 +104,16 @@ func (r *Remote) Ring() {
 	}
 }
 
-// A poller is what a worker parks on: an epoll instance that holds its
+// An epoll is what a worker parks on: an epoll instance that holds its
 // doorbells, itself registered with the runtime's network poller.
-type poller struct {
+type epoll struct {
 	epfd int
 	bell *Doorbell // for the worker's own application
 	file *os.File
 	conn syscall.RawConn
 }
 
-func newPoller() (*poller, error) {
+func newEpoll() (*epoll, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -123,44 +123,44 @@ func newPoller() (*poller, error) {
 		unix.Close(epfd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	p := &poller{epfd: epfd, file: os.NewFile(uintptr(epfd), "ctnet worker")}
-	p.conn, err = p.file.SyscallConn()
+	e := &epoll{epfd: epfd, file: os.NewFile(uintptr(epfd), "ctnet worker")}
+	e.conn, err = e.file.SyscallConn()
 	if err == nil {
-		p.bell, err = NewDoorbell()
+		e.bell, err = NewDoorbell()
 	}
 	if err == nil {
-		err = p.add(p.bell.fd)
+		err = e.add(e.bell.fd)
 	}
 	if err != nil {
-		p.close()
+		e.close()
 		return nil, err
 	}
-	return p, nil
+	return e, nil
 }
 
-func (p *poller) add(fd int) error {
+func (e *epoll) add(fd int) error {
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(fd)}
-	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &ev))
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(e.epfd, unix.EPOLL_CTL_ADD, fd, &ev))
 }
 
-func (p *poller) remove(fd int) {
-	unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
+func (e *epoll) remove(fd int) {
+	unix.EpollCtl(e.epfd, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
 // kick wakes the worker from within its own application.
-func (p *poller) kick() { p.bell.ring() }
+func (e *epoll) kick() { e.bell.ring() }
 
 // wait parks until a doorbell rings, unless announce, which announces that the worker
 // sleeps and then looks whether it may, returns false.
 //
-// RawConn.Read arms the poller before it calls its function: it forgets the readiness
+// RawConn.Read arms the network poller before it calls its function: it forgets the readiness
 // that it knew of. So the order is arm, announce, look, park, and a ring for this sleep,
 // which comes after the announcement, is never forgotten, not even one for an event that
 // was delivered meanwhile: every peer leaves out further rings for a sleep that it has
 // rung for. Model: sleep.pml.
-func (p *poller) wait(announce func() bool) {
+func (e *epoll) wait(announce func() bool) {
 	announced := false
-	p.conn.Read(func(uintptr) bool {
+	e.conn.Read(func(uintptr) bool {
 		if announced {
 			return true // whatever woke it, this sleep is over
 		}
@@ -169,9 +169,9 @@ func (p *poller) wait(announce func() bool) {
 	})
 }
 
-func (p *poller) close() {
-	p.file.Close()
-	if p.bell != nil {
-		p.bell.Close()
+func (e *epoll) close() {
+	e.file.Close()
+	if e.bell != nil {
+		e.bell.Close()
 	}
 }

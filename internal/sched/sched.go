@@ -17,15 +17,17 @@
 // whatever reason, starts a new sleep with a new number; therefore a ring that
 // came too early, or for nothing, can't make a later one be left out.
 //
-// # Relief
+// # Polling on the worker's behalf
 //
-// Who spins for more than a few microseconds keeps watch meanwhile: the sleep word
-// says that somebody is awake, and it delivers what comes for others. Else these would
-// wait for the worker, which waits for a thread and that one for a CPU, while both CPUs
-// may be taken by two who spin, each for what the other process has yet to be woken
-// for. Only one at a time takes events from the bitmaps. Who stops keeping watch
-// announces it and then looks once more, as a worker does that goes to sleep; and if it
-// was kept from looking for long, the worker is left alone for a while.
+// A goroutine that spins for more than a few microseconds also polls on the worker's
+// behalf: the sleep word says that somebody is awake, and the goroutine delivers what
+// comes for others. Otherwise these events would wait for the worker, which waits for a
+// thread, which waits for a CPU; and all CPUs may be taken by spinning goroutines, each
+// waiting for an answer whose request still lies in a bitmap of the other process. Only
+// one goroutine at a time takes events from the bitmaps: it holds the delivery lock. A
+// goroutine that stops polling announces it and then looks once more, as a worker does
+// that goes to sleep; and if it did not look for too long at a time, nobody polls on this
+// worker's behalf for a while.
 //
 // # Doorbells
 //

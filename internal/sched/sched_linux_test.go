@@ -37,7 +37,7 @@ func testBell(t *testing.T) *Doorbell {
 // testSource returns a source and what its peer has of it.
 func testSource(t *testing.T, w *Worker, handle func(uint32)) (*Source, *Remote) {
 	s := &Source{Events: testBitmap(), Handle: handle, Bell: testBell(t)}
-	return s, &Remote{Events: s.Events, Sleep: w.sleep, Bell: s.Bell}
+	return s, &Remote{Events: s.Events, Sleep: w.polling.word, Bell: s.Bell}
 }
 
 func receive[T any](t *testing.T, c <-chan T) (v T) {
@@ -69,7 +69,7 @@ func end(t *testing.T, g *Group, w *Worker, sources ...*Source) {
 // asleep waits until w has announced a sleep.
 func asleep(t *testing.T, w *Worker) {
 	t.Helper()
-	for start := time.Now(); w.sleep.Load()&1 == 0; runtime.Gosched() {
+	for start := time.Now(); w.polling.word.Load()&1 == 0; runtime.Gosched() {
 		require.Less(t, time.Since(start), patience)
 	}
 }
@@ -330,14 +330,14 @@ func TestRingThatBlocks(t *testing.T) {
 
 func TestNoLostWakeUp(t *testing.T) { testNoLostWakeUp(t, 0) }
 
-// TestNoLostWakeUpWithRelief has the worker be relieved all the time, which takes
-// from it what bells have rung for.
-func TestNoLostWakeUpWithRelief(t *testing.T) {
+// TestNoLostWakeUpWithTakeover has goroutines take the worker over all the time, and so
+// deliver what bells have rung for.
+func TestNoLostWakeUpWithTakeover(t *testing.T) {
 	testNoLostWakeUp(t, 1)
 	testNoLostWakeUp(t, 3)
 }
 
-func testNoLostWakeUp(t *testing.T, relief int) {
+func testNoLostWakeUp(t *testing.T, pollers int) {
 	for _, notifiers := range []int{1, 2, 8} {
 		g := testGroup()
 		w, _ := g.Next()
@@ -352,14 +352,14 @@ func testNoLostWakeUp(t *testing.T, relief int) {
 			require.NoError(t, w.Add(s))
 			sources, remotes = append(sources, s), append(remotes, r)
 		}
-		var wg, relievers sync.WaitGroup
+		var wg, polling sync.WaitGroup
 		var stop atomic.Bool
-		for range relief {
-			relievers.Go(func() {
+		for range pollers {
+			polling.Go(func() {
 				for !stop.Load() {
-					if w.relieve() {
+					if w.takeOver() {
 						w.deliver()
-						w.leave(0)
+						w.giveBack(0)
 					}
 					runtime.Gosched()
 				}
@@ -384,7 +384,7 @@ func testNoLostWakeUp(t *testing.T, relief int) {
 		}
 		wg.Wait()
 		stop.Store(true)
-		relievers.Wait()
+		polling.Wait()
 		end(t, g, w, sources...)
 	}
 }
@@ -510,7 +510,7 @@ func TestWorkerEndsAndRestarts(t *testing.T) {
 		peerB.Notify(n)
 		require.Equal(t, n, receive(t, got))
 		end(t, g, w, b)
-		require.Zero(t, w.sleep.Load()&1)
+		require.Zero(t, w.polling.word.Load()&1)
 	}
 }
 

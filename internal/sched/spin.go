@@ -27,14 +27,14 @@ const (
 	fastLooks = 64
 	fastRetry = 16
 
-	// reliefAfter is how many times it looks before it relieves the worker, a few
-	// microseconds: a wait shorter than that is not worth the trouble.
-	reliefAfter = 64
+	// takeOverAfter is how many times it looks before it polls on the worker's
+	// behalf, a few microseconds: a wait shorter than that is not worth the trouble.
+	takeOverAfter = 64
 
-	// reliefWaits is how many times it has waited before it does so. To deliver
+	// takeOverWaits is how many times it has waited before it does so. To deliver
 	// events takes a larger stack, which the goroutines of thousands of connections
 	// that have done little would keep.
-	reliefWaits = 16
+	takeOverWaits = 16
 
 	// soleWaits is for a process with a single P. Who spins there never lets it
 	// become idle, which is when the runtime looks for what comes from the kernel,
@@ -79,24 +79,26 @@ func Yield(ready func() bool) bool {
 	return ready()
 }
 
-// A Watch is what somebody keeps who sleeps now and then, and who can be relieved
-// meanwhile. On Linux it is a Worker.
-type Watch interface {
-	// relieve takes the watch, if that is to be had.
-	relieve() bool
+// A Poller delivers a worker's events; a spinning goroutine may take it over. On Linux it
+// is a Worker.
+type Poller interface {
+	// takeOver has the caller poll on the worker's behalf, unless that is not to be
+	// had, which it reports.
+	takeOver() bool
 	// deliver delivers some of the events that have come.
 	deliver()
-	// leave gives the watch back. away is the longest that it was not kept.
-	leave(away time.Duration)
+	// giveBack ends what takeOver began. maxGap is the longest time for which the
+	// caller did not look.
+	giveBack(maxGap time.Duration)
 }
 
 // Until looks at ready for a while, if that has been paying and the process has
 // a P to spare. It reports whether ready became true.
 //
-// If it takes more than a moment it keeps watch meanwhile, unless that is nil: what
+// If it takes more than a moment it takes p over meanwhile, unless that is nil: what
 // comes for others is delivered by one who is awake, and need not wait until a thread
 // is woken and finds a CPU, which those who spin have taken.
-func (s *Spin) Until(watch Watch, ready func() bool) bool {
+func (s *Spin) Until(p Poller, ready func() bool) bool {
 	if !s.admit() {
 		return false
 	}
@@ -105,7 +107,7 @@ func (s *Spin) Until(watch Watch, ready func() bool) bool {
 		s.learn(true)
 		return true
 	}
-	found, took := s.poll(watch, ready)
+	found, took := s.poll(p, ready)
 	s.learn(found && took <= spinPays)
 	return found
 }
@@ -155,23 +157,23 @@ func (s *Spin) fastPoll(ready func() bool) bool {
 
 // poll looks at ready and lets others run between two looks, until it has done so for
 // spinTime. It reports whether ready became true, and how long that took.
-func (s *Spin) poll(watch Watch, ready func() bool) (found bool, took time.Duration) {
-	relief := relief{watch: watch}
+func (s *Spin) poll(p Poller, ready func() bool) (found bool, took time.Duration) {
+	t := takeover{poller: p}
 	start := time.Now()
 	for looks := range spinLimit {
 		if found = ready(); found || took > spinTime {
 			break
 		}
-		if looks == reliefAfter && s.waits >= reliefWaits {
-			relief.begin()
+		if looks == takeOverAfter && s.waits >= takeOverWaits {
+			t.begin()
 		}
-		relief.deliver()
+		t.deliver()
 		runtime.Gosched()
 		before := took
 		took = time.Since(start)
-		relief.away = max(relief.away, took-before)
+		t.maxGap = max(t.maxGap, took-before)
 	}
-	relief.end()
+	t.end()
 	return found, took
 }
 
@@ -186,26 +188,26 @@ func (s *Spin) learn(worthIt bool) {
 	s.skip = s.failures
 }
 
-// A relief is what a spinning goroutine does for others meanwhile.
-type relief struct {
-	watch Watch         // may be nil
-	kept  bool          // the goroutine keeps watch
-	away  time.Duration // the longest time between two looks
+// A takeover is what a spinning goroutine does for others meanwhile.
+type takeover struct {
+	poller Poller        // may be nil
+	taken  bool          // the goroutine polls on the worker's behalf
+	maxGap time.Duration // the longest time between two looks
 }
 
-// begin keeps watch from now on, if it is to be had.
-func (r *relief) begin() { r.kept = r.watch != nil && r.watch.relieve() }
+// begin takes the poller over, if that is to be had.
+func (t *takeover) begin() { t.taken = t.poller != nil && t.poller.takeOver() }
 
-// deliver delivers some of the events that have come, if the goroutine keeps watch.
-func (r *relief) deliver() {
-	if r.kept {
-		r.watch.deliver()
+// deliver delivers some of the events that have come, if the poller is taken over.
+func (t *takeover) deliver() {
+	if t.taken {
+		t.poller.deliver()
 	}
 }
 
-// end gives the watch back.
-func (r *relief) end() {
-	if r.kept {
-		r.watch.leave(r.away)
+// end gives the poller back.
+func (t *takeover) end() {
+	if t.taken {
+		t.poller.giveBack(t.maxGap)
 	}
 }

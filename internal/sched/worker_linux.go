@@ -10,18 +10,9 @@ import (
 // What a worker does in one pass before it lets others run.
 const (
 	eventsPerPass   = 1024 // of one source
-	eventsPerLook   = 64   // the same, by one who relieves it
+	eventsPerLook   = 64   // the same, by a spinning goroutine on its behalf
 	connectsPerPass = 32
 	cleanupsPerPass = 100
-)
-
-// Who relieves a worker and is kept from looking for longer than maxAway, because it
-// yielded to one that calculates or its thread lost the CPU, was a bad watch: events
-// had to wait for it. The worker, which would have been woken, is left alone for so
-// many times as long.
-const (
-	maxAway    = spinTime
-	aloneTimes = 10
 )
 
 // MaxWorkers is the most workers a Group has.
@@ -36,7 +27,7 @@ type Source struct {
 	Handle func(slot uint32) // called for each; must not block
 	Bell   *Doorbell         // rung by the peer
 
-	from uint32 // where to go on; guarded by the worker's turn
+	from uint32 // where to go on; guarded by the worker's delivery lock
 }
 
 // A Group is the workers of an application: one for each P, as many as there
@@ -66,7 +57,7 @@ func (g *Group) Next() (*Worker, int) {
 	i := g.next % n
 	g.next++
 	for len(g.workers) <= i {
-		g.workers = append(g.workers, &Worker{group: g, sleep: g.word(len(g.workers))})
+		g.workers = append(g.workers, &Worker{group: g, polling: polling{word: g.word(len(g.workers))}})
 	}
 	return g.workers[i], i
 }
@@ -76,25 +67,24 @@ func (g *Group) Next() (*Worker, int) {
 func (g *Group) Wait() { g.running.Wait() }
 
 // A Worker delivers the events of its sources: a goroutine that runs while any
-// bit is set, sleeps otherwise, and ends when its last source is removed. While it
-// sleeps, one who spins may relieve it.
+// bit is set, sleeps otherwise, and ends when its last source is removed. Meanwhile a
+// spinning goroutine may poll on its behalf: it is a [Poller].
 type Worker struct {
 	group *Group
-	sleep *atomic.Uint32 // odd: nobody watches. Written under mu only
 
 	sources atomic.Pointer[[]*Source] // replaced as a whole, under mu
 
-	spin    Spin
-	looking bool // there were connects since it last slept
+	spin        Spin
+	hadConnects bool // since it last slept
 
-	turn sync.Mutex // held by who delivers, or looks whether there is anything to
+	// delivery is held while events are taken from the bitmaps and handled, and while
+	// anybody looks whether there are any. So one goroutine at a time does that, and
+	// Remove, which takes it too, returns after the last of it.
+	delivery sync.Mutex
 
-	mu       sync.Mutex // handlers take it, with turn held; never the other way round
-	running  bool
-	asleep   bool // announced, if nobody has relieved the worker
-	relieved bool
-	alone    time.Time // until when it is not to be relieved
-	poller   *poller
+	mu       sync.Mutex // handlers take it, with delivery held; never the other way round
+	polling  polling
+	epoll    *epoll // while the worker is not stopped
 	connects []func()
 	cleanups []func() (more bool)
 	queued   atomic.Int32 // len(connects) + len(cleanups)
@@ -104,37 +94,38 @@ type Worker struct {
 func (w *Worker) Add(s *Source) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.running {
-		p, err := newPoller()
+	stopped := w.polling.worker == workerStopped
+	if stopped {
+		e, err := newEpoll()
 		if err != nil {
 			return err
 		}
-		w.poller = p
+		w.epoll = e
 	}
-	if err := w.poller.add(s.Bell.fd); err != nil {
-		if !w.running {
-			w.poller.close()
+	if err := w.epoll.add(s.Bell.fd); err != nil {
+		if stopped {
+			w.epoll.close()
 		}
 		return err
 	}
 	list := append(w.list(), s)
 	w.sources.Store(&list)
-	if w.running {
+	if !stopped {
 		// It may have announced a sleep without having looked at s.
-		w.poller.kick()
+		w.epoll.kick()
 		return nil
 	}
-	w.running = true
+	w.polling.setWorker(workerAwake)
 	w.group.running.Add(1)
-	go w.run(w.poller)
+	go w.run(w.epoll)
 	return nil
 }
 
 // Remove ends the service of s. Nobody touches its bitmap or calls its handler once
 // Remove has returned. It must not be called by a handler.
 func (w *Worker) Remove(s *Source) {
-	w.turn.Lock()
-	defer w.turn.Unlock()
+	w.delivery.Lock()
+	defer w.delivery.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var list []*Source
@@ -144,9 +135,9 @@ func (w *Worker) Remove(s *Source) {
 		}
 	}
 	w.sources.Store(&list)
-	w.poller.remove(s.Bell.fd)
+	w.epoll.remove(s.Bell.fd)
 	if len(list) == 0 {
-		w.poller.kick() // to end
+		w.epoll.kick() // to end
 	}
 }
 
@@ -184,58 +175,46 @@ func (w *Worker) queue() {
 }
 
 // wake wakes the worker if it sleeps. Ringing it once too often does no harm. The
-// caller holds mu, so the poller is there as long as the worker runs.
+// caller holds mu, so epoll is there as long as the worker is not stopped.
 func (w *Worker) wake() {
-	if w.running && w.asleep {
-		w.poller.kick()
+	if w.polling.worker == workerAsleep {
+		w.epoll.kick()
 	}
 }
 
-// announce has the sleep word say whether anybody watches: the worker unless it is
-// asleep, or who relieves it. The word counts the changes. The caller holds mu.
-func (w *Worker) announce(asleep, relieved bool) {
-	if (asleep && !relieved) != (w.asleep && !w.relieved) {
-		w.sleep.Add(1)
-	}
-	w.asleep, w.relieved = asleep, relieved
-}
-
-func (w *Worker) setAsleep(asleep bool) {
+// setState says what the worker does from now on.
+func (w *Worker) setState(s workerState) {
 	w.mu.Lock()
-	w.announce(asleep, w.relieved)
+	w.polling.setWorker(s)
 	w.mu.Unlock()
 }
 
-// relieve has the caller deliver events, until leave, whether the worker sleeps or
+// takeOver has the caller deliver events, until giveBack, whether the worker sleeps or
 // not. Peers don't ring meanwhile: if the worker sleeps, that sleep ends for them here,
-// and they ring anew for the one that begins with leave.
-func (w *Worker) relieve() bool {
+// and they ring anew for the one that begins with giveBack.
+func (w *Worker) takeOver() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.running || w.relieved || time.Now().Before(w.alone) {
+	if !w.polling.takeOver() {
 		return false
 	}
 	w.group.running.Add(1) // so that the sleep word stays
-	w.announce(w.asleep, true)
 	return true
 }
 
 // deliver delivers events, if nobody else is at it.
 func (w *Worker) deliver() {
-	if w.turn.TryLock() {
+	if w.delivery.TryLock() {
 		w.take(eventsPerLook)
-		w.turn.Unlock()
+		w.delivery.Unlock()
 	}
 }
 
-// leave ends what relieve began. Like a worker that sleeps it announces that nobody
-// watches and then looks once more; what is there by then is the worker's.
-func (w *Worker) leave(away time.Duration) {
+// giveBack ends what takeOver began. Like a worker that sleeps it announces that nobody
+// polls and then looks once more; what is there by then is the worker's.
+func (w *Worker) giveBack(maxGap time.Duration) {
 	w.mu.Lock()
-	w.announce(w.asleep, false)
-	if away > maxAway {
-		w.alone = time.Now().Add(aloneTimes * away)
-	}
+	w.polling.giveBack(maxGap)
 	w.mu.Unlock()
 	if w.pending() {
 		w.mu.Lock()
@@ -245,28 +224,28 @@ func (w *Worker) leave(away time.Duration) {
 	w.group.running.Done()
 }
 
-func (w *Worker) run(p *poller) {
+func (w *Worker) run(e *epoll) {
 	defer w.group.running.Done()
-	defer p.close()
+	defer e.close()
 	for {
 		// After connects it looks for more, and no longer than that: it would be in
 		// the way of those who look for themselves, as a Dial's other end can't.
 		events, calls := w.pass()
-		if events+calls == 0 && w.looking && w.spin.Until(nil, w.pending) {
+		if events+calls == 0 && w.hadConnects && w.spin.Until(nil, w.pending) {
 			events, calls = w.pass()
 		}
-		w.looking = w.looking && events+calls > 0
+		w.hadConnects = w.hadConnects && events+calls > 0
 		// Those who were woken run now, on this P. Where there are several, more
 		// may have come when they have had their turn. A single one looks for more
 		// itself before it waits, and the worker would only be queued before what
 		// that one sets going, and bring the next bytes in before the answers to
 		// the last have left: then the two processes take turns at working.
-		if w.looking || calls > 0 || events > 1 {
+		if w.hadConnects || calls > 0 || events > 1 {
 			runtime.Gosched()
 			continue
 		}
-		w.park(p)
-		if w.ended() {
+		w.park(e)
+		if w.stop() {
 			return
 		}
 	}
@@ -274,23 +253,23 @@ func (w *Worker) run(p *poller) {
 
 // park sleeps until there may be something to do. It announces that, then looks again:
 // whoever sets a bit looks at the word afterwards, so one of the two sees the other.
-func (w *Worker) park(p *poller) {
-	p.wait(func() bool {
-		w.setAsleep(true)
+func (w *Worker) park(e *epoll) {
+	e.wait(func() bool {
+		w.setState(workerAsleep)
 		return !w.pending()
 	})
-	w.setAsleep(false)
+	w.setState(workerAwake)
 }
 
-// ended reports whether the worker has nothing to serve, and if so marks it as
-// not running. Calls that are still queued stay for the next time.
-func (w *Worker) ended() bool {
+// stop marks the worker as stopped if it has nothing to serve, and reports whether it
+// did. Calls that are still queued stay for the next time.
+func (w *Worker) stop() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(*w.sources.Load()) > 0 || w.queued.Load() > 0 {
 		return false
 	}
-	w.running = false
+	w.polling.setWorker(workerStopped)
 	return true
 }
 
@@ -299,8 +278,8 @@ func (w *Worker) pending() bool {
 	if w.queued.Load() > 0 {
 		return true
 	}
-	w.turn.Lock()
-	defer w.turn.Unlock()
+	w.delivery.Lock()
+	defer w.delivery.Unlock()
 	list := *w.sources.Load()
 	for _, s := range list {
 		if s.Events.Pending() {
@@ -311,7 +290,7 @@ func (w *Worker) pending() bool {
 }
 
 // take delivers at most max events of each source. It returns how many there were,
-// and whether there may be more. The caller holds turn.
+// and whether there may be more. The caller holds delivery.
 func (w *Worker) take(max int) (events int, more bool) {
 	for _, s := range *w.sources.Load() {
 		n, next := s.Events.Take(s.from, max, s.Handle)
@@ -337,15 +316,15 @@ func (w *Worker) pass() (events, calls int) {
 	}
 	calls = len(connects) + len(cleanups)
 	budget := cleanupsPerPass
-	w.turn.Lock()
+	w.delivery.Lock()
 	events, more := w.take(eventsPerPass)
-	w.turn.Unlock()
+	w.delivery.Unlock()
 	if more {
 		budget = 0
 	}
 	for _, f := range connects {
 		f()
-		w.looking = true
+		w.hadConnects = true
 	}
 	for len(cleanups) > 0 && budget > 0 {
 		budget--

@@ -10,9 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestSpinnerRelievesTheWorker has an event come while somebody spins and the worker
-// sleeps: nobody needs to ring, and who spins sees it delivered.
-func TestSpinnerRelievesTheWorker(t *testing.T) {
+// TestSpinPollsForTheWorker has an event come while a goroutine spins and the worker
+// sleeps: the peer need not ring, and the spinning goroutine delivers the event.
+func TestSpinPollsForTheWorker(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	g := testGroup()
 	w, _ := g.Next()
@@ -24,12 +24,12 @@ func TestSpinnerRelievesTheWorker(t *testing.T) {
 	for seen := 0; seen < 20; {
 		require.Less(t, time.Since(start), patience)
 		asleep(t, w)
-		spin := Spin{waits: reliefWaits}
+		spin := Spin{waits: takeOverWaits}
 		set := false
 		spin.Until(w, func() bool {
 			if !set {
 				w.mu.Lock()
-				set = w.relieved && w.asleep
+				set = w.polling.takenOver && w.polling.worker == workerAsleep
 				w.mu.Unlock()
 				if set {
 					require.False(t, peer.Post(7), "is to ring")
@@ -53,73 +53,74 @@ func TestSpinnerRelievesTheWorker(t *testing.T) {
 	end(t, g, w, s)
 }
 
-// TestOneRelief has two relieve a worker, and one that does not run.
-func TestOneRelief(t *testing.T) {
+// TestOneTakeover has two goroutines take a worker over, and has one take over a worker
+// that is stopped.
+func TestOneTakeover(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
-	require.False(t, w.relieve())
+	require.False(t, w.takeOver())
 	s, _ := testSource(t, w, func(uint32) {})
 	require.NoError(t, w.Add(s))
 	asleep(t, w)
-	require.True(t, w.relieve())
-	require.False(t, w.relieve())
-	require.Zero(t, w.sleep.Load()&1)
-	w.leave(0)
+	require.True(t, w.takeOver())
+	require.False(t, w.takeOver())
+	require.Zero(t, w.polling.word.Load()&1)
+	w.giveBack(0)
 	asleep(t, w)
-	require.True(t, w.relieve())
-	w.leave(0)
+	require.True(t, w.takeOver())
+	w.giveBack(0)
 	end(t, g, w, s)
 }
 
-// TestBadRelief has one who relieves the worker be kept from looking.
-func TestBadRelief(t *testing.T) {
+// TestNoTakeoverAfterAGap has a goroutine that polls for the worker not look for too long.
+func TestNoTakeoverAfterAGap(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
 	s, _ := testSource(t, w, func(uint32) {})
 	require.NoError(t, w.Add(s))
-	require.True(t, w.relieve())
-	w.leave(maxAway)
-	require.True(t, w.relieve())
+	require.True(t, w.takeOver())
+	w.giveBack(tolerableGap)
+	require.True(t, w.takeOver())
 	left := time.Now()
-	w.leave(maxAway + 1)
-	for !w.relieve() {
+	w.giveBack(tolerableGap + 1)
+	for !w.takeOver() {
 		require.Less(t, time.Since(left), patience)
 		runtime.Gosched()
 	}
-	require.GreaterOrEqual(t, time.Since(left), aloneTimes*maxAway)
-	w.leave(0)
+	require.GreaterOrEqual(t, time.Since(left), gapPenalty*tolerableGap)
+	w.giveBack(0)
 	end(t, g, w, s)
 }
 
-// A slowWatch takes long to deliver.
-type slowWatch struct{ away time.Duration }
+// A slowPoller takes long to deliver.
+type slowPoller struct{ maxGap time.Duration }
 
-func (w *slowWatch) relieve() bool { return true }
+func (p *slowPoller) takeOver() bool { return true }
 
-func (w *slowWatch) deliver() {
-	for start := time.Now(); time.Since(start) < maxAway; {
+func (p *slowPoller) deliver() {
+	for start := time.Now(); time.Since(start) < tolerableGap; {
 	}
 }
 
-func (w *slowWatch) leave(away time.Duration) { w.away = away }
+func (p *slowPoller) giveBack(maxGap time.Duration) { p.maxGap = maxGap }
 
-func TestSpinTellsHowLongItWasAway(t *testing.T) {
+func TestSpinReportsTheLongestGap(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	var s Spin
-	var w slowWatch
-	for range reliefWaits - 1 {
-		s.Until(&w, func() bool { return false })
+	var p slowPoller
+	for range takeOverWaits - 1 {
+		s.Until(&p, func() bool { return false })
 		s = Spin{waits: s.waits}
 	}
-	require.Zero(t, w.away, "relieves who has hardly waited")
-	s.Until(&w, func() bool { return false })
-	require.GreaterOrEqual(t, w.away, maxAway)
-	require.Less(t, w.away, patience)
+	require.Zero(t, p.maxGap, "took over after few waits")
+	s.Until(&p, func() bool { return false })
+	require.GreaterOrEqual(t, p.maxGap, tolerableGap)
+	require.Less(t, p.maxGap, patience)
 }
 
-// TestLeaveLooksOnceMore has the last event come when nobody looks any more, and
+// TestGiveBackLooksOnceMore has the last event come when nobody looks any more, and
 // nobody needed to ring.
-func TestLeaveLooksOnceMore(t *testing.T) {
+func TestGiveBackLooksOnceMore(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
 	got := make(chan uint32, 1)
@@ -127,15 +128,15 @@ func TestLeaveLooksOnceMore(t *testing.T) {
 	require.NoError(t, w.Add(s))
 	for n := range uint32(1000) {
 		asleep(t, w)
-		require.True(t, w.relieve())
+		require.True(t, w.takeOver())
 		require.False(t, peer.Post(n))
-		w.leave(0)
+		w.giveBack(0)
 		require.Equal(t, n, receive(t, got))
 	}
 	end(t, g, w, s)
 }
 
-// TestCallsAreTheWorkersOwn has a call be queued while somebody relieves the worker.
+// TestCallsAreTheWorkersOwn has a call be queued while a goroutine polls for the worker.
 func TestCallsAreTheWorkersOwn(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
@@ -143,16 +144,16 @@ func TestCallsAreTheWorkersOwn(t *testing.T) {
 	require.NoError(t, w.Add(s))
 	for range 100 {
 		asleep(t, w)
-		require.True(t, w.relieve())
+		require.True(t, w.takeOver())
 		done := make(chan struct{})
 		w.Connect(func() { close(done) })
 		receive(t, done)
-		w.leave(0)
+		w.giveBack(0)
 	}
 	end(t, g, w, s)
 }
 
-// TestRemoveWaitsForTheHandler has one who relieves the worker be in a handler when
+// TestRemoveWaitsForTheHandler has a goroutine that polls for the worker be in a handler when
 // its source is removed: the source's memory is going to be unmapped.
 func TestRemoveWaitsForTheHandler(t *testing.T) {
 	g := testGroup()
@@ -166,7 +167,7 @@ func TestRemoveWaitsForTheHandler(t *testing.T) {
 	})
 	require.NoError(t, w.Add(s))
 	asleep(t, w)
-	require.True(t, w.relieve())
+	require.True(t, w.takeOver())
 	require.False(t, peer.Post(1))
 	posted, delivered := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -174,7 +175,7 @@ func TestRemoveWaitsForTheHandler(t *testing.T) {
 		w.deliver()
 		<-posted
 		w.deliver() // what has no source any more is left alone
-		w.leave(0)
+		w.giveBack(0)
 	}()
 	receive(t, entered)
 	removed := make(chan bool, 1)
@@ -194,18 +195,18 @@ func TestRemoveWaitsForTheHandler(t *testing.T) {
 	end(t, g, w)
 }
 
-// TestWaitForRelief has the worker end while somebody relieves it, who is going to
-// write the sleep word once more.
-func TestWaitForRelief(t *testing.T) {
+// TestWaitForTakeover has the worker stop while a goroutine polls for it, which is going
+// to write the sleep word once more.
+func TestWaitForTakeover(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
 	s, _ := testSource(t, w, func(uint32) {})
 	require.NoError(t, w.Add(s))
-	require.True(t, w.relieve())
+	require.True(t, w.takeOver())
 	w.Remove(s)
 	for running := true; running; runtime.Gosched() {
 		w.mu.Lock()
-		running = w.running
+		running = w.polling.worker != workerStopped
 		w.mu.Unlock()
 	}
 	var waited atomic.Bool
@@ -217,7 +218,7 @@ func TestWaitForRelief(t *testing.T) {
 		runtime.Gosched()
 		require.False(t, waited.Load())
 	}
-	w.leave(0)
+	w.giveBack(0)
 	for start := time.Now(); !waited.Load(); runtime.Gosched() {
 		require.Less(t, time.Since(start), patience)
 	}
@@ -227,27 +228,27 @@ func TestWaitForRelief(t *testing.T) {
 // the worker looks, and parks. That ring must end the sleep, as the peer leaves out
 // further ones for it: otherwise the next event lies there while the worker sleeps.
 func TestRingForNothing(t *testing.T) {
-	p, err := newPoller()
+	e, err := newEpoll()
 	require.NoError(t, err)
-	defer p.close()
+	defer e.close()
 	var word atomic.Uint32
-	w := &Worker{group: NewGroup(nil), sleep: &word, running: true, poller: p}
+	w := &Worker{group: NewGroup(nil), polling: polling{word: &word, worker: workerAwake}, epoll: e}
 	s, peer := testSource(t, w, func(uint32) {})
-	require.NoError(t, p.add(s.Bell.fd))
+	require.NoError(t, e.add(s.Bell.fd))
 	w.sources.Store(&[]*Source{s})
 	polled := newPolled(t)
 	for range 500 {
-		w.turn.Lock() // so that the worker can't look yet
+		w.delivery.Lock() // so that the worker can't look yet
 		woken := make(chan struct{})
 		go func() {
-			w.park(p)
+			w.park(e)
 			close(woken)
 		}()
 		asleep(t, w)
 		peer.Notify(1)
 		polled()
 		require.Len(t, taken(s.Events, Slots), 1)
-		w.turn.Unlock()
+		w.delivery.Unlock()
 		receive(t, woken)
 	}
 }
