@@ -44,7 +44,7 @@ func through(c *copier, stretches int, cached, around time.Duration) (count int)
 
 func TestCopierLearns(t *testing.T) {
 	const fast, slow = 300 * time.Microsecond, 1500 * time.Microsecond
-	c := &copier{rest: trialLength + 1, pause: minPause}
+	c := newCopier()
 	// Nobody knows at first.
 	through(c, 4*trialLength, slow, fast)
 	require.True(t, c.around)

@@ -96,7 +96,7 @@ func (p *Producer) copy(dst, src []byte) {
 		return
 	}
 	if p.copier == nil {
-		p.copier = new(copier)
+		p.copier = newCopier()
 	}
 	p.copier.copy(dst, src)
 }
