@@ -192,7 +192,7 @@ func (c *Conn) read(b []byte) (int, error) {
 				break
 			}
 			n += m
-			if c.rx.SpaceWanted(false) {
+			if c.rx.SpaceWanted() {
 				c.peer.notify()
 			}
 		}
@@ -257,7 +257,7 @@ func (c *Conn) awaitData(have int, in *handoff) {
 	c.rx.RequestData()
 	// A producer that waits for more space than there is would never fill the
 	// fifo to where this waits. It looks at the request after making its own.
-	if have > 0 && c.rx.SpaceWanted(true) {
+	if have > 0 && c.rx.AnySpaceWanted() {
 		c.peer.notify()
 	}
 	if ready() {

@@ -125,7 +125,7 @@ func (c *Conn) discard(n int) (done int, err error) {
 // release gives n bytes back to the peer and tells it if it waits for them.
 func (c *Conn) release(n int) {
 	c.rx.Discard(n)
-	if c.rx.SpaceWanted(false) {
+	if c.rx.SpaceWanted() {
 		c.peer.notify()
 	}
 }

@@ -133,15 +133,18 @@ func (c *Consumer) DropRequest() { c.wait.drop(&c.h.wantData) }
 
 // SpaceWanted reports whether the producer waits for space and should be told:
 // once a useful part of the fifo is free, a quarter, or as soon as it is empty.
-// With now, any space will do: a consumer that is about to wait for more than
-// the fifo holds must not leave the producer asleep. The caller must tell the
-// producer; the next call returns false until it waits again.
-func (c *Consumer) SpaceWanted(now bool) bool {
-	if !now && int(c.tail-c.head) > len(c.data)-len(c.data)/4 {
+// The caller must tell the producer; the next call returns false until the producer
+// waits again.
+func (c *Consumer) SpaceWanted() bool {
+	if int(c.tail-c.head) > len(c.data)-len(c.data)/4 {
 		return false
 	}
-	return c.want.due(&c.h.wantSpace)
+	return c.AnySpaceWanted()
 }
+
+// AnySpaceWanted is [Consumer.SpaceWanted] without the least amount of space: a consumer
+// that is about to wait for more than the fifo holds must not leave the producer asleep.
+func (c *Consumer) AnySpaceWanted() bool { return c.want.due(&c.h.wantSpace) }
 
 // Ended reports how the stream ended, if it has. Look here first and for bytes
 // afterwards: the flag is stored after the last tail, so whoever has seen it

@@ -2,11 +2,12 @@
 //
 // What it stands for: a fifo's words tail, head, wantData and wantSpace; request.raise and
 // drop, answer.due; Producer.Write, Space, Commit, HasSpace, DataWanted, ConsumerWaits;
-// Consumer.Read, Buffered, Discard, HasData, SpaceWanted; and how ctnet's Conn uses them:
-// write, Reserve and Commit, awaitSpace, read, peek, discard, awaitData, and waiter. One
-// goroutine writes so many bytes, in Writes and Reserves of any size; the other one reads
-// them, in Reads and Peeks of any size. (ReadFrom waits as Write does, WriteTo and Discard
-// as Read.) What each side believes of the other's position is private, and old.
+// Consumer.Read, Buffered, Discard, HasData, SpaceWanted, AnySpaceWanted; and how ctnet's
+// Conn uses them: write, Reserve and Commit, awaitSpace, read, peek, discard, awaitData,
+// and waiter. One goroutine writes TOTAL bytes, in Writes and Reserves of any size; the
+// other one reads them, in Reads and Peeks of any size. (ReadFrom waits as Write does,
+// WriteTo and Discard as Read.) What each side believes of the other's position is
+// private, and old.
 //
 // What it leaves out, and why that is sound:
 //   - The bytes, and where they lie: base.pml.
@@ -201,7 +202,7 @@ inline awaitData(have) {
 		raise(wantData, dataGiven, dataAnswered);
 #ifndef MUTANT_PEEK_SAYS_NOTHING
 		if
-		:: have > 0 -> tell(wantSpace, spaceGiven, spaceAnswered, WRITER) // SpaceWanted(true)
+		:: have > 0 -> tell(wantSpace, spaceGiven, spaceAnswered, WRITER) // AnySpaceWanted()
 		:: else
 		fi;
 #endif
@@ -215,7 +216,7 @@ inline awaitData(have) {
 	ready = false
 }
 
-// release gives n bytes back, and tells the producer if SpaceWanted(false).
+// release gives n bytes back, and tells the producer if SpaceWanted says so.
 inline release(n) {
 	head = head + n;
 	if

@@ -277,7 +277,7 @@ func pokeConsumer(t testing.TB, c *Consumer, b []byte) {
 	require.True(t, 0 <= n && n <= min(len(b), size, PieceSize))
 	require.True(t, 0 <= c.Used() && c.Used() <= size)
 	c.HasData(len(b))
-	c.SpaceWanted(false)
+	c.SpaceWanted()
 	c.Ended()
 	c.Unread()
 	c.ProducerWaits()
@@ -406,33 +406,33 @@ func TestRequestSpace(t *testing.T) {
 	r.step(t, opWrite, size)
 	_, err := r.c.Buffered(size)
 	require.NoError(t, err)
-	require.False(t, r.c.SpaceWanted(true), "not asked for")
+	require.False(t, r.c.AnySpaceWanted(), "not asked for")
 
 	r.p.RequestSpace()
 	require.True(t, r.c.ProducerWaits())
 	r.c.Discard(size/4 - 1)
-	require.False(t, r.c.SpaceWanted(false), "less than a quarter")
+	require.False(t, r.c.SpaceWanted(), "less than a quarter")
 	r.c.Discard(1)
-	require.True(t, r.c.SpaceWanted(false), "a quarter")
-	require.False(t, r.c.SpaceWanted(false))
-	require.False(t, r.c.SpaceWanted(true), "one answer to a request")
+	require.True(t, r.c.SpaceWanted(), "a quarter")
+	require.False(t, r.c.SpaceWanted())
+	require.False(t, r.c.AnySpaceWanted(), "one answer to a request")
 
 	r.q = r.q[size/4:]
 	r.step(t, opWrite, size)
 	r.p.RequestSpace()
 	_, err = r.c.Buffered(size)
 	require.NoError(t, err)
-	require.False(t, r.c.SpaceWanted(false))
-	require.True(t, r.c.SpaceWanted(true), "any space will do")
+	require.False(t, r.c.SpaceWanted())
+	require.True(t, r.c.AnySpaceWanted(), "any space will do")
 
 	r.p.RequestSpace()
 	r.drain(t)
-	require.True(t, r.c.SpaceWanted(false), "empty")
+	require.True(t, r.c.SpaceWanted(), "empty")
 
 	r.p.RequestSpace()
 	r.p.DropRequest()
 	require.False(t, r.c.ProducerWaits())
-	require.False(t, r.c.SpaceWanted(true), "dropped before it was answered")
+	require.False(t, r.c.AnySpaceWanted(), "dropped before it was answered")
 }
 
 func TestEnded(t *testing.T) {
@@ -500,7 +500,7 @@ func TestHeader(t *testing.T) {
 	r.c.Init(r.h, r.data)
 	r.q = nil
 	fin, reset := r.c.Ended()
-	require.False(t, fin || reset || r.p.ConsumerClosed() || r.p.DataWanted() || r.c.SpaceWanted(true))
+	require.False(t, fin || reset || r.p.ConsumerClosed() || r.p.DataWanted() || r.c.AnySpaceWanted())
 	r.step(t, opWrite, 100)
 	r.drain(t)
 }
@@ -607,7 +607,7 @@ func receive(c *Consumer, space, data waiter) (total int, sum uint32, err error)
 		}
 		total += have
 		if have > 0 {
-			if c.SpaceWanted(false) {
+			if c.SpaceWanted() {
 				space.wake()
 			}
 			continue
