@@ -47,7 +47,7 @@ func BenchmarkSpin(b *testing.B) {
 	}
 }
 
-// BenchmarkDoorbell rings a doorbell that nobody polls.
+// BenchmarkDoorbell rings a doorbell on which no worker waits.
 func BenchmarkDoorbell(b *testing.B) {
 	d, err := NewDoorbell()
 	if err != nil {
@@ -59,7 +59,7 @@ func BenchmarkDoorbell(b *testing.B) {
 	}
 }
 
-// BenchmarkPost posts events to a worker that is awake, so that there is nothing to ring.
+// BenchmarkPost posts events to a worker that is awake, so no ring is needed.
 func BenchmarkPost(b *testing.B) {
 	w, _ := testGroup().Next()
 	r := &Remote{Events: testBitmap(), Sleep: w.polling.word}

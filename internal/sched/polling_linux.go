@@ -11,19 +11,19 @@ type workerState uint8
 const (
 	workerStopped workerState = iota // it has no sources, and no goroutine
 	workerAwake                      // it polls its sources
-	workerAsleep                     // it polls them again when it was rung
+	workerAsleep                     // it polls them again after the next ring
 )
 
 // A polling says whether anybody polls a worker's sources: the worker, or a spinning
 // goroutine on its behalf. It owns the sleep word, which tells the peers: it is odd if
-// nobody polls, and then a peer that posts an event has to ring.
+// nobody does, and then a peer that posts an event has to ring.
 //
-//	worker    taken over   word   who polls
-//	stopped   no           even   nobody, as there are no sources
+//	worker    taken over   word   polling goroutine
+//	stopped   no           even   none, as there are no sources
 //	awake     no           even   the worker
-//	asleep    no           odd    nobody, until a peer rings
+//	asleep    no           odd    none, until a peer rings
 //	stopped   yes          even   the spinning goroutine, which finds no sources
-//	awake     yes          even   both; the delivery lock has them alternate
+//	awake     yes          even   both, one at a time: see Worker.delivery
 //	asleep    yes          even   the spinning goroutine
 //
 // These are all transitions:
@@ -39,7 +39,7 @@ const (
 // Two of them can make the word odd: setWorker(workerAsleep) and giveBack. Their callers
 // look at the bitmaps once more afterwards. Models: sleep.pml, source.pml.
 //
-// Worker.mu guards all fields. Peers load the word, and nothing else.
+// Worker.mu guards all fields, and every store to the word. Peers only load the word.
 type polling struct {
 	// word is the sleep word. It counts, so each sleep has a number of its own.
 	word *atomic.Uint32
@@ -49,10 +49,10 @@ type polling struct {
 	noTakeoverUntil time.Time
 }
 
-// A spinning goroutine that polls on a worker's behalf may yield to a goroutine that
-// calculates, or its thread may lose the CPU. If it did not look for longer than
-// tolerableGap, events had to wait for it, for which the worker would have been woken. So
-// nobody polls on this worker's behalf for gapPenalty times as long.
+// A goroutine that polls on a worker's behalf may yield to a goroutine that calculates, or
+// its thread may lose the CPU. Meanwhile events wait for which the worker would have been
+// woken. After a gap of more than tolerableGap between two looks, no goroutine polls on this
+// worker's behalf for gapPenalty times as long.
 const (
 	tolerableGap = spinTime
 	gapPenalty   = 10
@@ -65,7 +65,8 @@ func (p *polling) setWorker(s workerState) {
 }
 
 // takeOver has the caller poll on the worker's behalf, until giveBack. It reports false,
-// and does nothing, if that is not to be had.
+// and does nothing, if the worker is stopped, if another goroutine polls on its behalf, or
+// if a goroutine lately did so with too long a gap.
 func (p *polling) takeOver() bool {
 	if p.worker == workerStopped || p.takenOver || time.Now().Before(p.noTakeoverUntil) {
 		return false
@@ -85,9 +86,9 @@ func (p *polling) giveBack(maxGap time.Duration) {
 	}
 }
 
-// announce makes the word say what the flags say. A change pairs with the load in
-// [Remote.Post]: a peer sets the bit and loads the word, whoever makes the word odd looks
-// for bits afterwards.
+// announce makes the word agree with the flags. The Add pairs with the load in
+// [Remote.Post]: a peer sets the bit and then loads the word; a goroutine that makes the
+// word odd looks at the bitmaps afterwards.
 func (p *polling) announce() {
 	nobody := p.worker == workerAsleep && !p.takenOver
 	if odd := p.word.Load()&1 != 0; odd != nobody {

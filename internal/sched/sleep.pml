@@ -4,8 +4,7 @@
 // What it stands for: Remote.Notify (Post and Ring) by two goroutines, which share one
 // Remote or are of two peers; Bitmap.Set and Take; Worker.run with take, park and
 // pending; takeOver, deliver and giveBack by goroutines that spin; polling with its
-// transitions, but for those from and to workerStopped; epoll.wait. The names are those
-// of the code.
+// transitions, except from and to workerStopped; epoll.wait. The names are the code's.
 //
 // epoll.wait: a ring is an edge, which the runtime notices some time later (edge becomes
 // ready). RawConn.Read arms, which forgets what was noticed, then calls its function,
@@ -17,16 +16,17 @@
 //     a lock guards nothing but what its holder does in one step, that step stands for
 //     all; and the delivery lock is locked and unlocked together with the first and the
 //     last access.
-//   - That the sleep word counts. What counts is that a new sleep's number is one that
-//     nobody remembers, so announce chooses the least of these, which keeps the number
-//     of states small. The even numbers are all 0: nobody compares these.
+//   - That the sleep word counts. What matters is that no setter remembers the number of a
+//     new sleep, so announce chooses the least such number, which keeps the number of
+//     states small. The even numbers are all 0: no setter compares them.
 //   - The bitmap's third level, and passes that leave bits set: bitmap.pml.
 //   - Queued calls, and sources that come and go: source.pml.
-//   - How long anybody spins, and whether a pass that delivered something is followed by
-//     another at once: both are free choices here.
+//   - How long a goroutine spins, and whether the worker makes another pass at once after
+//     one that delivered events: the model searches every choice.
 //
-// What holds: when nothing more can happen, the worker is parked, all that a bit was set
-// for (todo) was handled, and nobody holds the delivery lock. And that state is always reached.
+// What holds: when nothing more can happen, the worker is parked, every event for which a
+// bit was set (todo) was handled, and no goroutine holds the delivery lock. And that state
+// is always reached.
 //
 // check: safety progress
 // cases: SHARED TWO_PEERS TWO_SPINNERS
@@ -46,11 +46,11 @@
 // Source.Events of each peer
 byte top[2];
 bit leaf[2];
-bit todo[2]; // what the bits were set for
+bit todo[2]; // the events for which the bits were set
 
 // Remote of each peer
 byte rung[2], rings[2];
-byte word[2], last[2]; // Post's variables sleep and last, of each goroutine
+byte word[2], last[2]; // each goroutine's variables sleep and last, in Post
 
 // Worker
 bit delivery; // the lock
@@ -63,8 +63,8 @@ bit takenOver;
 // epoll
 bit edge, ready;
 
-// setBit leaves a word alone whose bit is set, which is as good as to set it. If not, then
-// to load the word and to set the bit is one step, as nobody else sets this bit.
+// setBit leaves a word alone whose bit is set, which is as good as to set it. If the bit is
+// not set, then the load and the Or are one step here, as no other goroutine sets this bit.
 inline setLeaf(slot) { leaf[slot] = 1 }
 inline setTop(slot) { top[PEER(slot)] = top[PEER(slot)] | BIT(slot) }
 
@@ -103,7 +103,7 @@ again:
 		rings[PEER(slot)]++;
 		n = rings[PEER(slot)];
 		if
-		:: n > 1 -> goto done // somebody else is at it
+		:: n > 1 -> goto done // another goroutine rings
 		:: else
 		fi
 	}

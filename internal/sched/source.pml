@@ -13,14 +13,14 @@
 //   - The levels of the bitmap: bitmap.pml. A source has a single bit.
 //   - The sleep word's number, and that a peer rings once a sleep: sleep.pml. A peer rings
 //     here whenever the word is odd, if its doorbell is in epoll.
-//   - How many calls and events a pass takes: those of a pass are any, and if it has left
-//     events then it does no cleanup.
+//   - How many calls and events a pass takes: it may take any number of them, and if it has
+//     left events then it makes no cleanup.
 //
-// What holds: no handler is called, and no bitmap touched, once Remove has returned. An
-// event that was set before a cleanup was queued is handled before the cleanup is called.
-// When nothing more can happen, all calls were called, all events of sources that are
-// there were handled, and without a source the worker is stopped. Nobody changes the sleep
-// word when Group.Wait has returned.
+// What holds: once Remove has returned, the source's handler is not called, and its bitmap
+// not touched. An event that was set before a cleanup was queued is handled before the
+// cleanup is called. When nothing more can happen, all queued calls were made, all events
+// of the sources that were not removed were handled, and the worker, which has no source
+// any more, is stopped. The sleep word does not change after Group.Wait has returned.
 //
 // check: safety
 // cases: ONE TWO TWO_AND_SPINNER
@@ -28,14 +28,14 @@
 // mutants: REMOVE_WITHOUT_LOCK PENDING_WITHOUT_LOCK REMOVE_WITHOUT_KICK
 // mutants: STOP_WITHOUT_QUEUED CALLS_AFTER_EVENTS CLEANUP_DESPITE_MORE
 
-// Source.Events, and what its bit tells of
+// Source.Events, and the event for which its bit is set
 bit event[2];
-bit todo[2];
-bit told[2]; // Set has returned
-bit due[2];  // and then the source's cleanup was queued
+bit todo[2]; // the event is not handled yet
+bit told[2]; // and its Set has returned
+bit due[2];  // and after that the source's cleanup was queued
 
 // Worker
-byte sources; // a bit for each; the list is replaced as a whole
+byte sources; // a bit for each source; the list is replaced as a whole
 bit delivery, mu; // the locks
 byte connects, cleanups, queued;
 byte group; // Group.running
@@ -49,7 +49,7 @@ bit takenOver;
 #define ASLEEP 2
 
 // epoll
-byte bells; // that are in it
+byte bells; // the doorbells in it: a bit for each source
 bit edge, ready;
 
 byte removed; // sources for which Remove has returned
@@ -91,8 +91,8 @@ inline queue(calls) {
 	}
 }
 
-// A part of Take, and the handler. It leaves the event there if the pass has taken as
-// many as it may.
+// A part of Take, and the handler. It leaves the event in the bitmap if the pass has taken
+// as many events as it may.
 inline take(s) {
 	if
 	:: list & BIT(s) ->

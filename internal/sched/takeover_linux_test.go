@@ -42,7 +42,7 @@ func TestSpinPollsForTheWorker(t *testing.T) {
 			seen++
 			return true
 		})
-		if set { // else the system has cut the spin short
+		if set { // otherwise the system has cut the spin short
 			require.EqualValues(t, 7, receive(t, got))
 		}
 	}
@@ -72,7 +72,8 @@ func TestOneTakeover(t *testing.T) {
 	end(t, g, w, s)
 }
 
-// TestNoTakeoverAfterAGap has a goroutine that polls for the worker not look for too long.
+// TestNoTakeoverAfterAGap has a goroutine that polls for the worker stop looking for longer
+// than is tolerable.
 func TestNoTakeoverAfterAGap(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
@@ -118,8 +119,8 @@ func TestSpinReportsTheLongestGap(t *testing.T) {
 	require.Less(t, p.maxGap, patience)
 }
 
-// TestGiveBackLooksOnceMore has the last event come when nobody looks any more, and
-// nobody needed to ring.
+// TestGiveBackLooksOnceMore posts an event, for which the peer need not ring, when the
+// goroutine that polls for the worker has looked for the last time.
 func TestGiveBackLooksOnceMore(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
@@ -136,7 +137,8 @@ func TestGiveBackLooksOnceMore(t *testing.T) {
 	end(t, g, w, s)
 }
 
-// TestCallsAreTheWorkersOwn has a call be queued while a goroutine polls for the worker.
+// TestCallsAreTheWorkersOwn queues calls while a goroutine polls for the worker. The worker
+// makes them.
 func TestCallsAreTheWorkersOwn(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
@@ -153,8 +155,8 @@ func TestCallsAreTheWorkersOwn(t *testing.T) {
 	end(t, g, w, s)
 }
 
-// TestRemoveWaitsForTheHandler has a goroutine that polls for the worker be in a handler when
-// its source is removed: the source's memory is going to be unmapped.
+// TestRemoveWaitsForTheHandler removes a source while a goroutine that polls for the worker
+// runs its handler. Remove waits for that, as its caller is going to unmap the memory.
 func TestRemoveWaitsForTheHandler(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
@@ -174,7 +176,7 @@ func TestRemoveWaitsForTheHandler(t *testing.T) {
 		defer close(delivered)
 		w.deliver()
 		<-posted
-		w.deliver() // what has no source any more is left alone
+		w.deliver() // the event at the removed source stays where it is
 		w.giveBack(0)
 	}()
 	receive(t, entered)
@@ -189,7 +191,7 @@ func TestRemoveWaitsForTheHandler(t *testing.T) {
 	}
 	close(resume)
 	require.True(t, receive(t, removed))
-	peer.Post(2) // the handler would close a channel twice
+	peer.Post(2) // if it were delivered, the handler would close a channel twice
 	close(posted)
 	receive(t, delivered)
 	end(t, g, w)
@@ -224,9 +226,9 @@ func TestWaitForTakeover(t *testing.T) {
 	}
 }
 
-// TestRingForNothing has a worker rung for an event that somebody else delivers before
-// the worker looks, and parks. That ring must end the sleep, as the peer leaves out
-// further ones for it: otherwise the next event lies there while the worker sleeps.
+// TestRingForNothing rings for an event that another goroutine delivers before the worker
+// looks and parks. That ring must end the sleep, as the peer leaves out further rings for
+// it. Otherwise the next event would lie in the bitmap while the worker sleeps.
 func TestRingForNothing(t *testing.T) {
 	e, err := newEpoll()
 	require.NoError(t, err)
@@ -238,7 +240,7 @@ func TestRingForNothing(t *testing.T) {
 	w.sources.Store(&[]*Source{s})
 	polled := newPolled(t)
 	for range 500 {
-		w.delivery.Lock() // so that the worker can't look yet
+		w.delivery.Lock() // the worker can't look yet
 		woken := make(chan struct{})
 		go func() {
 			w.park(e)
@@ -253,8 +255,8 @@ func TestRingForNothing(t *testing.T) {
 	}
 }
 
-// newPolled returns a function that returns when the runtime has noticed what its
-// network poller had before.
+// newPolled returns a function that returns when the runtime has noticed all events that
+// its network poller had before.
 func newPolled(t *testing.T) func() {
 	r, other, err := os.Pipe()
 	require.NoError(t, err)

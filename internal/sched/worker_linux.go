@@ -7,31 +7,32 @@ import (
 	"time"
 )
 
-// What a worker does in one pass before it lets others run.
+// The most that a worker does in one pass before it yields to other goroutines.
 const (
-	eventsPerPass   = 1024 // of one source
-	eventsPerLook   = 64   // the same, by a spinning goroutine on its behalf
+	eventsPerPass   = 1024 // of each source
+	eventsPerLook   = 64   // of each source, by a goroutine that polls on its behalf
 	connectsPerPass = 32
 	cleanupsPerPass = 100
 )
 
-// MaxWorkers is the most workers a Group has.
+// MaxWorkers is the most workers that a [Group] has.
 const MaxWorkers = 64
 
-// WordSize is the memory that a sleep word takes: a cache line of its own.
+// WordSize is the memory that a sleep word takes, in bytes: a cache line of its own.
 const WordSize = 64
 
-// A Source is one direction between two applications: what a worker serves.
+// A Source is one direction between two applications, from the peer to this one. A
+// [Worker] serves it.
 type Source struct {
-	Events Bitmap            // set by the peer
-	Handle func(slot uint32) // called for each; must not block
-	Bell   *Doorbell         // rung by the peer
+	Events Bitmap            // the peer sets the bits
+	Handle func(slot uint32) // called for each bit; must not block
+	Bell   *Doorbell         // the peer rings it
 
-	from uint32 // where to go on; guarded by the worker's delivery lock
+	from uint32 // where the next take begins; guarded by Worker.delivery
 }
 
-// A Group is the workers of an application: one for each P, as many as there
-// are when a source is added. A worker runs while it has something to serve.
+// A Group is the workers of an application: one for each P, as many as there are when
+// [Group.Next] is called. A worker runs while it has sources.
 type Group struct {
 	word func(i int) *atomic.Uint32
 
@@ -46,10 +47,10 @@ func NewGroup(word func(i int) *atomic.Uint32) *Group {
 	return &Group{word: word}
 }
 
-// Next returns the worker whose turn it is and its number. Sources are spread
-// round-robin: all the slots of a source belong to one worker, because the worker
-// only turns bits into wake-ups, and two that take turns at one pair's bits
-// sleep, and have to be woken, twice as often as one.
+// Next returns the worker for the next source, and its number. It goes round the workers,
+// so sources are spread evenly. All slots of a source belong to one worker: a worker only
+// turns bits into wake-ups, and two workers that share a pair's bits would sleep, and have
+// to be woken, twice as often as one.
 func (g *Group) Next() (*Worker, int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -62,35 +63,41 @@ func (g *Group) Next() (*Worker, int) {
 	return g.workers[i], i
 }
 
-// Wait waits until the workers have ended, which they do when they have no
-// sources any more. Then nobody looks at the sleep words.
+// Wait waits until all workers are stopped, which they are once they have no sources, and
+// no goroutine polls on their behalf. After that this application does not use the sleep
+// words.
 func (g *Group) Wait() { g.running.Wait() }
 
-// A Worker delivers the events of its sources: a goroutine that runs while any
-// bit is set, sleeps otherwise, and ends when its last source is removed. Meanwhile a
-// spinning goroutine may poll on its behalf: it is a [Poller].
+// A Worker delivers the events of its sources: a goroutine that runs while any bit is
+// set, sleeps otherwise, and ends after its last source was removed. In any of these
+// states except the last one a spinning goroutine may poll on its behalf: a Worker is a
+// [Poller].
 type Worker struct {
 	group *Group
 
 	sources atomic.Pointer[[]*Source] // replaced as a whole, under mu
 
+	// Only the worker's own goroutine uses these two.
 	spin        Spin
-	hadConnects bool // since it last slept
+	hadConnects bool // it has called connects since it last slept
 
-	// delivery is held while events are taken from the bitmaps and handled, and while
-	// anybody looks whether there are any. So one goroutine at a time does that, and
-	// Remove, which takes it too, returns after the last of it.
+	// delivery is the delivery lock. A goroutine holds it while it takes events from
+	// the bitmaps and handles them, and while it looks whether there are any. So there
+	// is one such goroutine at a time; and Remove, which locks it too, waits for it.
+	//
+	// A goroutine may lock mu while it holds delivery, as handlers do, but never the
+	// other way round.
 	delivery sync.Mutex
 
-	mu       sync.Mutex // handlers take it, with delivery held; never the other way round
+	mu       sync.Mutex // guards what follows
 	polling  polling
-	epoll    *epoll // while the worker is not stopped
+	epoll    *epoll // valid unless the worker is stopped
 	connects []func()
 	cleanups []func() (more bool)
-	queued   atomic.Int32 // len(connects) + len(cleanups)
+	queued   atomic.Int32 // len(connects) + len(cleanups); may be loaded without mu
 }
 
-// Add begins to serve s.
+// Add has the worker serve s, and starts the worker if it is stopped.
 func (w *Worker) Add(s *Source) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -111,7 +118,7 @@ func (w *Worker) Add(s *Source) error {
 	list := append(w.list(), s)
 	w.sources.Store(&list)
 	if !stopped {
-		// It may have announced a sleep without having looked at s.
+		// The worker may have announced a sleep without having looked at s.
 		w.epoll.kick()
 		return nil
 	}
@@ -121,8 +128,8 @@ func (w *Worker) Add(s *Source) error {
 	return nil
 }
 
-// Remove ends the service of s. Nobody touches its bitmap or calls its handler once
-// Remove has returned. It must not be called by a handler.
+// Remove ends the service of s. Once it has returned, this worker does not touch the
+// bitmap of s and does not call its handler any more. A handler must not call it.
 func (w *Worker) Remove(s *Source) {
 	w.delivery.Lock()
 	defer w.delivery.Unlock()
@@ -137,7 +144,7 @@ func (w *Worker) Remove(s *Source) {
 	w.sources.Store(&list)
 	w.epoll.remove(s.Bell.fd)
 	if len(list) == 0 {
-		w.epoll.kick() // to end
+		w.epoll.kick() // so that it stops
 	}
 }
 
@@ -150,16 +157,16 @@ func (w *Worker) list() []*Source {
 	return append([]*Source(nil), *p...)
 }
 
-// Connect has the worker call f, one of at most 32 such calls a pass, so that a
-// storm of connects doesn't starve the events of connections.
+// Connect queues f for the worker to call. The worker makes at most 32 such calls in each
+// pass, so that a storm of connects doesn't starve the events of connections.
 func (w *Worker) Connect(f func()) {
 	w.mu.Lock()
 	w.connects = append(w.connects, f)
 	w.queue()
 }
 
-// Cleanup has the worker call f again and again while it returns true, at most
-// 100 such calls a pass. The events that were set before are delivered first.
+// Cleanup queues f for the worker to call again and again while it returns true, at most
+// 100 such calls in each pass. Events whose bits were set before are delivered first.
 func (w *Worker) Cleanup(f func() (more bool)) {
 	w.mu.Lock()
 	w.cleanups = append(w.cleanups, f)
@@ -169,13 +176,14 @@ func (w *Worker) Cleanup(f func() (more bool)) {
 // queue counts a queued call, releases mu and wakes the worker.
 func (w *Worker) queue() {
 	w.queued.Add(1)
-	// The worker announces its sleep before it looks at queued, under mu too.
+	// The worker announces its sleep, under mu too, before it looks at queued. So
+	// either it sees the call or this goroutine sees it asleep.
 	w.wake()
 	w.mu.Unlock()
 }
 
-// wake wakes the worker if it sleeps. Ringing it once too often does no harm. The
-// caller holds mu, so epoll is there as long as the worker is not stopped.
+// wake wakes the worker if it sleeps. One ring too many does no harm. The caller holds mu,
+// so the worker does not stop and close epoll meanwhile.
 func (w *Worker) wake() {
 	if w.polling.worker == workerAsleep {
 		w.epoll.kick()
@@ -189,20 +197,22 @@ func (w *Worker) setState(s workerState) {
 	w.mu.Unlock()
 }
 
-// takeOver has the caller deliver events, until giveBack, whether the worker sleeps or
-// not. Peers don't ring meanwhile: if the worker sleeps, that sleep ends for them here,
-// and they ring anew for the one that begins with giveBack.
+// takeOver has the caller poll on the worker's behalf until giveBack, whether the worker
+// sleeps or not. Peers don't ring meanwhile. If the worker sleeps, then for its peers that
+// sleep ends here, and a new one, for which they ring again, begins with giveBack. It
+// implements [Poller].
 func (w *Worker) takeOver() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !w.polling.takeOver() {
 		return false
 	}
-	w.group.running.Add(1) // so that the sleep word stays
+	w.group.running.Add(1) // until giveBack has stored to the sleep word
 	return true
 }
 
-// deliver delivers events, if nobody else is at it.
+// deliver delivers some events, unless another goroutine is doing so. It implements
+// [Poller].
 func (w *Worker) deliver() {
 	if w.delivery.TryLock() {
 		w.take(eventsPerLook)
@@ -210,8 +220,9 @@ func (w *Worker) deliver() {
 	}
 }
 
-// giveBack ends what takeOver began. Like a worker that sleeps it announces that nobody
-// polls and then looks once more; what is there by then is the worker's.
+// giveBack ends what takeOver began. As a worker does before it sleeps, it announces that
+// this goroutine does not poll any more, and then looks once more: peers have not rung for
+// what was posted before, so it wakes the worker. It implements [Poller].
 func (w *Worker) giveBack(maxGap time.Duration) {
 	w.mu.Lock()
 	w.polling.giveBack(maxGap)
@@ -224,22 +235,25 @@ func (w *Worker) giveBack(maxGap time.Duration) {
 	w.group.running.Done()
 }
 
+// run is the worker's goroutine.
 func (w *Worker) run(e *epoll) {
 	defer w.group.running.Done()
 	defer e.close()
 	for {
-		// After connects it looks for more, and no longer than that: it would be in
-		// the way of those who look for themselves, as a Dial's other end can't.
+		// After connects the worker spins, to find more of them: a listener's
+		// goroutines can't spin for these themselves. At other times it would be
+		// in the way of goroutines that spin for their own events.
 		events, calls := w.pass()
 		if events+calls == 0 && w.hadConnects && w.spin.Until(nil, w.pending) {
 			events, calls = w.pass()
 		}
 		w.hadConnects = w.hadConnects && events+calls > 0
-		// Those who were woken run now, on this P. Where there are several, more
-		// may have come when they have had their turn. A single one looks for more
-		// itself before it waits, and the worker would only be queued before what
-		// that one sets going, and bring the next bytes in before the answers to
-		// the last have left: then the two processes take turns at working.
+		// The goroutines that the pass has woken run next, on this P. If there are
+		// several, more events may be there after they have run. A single goroutine
+		// spins for more events itself before it waits. The worker would be queued
+		// before any goroutine that this one starts, and would deliver the next
+		// bytes before the answers to the last ones have left: then the two
+		// processes take turns at working.
 		if w.hadConnects || calls > 0 || events > 1 {
 			runtime.Gosched()
 			continue
@@ -251,8 +265,9 @@ func (w *Worker) run(e *epoll) {
 	}
 }
 
-// park sleeps until there may be something to do. It announces that, then looks again:
-// whoever sets a bit looks at the word afterwards, so one of the two sees the other.
+// park sleeps until there may be something to do. It announces that, then looks again: a
+// peer sets the bit and then loads the word, so the worker finds the bit or the peer finds
+// the worker asleep.
 func (w *Worker) park(e *epoll) {
 	e.wait(func() bool {
 		w.setState(workerAsleep)
@@ -261,8 +276,8 @@ func (w *Worker) park(e *epoll) {
 	w.setState(workerAwake)
 }
 
-// stop marks the worker as stopped if it has nothing to serve, and reports whether it
-// did. Calls that are still queued stay for the next time.
+// stop marks the worker as stopped, unless it has sources or queued calls, and reports
+// whether it did. Calls that are queued later wait until it is started again.
 func (w *Worker) stop() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -273,7 +288,7 @@ func (w *Worker) stop() bool {
 	return true
 }
 
-// pending reports whether the worker has anything to do.
+// pending reports whether the worker has anything to do: queued calls, events, or to stop.
 func (w *Worker) pending() bool {
 	if w.queued.Load() > 0 {
 		return true
@@ -289,7 +304,7 @@ func (w *Worker) pending() bool {
 	return len(list) == 0
 }
 
-// take delivers at most max events of each source. It returns how many there were,
+// take delivers at most about max events of each source. It returns how many there were,
 // and whether there may be more. The caller holds delivery.
 func (w *Worker) take(max int) (events int, more bool) {
 	for _, s := range *w.sources.Load() {
@@ -301,14 +316,15 @@ func (w *Worker) take(max int) (events int, more bool) {
 	return events, more
 }
 
-// pass delivers events and does a bounded number of the queued calls. It returns how
-// many there were of either.
+// pass delivers events and makes a bounded number of the queued calls. It returns how
+// many events and how many calls there were.
 func (w *Worker) pass() (events, calls int) {
 	var connects []func()
 	var cleanups []func() bool
 	if w.queued.Load() > 0 {
-		// Taken before the events are looked at: what was set before a
-		// cleanup was queued is delivered before it is called.
+		// The calls are taken from the queue before the events are taken from the
+		// bitmaps: an event that was set before a cleanup was queued is delivered
+		// before the cleanup is called.
 		w.mu.Lock()
 		connects = first(&w.connects, connectsPerPass)
 		cleanups = first(&w.cleanups, cleanupsPerPass)
