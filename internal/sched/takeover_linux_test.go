@@ -281,3 +281,33 @@ func newPolled(t *testing.T) func() {
 		receive(t, read)
 	}
 }
+
+// TestPollingTransitions goes through polling's table. The sleep word changes only when it
+// changes between odd and even, and each sleep has a number of its own.
+func TestPollingTransitions(t *testing.T) {
+	var word atomic.Uint32
+	p := polling{word: &word}
+	take := func() { require.True(t, p.takeOver()) }
+	give := func() { p.giveBack(0) }
+	state := func(s workerState) func() { return func() { p.setWorker(s) } }
+	start, sleep, wake, stop := state(workerAwake), state(workerAsleep), state(workerAwake), state(workerStopped)
+	require.False(t, p.takeOver(), "the worker is stopped")
+	for i, step := range []struct {
+		transition func()
+		word       uint32
+	}{
+		{start, 0},
+		{sleep, 1}, {take, 2}, {give, 3}, {wake, 4}, // taken over while it sleeps
+		{take, 4}, {sleep, 4}, {give, 5}, {take, 6}, // while it goes to sleep
+		{wake, 6}, {give, 6}, // and while it wakes
+		{take, 6}, {stop, 6}, {give, 6}, // or stops
+		{start, 6}, {take, 6}, {stop, 6}, {start, 6}, {sleep, 6}, {give, 7}, {wake, 8},
+		{stop, 8},
+	} {
+		step.transition()
+		require.Equal(t, step.word, word.Load(), "after transition %d", i)
+		if p.takenOver {
+			require.False(t, p.takeOver(), "it is taken over")
+		}
+	}
+}
