@@ -135,9 +135,9 @@ func (s *server) tell(slot segpool.Slot) {
 }
 
 // Notify is of stream.Peer, as the others.
-func (a *Accepted) Notify()            { a.s.remote.Notify(a.slot.ID) }
-func (a *Accepted) NotifyApart()       { a.s.notifyApart(a.slot.ID) }
-func (a *Accepted) Watch() sched.Watch { return a.s.worker }
+func (a *Accepted) Notify()              { a.s.remote.Notify(a.slot.ID) }
+func (a *Accepted) NotifyApart()         { a.s.notifyApart(a.slot.ID) }
+func (a *Accepted) Poller() sched.Poller { return a.s.worker }
 
 // Release lets go of the slot.
 func (a *Accepted) Release() {

@@ -128,9 +128,9 @@ func (d *Dialed) awaitAnswer(ctx context.Context) {
 }
 
 // Notify is of stream.Peer, as the others.
-func (d *Dialed) Notify()            { d.p.remote.Notify(d.slot.ID) }
-func (d *Dialed) NotifyApart()       { d.p.notifyApart(d.slot.ID) }
-func (d *Dialed) Watch() sched.Watch { return d.p.worker }
+func (d *Dialed) Notify()              { d.p.remote.Notify(d.slot.ID) }
+func (d *Dialed) NotifyApart()         { d.p.notifyApart(d.slot.ID) }
+func (d *Dialed) Poller() sched.Poller { return d.p.worker }
 
 // Release lets go of the slot.
 func (d *Dialed) Release() {

@@ -193,11 +193,10 @@ func TestPair(t *testing.T) {
 		})
 		require.Equal(t, 1, open)
 		require.NoError(t, d.Close())
-		l.users.Wait()
-		require.EqualValues(t, 1, a.released.Load())
+		require.Eventually(t, func() bool { return a.released.Load() == 1 }, leakcheck.Patience, time.Microsecond)
 	}
 	require.Zero(t, clientApp.account.Usage().Conns)
-	require.Zero(t, serverApp.account.Usage().Conns)
+	require.Eventually(t, func() bool { return serverApp.account.Usage().Conns == 0 }, leakcheck.Patience, time.Millisecond)
 	path, err := rendezvous.List()
 	require.NoError(t, err)
 	b, _, err := Inspect(t.Context(), path[0])
