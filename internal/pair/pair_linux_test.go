@@ -223,11 +223,11 @@ func TestTwoUsesOfASlot(t *testing.T) {
 	_, err := clientApp.dial(t, "k", "it")
 	require.NoError(t, err)
 	var p *client
-	for m := range clientApp.all {
+	for _, m := range clientApp.members() {
 		p = m.(*client)
 	}
 	var s *server
-	for m := range serverApp.all {
+	for _, m := range serverApp.members() {
 		s = m.(*server)
 	}
 	block, blocked := make(chan struct{}), make(chan struct{})
