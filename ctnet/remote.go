@@ -20,20 +20,28 @@ type dialedConn struct {
 
 // dialRemote connects to a listener of another application.
 func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (*Conn, error) {
-	remote := t.addr
-	d, err := a.remote.Dial(ctx, pair.Target{Key: key, Name: t.name, Ask: pair.Sizes(ask)}, func() pair.Dialing {
-		return &dialedConn{Conn: Conn{remote: remote}}
-	})
-	if err != nil {
-		return nil, err
+	for range 2 {
+		d := &dialedConn{Conn: Conn{remote: t.addr}}
+		err := a.remote.Dial(ctx, pair.Target{Key: key, Name: t.name, Ask: pair.Sizes(ask), Remote: t.addr}, d)
+		if err == nil {
+			return &d.Conn, nil
+		}
+		if err != pair.ErrRetired {
+			return nil, err
+		}
+		// The pair is known from earlier, so there may be another listener now.
 	}
-	return &d.(*dialedConn).Conn, nil
+	return nil, rendezvous.ErrNobody
 }
 
-func (d *dialedConn) End() *stream.End           { return &d.end }
-func (d *dialedConn) Link() *pair.Dialed         { return &d.link }
-func (d *dialedConn) Options() stream.Options    { return stream.Options{TCP: isTCP(d.remote)} }
-func (d *dialedConn) Begin(peer rendezvous.Cred) { d.cred = Cred(peer) }
+func (d *dialedConn) End() *stream.End        { return &d.end }
+func (d *dialedConn) Link() *pair.Dialed      { return &d.link }
+func (d *dialedConn) Options() stream.Options { return stream.Options{TCP: isTCP(d.remote)} }
+
+// Begin sets what is known of the other end.
+func (d *dialedConn) Begin(peer rendezvous.Cred, remote net.Addr) {
+	d.cred, d.remote = Cred(peer), remote
+}
 
 // Connected sets the address of this end. On network tcp the listener says what it is; it
 // is shown, and nothing else.

@@ -32,14 +32,14 @@ func (s *server) incoming(slot segpool.Slot) {
 		s.unref()
 		return
 	}
-	number := slot.Number.Load()
+	number := slot.Number()
 	owner, o, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: s.cred})
 	if errno != 0 {
 		s.table.Refuse(slot, uint32(errno), func() { s.tell(slot) })
 		s.unref()
 		return
 	}
-	slot.Origin.Store(origin)
+	slot.SetOrigin(origin)
 	slot.ToServer.Header.ResetConsumer()
 	slot.ToClient.Header.ResetProducer()
 	a := owner.Link()
@@ -83,7 +83,7 @@ func (a *Accepted) givenUp() bool {
 		return false
 	}
 	defer e.Leave()
-	st := segpool.State(a.slot.ClientState.Load())
+	st := a.slot.ClientState()
 	return st.Use() != a.slot.Use || st.Code() == segpool.GivenUp
 }
 
@@ -129,7 +129,7 @@ func (a *Accepted) Refuse(errno syscall.Errno) {
 // looks at the answer for the last time. It is called by those who serve more than
 // this connection: the worker, Accept, and Close.
 func (s *server) tell(slot segpool.Slot) {
-	if segpool.State(slot.ClientState.Load()).Code() == segpool.ConnectNtf {
+	if slot.ClientState().Code() == segpool.ConnectNtf {
 		s.notifyApart(slot.ID)
 	}
 }

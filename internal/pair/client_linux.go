@@ -23,6 +23,7 @@ import (
 type client struct {
 	pair
 	key  clientKey
+	addr net.Addr // of the other end
 	pool *segpool.Pool
 
 	conns slotTable[Dialed]
@@ -42,7 +43,10 @@ type client struct {
 
 // A clientKey is what a client is for. Fifo sizes are those of a pair, so Dials
 // that ask for different ones use different pairs.
-type clientKey Target
+type clientKey struct {
+	key, name string
+	ask       Sizes
+}
 
 // idleLinger is how long a pair without connections is kept, so that a Dial now
 // and then does not pay for a handshake. A slot that the server has not let go of is
@@ -52,40 +56,32 @@ const (
 	limboLinger = 64 * time.Second
 )
 
-// errRetired means that the pair takes no more connections.
-var errRetired = errors.New("pair retired")
-
 // An attachment is a handshake under way, for which others may wait.
 type attachment struct {
 	done chan struct{}
 	err  error // once it is done
 }
 
-// Dial connects to a listener of another application. It calls create once it has a
-// slot, and returns what that has returned.
-func (h *Host) Dial(ctx context.Context, t Target, create func() Dialing) (Dialing, error) {
-	for retry := true; ; retry = false {
-		p, err := h.client(ctx, clientKey(t))
-		if err != nil {
-			return nil, err
-		}
-		d, err := p.connect(ctx, create)
-		p.done()
-		if err == errRetired {
-			// Known from earlier, so there may be another listener now.
-			p.retire()
-			if retry {
-				continue
-			}
-			err = rendezvous.ErrNobody
-		}
-		return d, err
+// Dial connects to a listener of another application. The connection is d, whose memory it
+// uses if Dial returns nil; otherwise d must not be used again. ErrRetired means that
+// another Dial may find another listener.
+func (h *Host) Dial(ctx context.Context, t Target, d Dialing) error {
+	p, err := h.client(ctx, t)
+	if err != nil {
+		return err
 	}
+	err = p.connect(ctx, d)
+	p.done()
+	if err == ErrRetired {
+		p.retire()
+	}
+	return err
 }
 
 // client returns the pair for a key, attaching to the listener if there is none.
 // The caller calls done.
-func (h *Host) client(ctx context.Context, key clientKey) (*client, error) {
+func (h *Host) client(ctx context.Context, t Target) (*client, error) {
+	key := clientKey{t.Key, t.Name, t.Ask}
 	h.mu.Lock()
 	for {
 		if h.closed {
@@ -118,7 +114,7 @@ func (h *Host) client(ctx context.Context, key clientKey) (*client, error) {
 	h.attaching[key] = own
 	h.mu.Unlock()
 
-	p, err := h.attach(ctx, key)
+	p, err := h.attach(ctx, key, t.Remote)
 
 	own.err = err
 	h.mu.Lock()
@@ -140,14 +136,14 @@ func (p *client) done() {
 }
 
 // attach does the handshake with the listener that key names.
-func (h *Host) attach(ctx context.Context, key clientKey) (_ *client, err error) {
+func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (_ *client, err error) {
 	var undo cleanup
 	defer func() {
 		if err != nil {
 			undo.run()
 		}
 	}()
-	ch, cred, err := rendezvous.Dial(ctx, key.Key)
+	ch, cred, err := rendezvous.Dial(ctx, key.key)
 	if err != nil {
 		return nil, err
 	}
@@ -188,8 +184,8 @@ func (h *Host) attach(ctx context.Context, key clientKey) (_ *client, err error)
 	undo.add(bell.Close)
 
 	hello := rendezvous.Message{Kind: rendezvous.KindHello, App: h.ID, Worker: uint32(number),
-		ToServer: uint32(key.Ask.ToServer), ToClient: uint32(key.Ask.ToClient)}
-	hello.NameLen = uint32(copy(hello.Name[:], key.Name))
+		ToServer: uint32(key.ask.ToServer), ToClient: uint32(key.ask.ToClient)}
+	hello.NameLen = uint32(copy(hello.Name[:], key.name))
 	if err := ch.Send(hello, blockFD, sleepFD, bell.FD()); err != nil {
 		return nil, err
 	}
@@ -200,6 +196,7 @@ func (h *Host) attach(ctx context.Context, key clientKey) (_ *client, err error)
 	p := &client{
 		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block},
 		key:     key,
+		addr:    remote,
 		added:   make(chan syscall.Errno, 1),
 		dialing: 1,
 		timer:   idleTimer{setDeadline: ch.SetReadDeadline},
@@ -426,7 +423,7 @@ func (p *client) addSegment() error {
 	defer unix.Close(fd)
 	if err := p.ch.Send(rendezvous.Message{Kind: rendezvous.KindAdd, Segment: uint32(k)}, fd); err != nil {
 		m.Free()
-		return errRetired
+		return ErrRetired
 	}
 	timeout := time.NewTimer(rendezvous.HandshakeTimeout)
 	defer timeout.Stop()
@@ -434,7 +431,7 @@ func (p *client) addSegment() error {
 	case errno, ok := <-p.added:
 		if !ok {
 			m.Free()
-			return errRetired
+			return ErrRetired
 		}
 		if errno != 0 {
 			m.Free()

@@ -19,15 +19,15 @@ type Dialed struct {
 	connected atomic.Bool // and Dialing.Connected was called
 }
 
-// connect makes a connection. It calls create when it has a slot.
-func (p *client) connect(ctx context.Context, create func() Dialing) (Dialing, error) {
+// connect makes a connection.
+func (p *client) connect(ctx context.Context, owner Dialing) error {
 	p.uses.Add(1)
 	if err := p.host.Account.AddConn(); err != nil {
-		return nil, err
+		return err
 	}
 	if !p.ref() {
 		p.host.Account.RemoveConn()
-		return nil, errRetired
+		return ErrRetired
 	}
 	slot, err := p.pool.Alloc()
 	for err == segpool.ErrFull && !p.dead.Load() {
@@ -39,22 +39,21 @@ func (p *client) connect(ctx context.Context, create func() Dialing) (Dialing, e
 		p.host.Account.RemoveConn()
 		p.unref()
 		if err == segpool.ErrFull {
-			err = errRetired
+			err = ErrRetired
 		}
-		return nil, err
+		return err
 	}
 
-	owner := create()
 	d, e := owner.Link(), owner.End()
 	d.owner, d.p, d.slot = owner, p, slot
 	number := p.host.Numbers.Add(1)
 	slot.ToServer.Header.ResetProducer()
 	slot.ToClient.Header.ResetConsumer()
-	slot.Number.Store(number)
+	slot.SetNumber(number)
 	o := owner.Options()
 	o.RaceKey = raceKey(p.host.ID, number)
 	e.Init(slot.ToClient, slot.ToServer, d, o)
-	owner.Begin(p.cred)
+	owner.Begin(p.cred, p.addr)
 	// Inside, so that the slot stays: Host.Close may close the connection now.
 	e.Enter()
 	defer e.Leave()
@@ -64,14 +63,14 @@ func (p *client) connect(ctx context.Context, create func() Dialing) (Dialing, e
 	d.awaitAnswer(ctx)
 	if err := d.decide(ctx); err != nil {
 		e.Abort()
-		return nil, err
+		return err
 	}
-	owner.Connected(p.host.ID, number, d.slot.Origin.Load())
+	owner.Connected(p.host.ID, number, d.slot.Origin())
 	d.connected.Store(true)
 	if p.dead.Load() {
 		p.cut(e) // it may have died before the connection was in the table
 	}
-	return owner, nil
+	return nil
 }
 
 // decide returns nil if the connection was made, and otherwise why not.
@@ -86,18 +85,18 @@ func (d *Dialed) decide(ctx context.Context) error {
 		if errno := syscall.Errno(st.Detail()); errno != syscall.ECONNREFUSED {
 			return errno
 		}
-		return errRetired
+		return ErrRetired
 	}
 	// Nobody has answered. If the server does now, it finds the Dial given up.
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return errRetired
+	return ErrRetired
 }
 
 // answer returns the server's answer to this use of the slot, or 0.
 func (d *Dialed) answer() segpool.State {
-	st := segpool.State(d.slot.ServerState.Load())
+	st := d.slot.ServerState()
 	if st.Use() != d.slot.Use {
 		return 0
 	}

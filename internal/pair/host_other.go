@@ -23,8 +23,8 @@ func (*Host) Close() {}
 func (*Host) Each(func(owner any, halfOpen bool)) {}
 
 // Dial fails.
-func (*Host) Dial(context.Context, Target, func() Dialing) (Dialing, error) {
-	return nil, syserr.New(syscall.ECONNREFUSED, "nobody in this process listens there; ctnet connects processes on Linux only")
+func (*Host) Dial(context.Context, Target, Dialing) error {
+	return syserr.New(syscall.ECONNREFUSED, "nobody in this process listens there; ctnet connects processes on Linux only")
 }
 
 // A Door would be the way in for other applications.

@@ -8,6 +8,8 @@
 package pair
 
 import (
+	"errors"
+	"net"
 	"sync/atomic"
 	"syscall"
 
@@ -26,17 +28,25 @@ type Target struct {
 	Key  string // the listener is found by
 	Name string // as it was dialed, which the listener is told
 	Ask  Sizes
+
+	// Remote is the address of the other end, for Dialing.Begin.
+	Remote net.Addr
 }
 
-// A Dialing is what a Dial makes when it is sure of a slot: the memory of a connection, in
-// one piece. It is made by the caller, which holds the end and the link by value.
+// ErrRetired means that a pair takes no more connections: its listener was closed, or its
+// process has ended.
+var ErrRetired = errors.New("pair retired")
+
+// A Dialing is the memory of a connection that is dialed, in one piece: the caller makes it,
+// and holds the end and the link by value.
 type Dialing interface {
 	End() *stream.End
 	Link() *Dialed
 	// Options are those of the end but for its RaceKey.
 	Options() stream.Options
-	// Begin is called before anything else can find the connection.
-	Begin(peer rendezvous.Cred)
+	// Begin is called before anything else can find the connection. remote is the Target's;
+	// all connections of a pair have the same one.
+	Begin(peer rendezvous.Cred, remote net.Addr)
 	// Connected is called before it counts as answered, with this application's identity,
 	// the connection's number, and what the listener says of the address of this end. The
 	// listener may say anything.

@@ -2,6 +2,7 @@ package pair
 
 import (
 	"io"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -47,6 +48,7 @@ type dialing struct {
 	app, number uint64
 	origin      uint64
 	peer        rendezvous.Cred
+	remote      net.Addr
 }
 
 func (d *dialing) end() *stream.End { return &d.End }
@@ -54,20 +56,17 @@ func (d *dialing) end() *stream.End { return &d.End }
 // A dialingOwner is a dialing as the package sees it.
 type dialingOwner struct{ *dialing }
 
-func (d dialingOwner) End() *stream.End           { return d.end() }
-func (d dialingOwner) Link() *Dialed              { return &d.link }
-func (d dialingOwner) Options() stream.Options    { return stream.Options{} }
-func (d dialingOwner) Begin(peer rendezvous.Cred) { d.peer = peer }
+func (d dialingOwner) End() *stream.End                            { return d.end() }
+func (d dialingOwner) Link() *Dialed                               { return &d.link }
+func (d dialingOwner) Options() stream.Options                     { return stream.Options{} }
+func (d dialingOwner) Begin(peer rendezvous.Cred, remote net.Addr) { d.peer, d.remote = peer, remote }
 func (d dialingOwner) Connected(app, number, origin uint64) {
 	d.dialing.app, d.number, d.origin = app, number, origin
 }
 
 func (a *app) dial(t *testing.T, key, name string) (*dialing, error) {
-	d, err := a.Dial(t.Context(), Target{Key: key, Name: name}, func() Dialing { return dialingOwner{new(dialing)} })
-	if err != nil {
-		return nil, err
-	}
-	return d.(dialingOwner).dialing, nil
+	d := new(dialing)
+	return d, a.Dial(t.Context(), Target{Key: key, Name: name, Remote: new(net.UnixAddr)}, dialingOwner{d})
 }
 
 // An accepting is the accepting end of a connection.
@@ -172,12 +171,18 @@ func TestPair(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	_, err = clientApp.dial(t, "k", "another")
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	var last *dialing
 	for i := range 100 {
 		d, err := clientApp.dial(t, "k", "it")
 		require.NoError(t, err)
 		require.EqualValues(t, 2, d.app)
 		require.EqualValues(t, 42, d.origin)
 		require.Equal(t, os.Getpid(), d.peer.PID)
+		require.NotNil(t, d.remote)
+		if i > 0 {
+			require.Same(t, last.remote, d.remote, "one address for all")
+		}
+		last = d
 		go d.Write(make([]byte, 10_000))
 		_, err = io.ReadFull(d, make([]byte, 10_000))
 		require.NoError(t, err)

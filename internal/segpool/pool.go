@@ -184,7 +184,7 @@ func (p *Pool) reap(n int) {
 }
 
 func (s *Slot) serverDone() bool {
-	st := State(s.ServerState.Load())
+	st := s.ServerState()
 	return st.Use() == s.Use && (st.Code() == Done || st.Code() == Refused)
 }
 
