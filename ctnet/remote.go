@@ -39,8 +39,8 @@ func (d *dialedConn) Link() *pair.Dialed      { return &d.link }
 func (d *dialedConn) Options() stream.Options { return stream.Options{TCP: isTCP(d.remote)} }
 
 // Begin sets what is known of the other end.
-func (d *dialedConn) Begin(peer rendezvous.Cred, remote net.Addr) {
-	d.cred, d.remote = Cred(peer), remote
+func (d *dialedConn) Begin(peer *rendezvous.Cred, remote net.Addr) {
+	d.cred, d.remote = (*Cred)(peer), remote
 }
 
 // Connected sets the address of this end. On network tcp the listener says what it is; it
@@ -60,19 +60,11 @@ func (d *dialedConn) Connected(app, number, o uint64) {
 type acceptedConn struct {
 	Conn
 	link   pair.Accepted
-	l      *Listener
 	origin origin // the listener's
 }
 
 func (a *acceptedConn) End() *stream.End     { return &a.end }
 func (a *acceptedConn) Link() *pair.Accepted { return &a.link }
-
-// Released gives the origin back.
-func (a *acceptedConn) Released() {
-	if a.origin != 0 {
-		a.l.origins.give(a.origin)
-	}
-}
 
 func (a *acceptedConn) answer()                    { a.link.Answer() }
 func (a *acceptedConn) drop()                      { a.link.Drop() }
@@ -135,8 +127,14 @@ func (s servedAs) Make(from pair.Dialer) (_ pair.Accepting, o stream.Options, _ 
 	if err != nil {
 		return nil, o, 0, syscall.ENOBUFS
 	}
-	a := &acceptedConn{Conn: Conn{local: s.addr, remote: remote, cred: Cred(from.Cred)}, l: s.l, origin: origin}
+	a := &acceptedConn{Conn: Conn{local: s.addr, remote: remote, cred: (*Cred)(from.Cred)}, origin: origin}
 	return a, stream.Options{TCP: isTCP(s.addr)}, uint64(origin), 0
 }
 
 func (s servedAs) Offer(a pair.Accepting) { s.l.backlog.offer(a.(*acceptedConn)) }
+
+func (s servedAs) Released(a pair.Accepting) {
+	if o := a.(*acceptedConn).origin; o != 0 {
+		s.l.origins.give(o)
+	}
+}

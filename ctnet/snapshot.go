@@ -117,7 +117,7 @@ func (c seen) info() (info ConnInfo, ok bool) {
 	info = ConnInfo{
 		Network: c.remote.Network(),
 		Remote:  c.remote.String(),
-		Peer:    c.cred,
+		Peer:    *c.cred,
 	}
 	if !c.halfOpen {
 		info.Local = c.local.String() // where the listener gives it, the answer comes first

@@ -18,8 +18,8 @@ type Accepted struct {
 
 	once     sync.Once
 	answered atomic.Bool
-	taken    atomic.Bool   // by Take
-	refused  syscall.Errno // why, if it was
+	taken    atomic.Bool // by Take
+	refused  uint32      // the errno, if it was
 }
 
 // incoming is called by the worker for each Dial, with a reference to the pair
@@ -33,7 +33,7 @@ func (s *server) incoming(slot segpool.Slot) {
 		return
 	}
 	number := slot.Number()
-	owner, o, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: s.cred})
+	owner, o, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: &s.cred})
 	if errno != 0 {
 		s.table.Refuse(slot, uint32(errno), func() { s.tell(slot) })
 		s.unref()
@@ -61,7 +61,7 @@ func (s *server) incoming(slot segpool.Slot) {
 func (s *server) create(from Dialer) (a Accepting, o stream.Options, origin uint64, errno syscall.Errno) {
 	a, o, origin, errno = s.place.Make(from)
 	if errno == 0 && s.host.Account.AddConn() != nil {
-		a.Released()
+		s.place.Released(a)
 		return nil, o, 0, syscall.ENOBUFS
 	}
 	return a, o, origin, errno
@@ -122,7 +122,7 @@ func (a *Accepted) Drop() {
 
 // Refuse tells the dialer that it is not connected.
 func (a *Accepted) Refuse(errno syscall.Errno) {
-	a.owner.End().Withdraw(func() { a.refused = errno })
+	a.owner.End().Withdraw(func() { a.refused = uint32(errno) })
 }
 
 // tell notifies the dialer if it waits for the answer. It says so before it
@@ -146,11 +146,11 @@ func (a *Accepted) Release() {
 	// there is a Dial.
 	s.conns.set(a.slot.ID, nil)
 	if a.refused != 0 {
-		s.table.Refuse(a.slot, uint32(a.refused), func() { s.tell(a.slot) })
+		s.table.Refuse(a.slot, a.refused, func() { s.tell(a.slot) })
 	} else {
 		s.table.Free(a.slot)
 	}
 	s.host.Account.RemoveConn()
-	a.owner.Released()
+	s.place.Released(a.owner)
 	s.unref()
 }

@@ -53,7 +53,7 @@ func (p *client) connect(ctx context.Context, owner Dialing) error {
 	o := owner.Options()
 	o.RaceKey = raceKey(p.host.ID, number)
 	e.Init(slot.ToClient, slot.ToServer, d, o)
-	owner.Begin(p.cred, p.addr)
+	owner.Begin(&p.cred, p.addr)
 	// Inside, so that the slot stays: Host.Close may close the connection now.
 	e.Enter()
 	defer e.Leave()

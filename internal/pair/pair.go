@@ -44,9 +44,9 @@ type Dialing interface {
 	Link() *Dialed
 	// Options are those of the end but for its RaceKey.
 	Options() stream.Options
-	// Begin is called before anything else can find the connection. remote is the Target's;
-	// all connections of a pair have the same one.
-	Begin(peer rendezvous.Cred, remote net.Addr)
+	// Begin is called before anything else can find the connection. peer is the listener's
+	// process, and remote the Target's; all connections of a pair have the same ones.
+	Begin(peer *rendezvous.Cred, remote net.Addr)
 	// Connected is called before it counts as answered, with this application's identity,
 	// the connection's number, and what the listener says of the address of this end. The
 	// listener may say anything.
@@ -57,15 +57,13 @@ type Dialing interface {
 type Accepting interface {
 	End() *stream.End
 	Link() *Accepted
-	// Released is called when nobody uses the connection any more.
-	Released()
 }
 
 // A Dialer is the application that a connection comes from, as it says; but what the
 // kernel says it is.
 type Dialer struct {
 	App, Number uint64
-	Cred        rendezvous.Cred
+	Cred        *rendezvous.Cred // the same for all connections of a pair
 }
 
 // A Listener decides about the connections that come through its door. Its methods may be
@@ -94,6 +92,8 @@ type Place interface {
 	Make(from Dialer) (a Accepting, o stream.Options, origin uint64, errno syscall.Errno)
 	// Offer queues a connection to be accepted. It never blocks.
 	Offer(a Accepting)
+	// Released is called when nobody uses a connection any more that Make has made.
+	Released(a Accepting)
 }
 
 // A Config is what a Host needs to know of its application.

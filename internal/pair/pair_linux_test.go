@@ -47,7 +47,7 @@ type dialing struct {
 	link        Dialed
 	app, number uint64
 	origin      uint64
-	peer        rendezvous.Cred
+	peer        *rendezvous.Cred
 	remote      net.Addr
 }
 
@@ -56,10 +56,10 @@ func (d *dialing) end() *stream.End { return &d.End }
 // A dialingOwner is a dialing as the package sees it.
 type dialingOwner struct{ *dialing }
 
-func (d dialingOwner) End() *stream.End                            { return d.end() }
-func (d dialingOwner) Link() *Dialed                               { return &d.link }
-func (d dialingOwner) Options() stream.Options                     { return stream.Options{} }
-func (d dialingOwner) Begin(peer rendezvous.Cred, remote net.Addr) { d.peer, d.remote = peer, remote }
+func (d dialingOwner) End() *stream.End                             { return d.end() }
+func (d dialingOwner) Link() *Dialed                                { return &d.link }
+func (d dialingOwner) Options() stream.Options                      { return stream.Options{} }
+func (d dialingOwner) Begin(peer *rendezvous.Cred, remote net.Addr) { d.peer, d.remote = peer, remote }
 func (d dialingOwner) Connected(app, number, origin uint64) {
 	d.dialing.app, d.number, d.origin = app, number, origin
 }
@@ -79,7 +79,6 @@ type accepting struct {
 
 func (a *accepting) End() *stream.End { return &a.end }
 func (a *accepting) Link() *Accepted  { return &a.link }
-func (a *accepting) Released()        { a.released.Add(1) }
 
 // A listener has connections served as soon as they come.
 type listener struct {
@@ -124,6 +123,8 @@ func (l *listener) Make(from Dialer) (Accepting, stream.Options, uint64, syscall
 	l.made = append(l.made, a)
 	return a, stream.Options{}, 42, 0
 }
+
+func (l *listener) Released(a Accepting) { a.(*accepting).released.Add(1) }
 
 func (l *listener) Offer(a Accepting) {
 	l.users.Go(func() {
