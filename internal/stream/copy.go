@@ -123,26 +123,16 @@ func (e *End) CopyTo(w io.Writer) (n int64, theirs, err error) {
 	}
 	defer e.unlock(reading)
 	for {
-		end, err := e.beforeRead()
+		have, err := e.awaitReadable(1)
+		if err == io.EOF {
+			return n, nil, nil
+		}
 		if err != nil {
 			return n, nil, err
 		}
-		have, err := e.rx.Buffered(ring.PieceSize)
-		if err != nil {
+		// A look at what has come meanwhile: w is called less often.
+		if have, err = e.rx.Buffered(max(have, ring.PieceSize)); err != nil {
 			return n, nil, e.corrupt()
-		}
-		if have == 0 {
-			if end != nil {
-				e.rx.Stop()
-			}
-			if end == io.EOF {
-				return n, nil, nil
-			}
-			if end != nil {
-				return n, nil, end
-			}
-			e.awaitData(0, nil)
-			continue
 		}
 		ring.RaceAcquire(e.raceKey)
 		view := e.rx.View(min(have, copyPiece))

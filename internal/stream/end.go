@@ -10,6 +10,7 @@
 package stream
 
 import (
+	"bufio"
 	"io"
 	"net"
 	"os"
@@ -237,9 +238,9 @@ func (e *End) read(b []byte) (int, error) {
 		return 0, nil
 	}
 	for {
-		end, err := e.beforeRead()
-		if err != nil {
-			return 0, err
+		end := e.readEnd()
+		if end.once {
+			return 0, end.err
 		}
 		n := 0
 		for n < len(b) {
@@ -259,9 +260,9 @@ func (e *End) read(b []byte) (int, error) {
 			ring.RaceAcquire(e.raceKey)
 			return n, nil
 		}
-		if end != nil {
+		if end.err != nil {
 			e.rx.Stop()
-			return 0, end
+			return 0, end.err
 		}
 		if n := e.awaitInto(b); n > 0 {
 			ring.RaceAcquire(e.raceKey)
@@ -270,33 +271,64 @@ func (e *End) read(b []byte) (int, error) {
 	}
 }
 
-// beforeRead returns an error if nothing may be read, and otherwise how the
-// stream ends once it is found to be empty, if it does. Call it before looking
-// for bytes: all those that came before the end are visible then. Whoever tells the user
-// of the end stops the consumer. An honest peer publishes nothing after it has told of
-// its end, but the end may also be known from elsewhere: the control channel, CloseRead.
-func (e *End) beforeRead() (end, err error) {
+// A readEnd says that reading ends, if err is not nil: at once, whatever lies in the fifo, or
+// when the fifo is empty.
+type readEnd struct {
+	err  error
+	once bool // at once
+}
+
+// readEnd returns how reading ends. Call it before looking for bytes: all those that came
+// before the end are visible then. The call that tells the user of the end stops the
+// consumer. An honest peer publishes nothing after it has told of its end, but the end may
+// also be known from elsewhere: the control channel, CloseRead.
+func (e *End) readEnd() readEnd {
 	// The state first: a peer that is gone has done all that it did.
 	state := e.state.Load()
 	if state&isClosed != 0 {
-		return nil, net.ErrClosed
+		return readEnd{net.ErrClosed, true}
 	}
 	if e.rd.Passed() {
-		return nil, os.ErrDeadlineExceeded
+		return readEnd{os.ErrDeadlineExceeded, true}
 	}
 	if state&corrupted != 0 {
-		return nil, errCorrupt
+		return readEnd{errCorrupt, true}
 	}
 	fin, reset := e.rx.Ended()
 	switch {
 	case reset || state&bytesLost != 0:
-		return syscall.ECONNRESET, nil
+		return readEnd{err: syscall.ECONNRESET}
 	case fin || state&readClosed != 0:
-		return io.EOF, nil
+		return readEnd{err: io.EOF}
 	case state&peerGone != 0 || e.rx.Stopped():
-		return syscall.ECONNRESET, nil
+		return readEnd{err: syscall.ECONNRESET}
 	}
-	return nil, nil
+	return readEnd{}
+}
+
+// awaitReadable waits until n bytes can be read, and returns how many can. If these are
+// fewer the error says why there will not be more: bufio.ErrBufferFull if the fifo is
+// smaller than n.
+func (e *End) awaitReadable(n int) (have int, err error) {
+	for {
+		end := e.readEnd()
+		if end.once {
+			return 0, end.err
+		}
+		have, err := e.rx.Buffered(n)
+		switch {
+		case err != nil:
+			return 0, e.corrupt()
+		case have >= n:
+			return have, nil
+		case end.err != nil:
+			e.rx.Stop()
+			return have, end.err
+		case n > e.rx.Size():
+			return have, bufio.ErrBufferFull
+		}
+		e.awaitData(have, nil)
+	}
 }
 
 // awaitData waits until there are more than have bytes to read, or there is any

@@ -459,8 +459,7 @@ func TestClosedAndLate(t *testing.T) {
 	busy(t, c, reading, func() {
 		require.NoError(t, errors.Join(c.SetReadDeadline(time.Unix(1, 0)), c.SetWriteDeadline(time.Unix(1, 0))))
 		require.NoError(t, c.Close())
-		_, err := c.beforeRead()
-		require.Equal(t, net.ErrClosed, err)
+		require.Equal(t, readEnd{net.ErrClosed, true}, c.readEnd())
 		require.Equal(t, net.ErrClosed, c.beforeWrite())
 	})
 	s.Close()

@@ -45,37 +45,17 @@ func (e *End) Peek(n int) ([]byte, error) {
 }
 
 func (e *End) peek(n int) ([]byte, error) {
-	for {
-		end, err := e.beforeRead()
-		if err != nil {
-			return nil, err
-		}
-		have, err := e.rx.Buffered(n)
-		if err != nil {
-			return nil, e.corrupt()
-		}
-		if have < n && end == nil && n <= e.rx.Size() {
-			e.awaitData(have, nil)
-			continue
-		}
-		switch {
-		case have >= n:
-			have, end = n, nil
-		case end != nil:
-			e.rx.Stop()
-		default:
-			end = bufio.ErrBufferFull
-		}
-		if have > 0 {
-			ring.RaceAcquire(e.raceKey)
-		}
-		b := e.rx.View(have)
-		if len(b) < have {
-			b = make([]byte, have)
-			e.rx.Copy(b)
-		}
-		return b, end
+	have, err := e.awaitReadable(n)
+	have = min(have, n)
+	if have > 0 {
+		ring.RaceAcquire(e.raceKey)
 	}
+	b := e.rx.View(have)
+	if len(b) < have {
+		b = make([]byte, have)
+		e.rx.Copy(b)
+	}
+	return b, err
 }
 
 // Discard skips the next n bytes, as bufio.Reader does: it waits for those that
@@ -94,21 +74,9 @@ func (e *End) Discard(n int) (int, error) {
 
 func (e *End) discard(n int) (done int, err error) {
 	for done < n {
-		end, err := e.beforeRead()
+		have, err := e.awaitReadable(1)
 		if err != nil {
 			return done, err
-		}
-		have, err := e.rx.Buffered(1)
-		if err != nil {
-			return done, e.corrupt()
-		}
-		if have == 0 {
-			if end != nil {
-				e.rx.Stop()
-				return done, end
-			}
-			e.awaitData(0, nil)
-			continue
 		}
 		have = min(have, n-done)
 		e.release(have)
