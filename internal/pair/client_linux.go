@@ -31,11 +31,11 @@ type client struct {
 	// growing is the segment that is being made, if one is; added is the
 	// server's answer to it.
 	growMu  sync.Mutex
-	growing *growth
+	growing *flight
 	added   chan syscall.Errno
 
 	// An idle pair is ended after a while. uses counts Dials; dialing is the
-	// number of those under way, guarded by remotes.mu.
+	// number of those under way, guarded by Host.mu.
 	dialing int
 	uses    atomic.Uint64
 	timer   idleTimer
@@ -55,12 +55,6 @@ const (
 	idleLinger  = 2 * time.Second
 	limboLinger = 64 * time.Second
 )
-
-// An attachment is a handshake under way, for which others may wait.
-type attachment struct {
-	done chan struct{}
-	err  error // once it is done
-}
 
 // Dial connects to a listener of another application. The connection is d, whose memory it
 // uses if Dial returns nil; otherwise d must not be used again. ErrRetired means that
@@ -97,30 +91,27 @@ func (h *Host) client(ctx context.Context, t Target) (*client, error) {
 		if other == nil {
 			break
 		}
-		// Another Dial is at it. If it fails for reasons of its own, this one
-		// tries.
+		// Another Dial is at it. If that one's context ends it, this one tries.
 		h.mu.Unlock()
-		select {
-		case <-other.done:
-			if other.err != nil && other.err != context.Canceled && other.err != context.DeadlineExceeded {
-				return nil, other.err
-			}
-		case <-ctx.Done():
+		err := other.wait(ctx)
+		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		if err != nil && err != context.Canceled && err != context.DeadlineExceeded {
+			return nil, err
 		}
 		h.mu.Lock()
 	}
-	own := &attachment{done: make(chan struct{})}
+	own := newFlight()
 	h.attaching[key] = own
 	h.mu.Unlock()
 
 	p, err := h.attach(ctx, key, t.Remote)
 
-	own.err = err
 	h.mu.Lock()
 	delete(h.attaching, key)
 	h.mu.Unlock()
-	close(own.done)
+	own.land(err)
 	return p, err
 }
 
@@ -135,14 +126,8 @@ func (p *client) done() {
 	}
 }
 
-// attach does the handshake with the listener that key names.
-func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (_ *client, err error) {
-	var undo cleanup
-	defer func() {
-		if err != nil {
-			undo.run()
-		}
-	}()
+// attach attaches to the listener that key names.
+func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (*client, error) {
 	ch, cred, err := rendezvous.Dial(ctx, key.key)
 	if err != nil {
 		return nil, err
@@ -151,22 +136,38 @@ func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (_ *c
 		ch.Close()
 		return nil, err
 	}
-	undo.add(func() { h.end(ch) })
-	done := ch.LimitHandshake(ctx)
-	defer func() {
-		done()
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			err = net.ErrClosed // by App.Close
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			if err = ctx.Err(); err == nil {
-				err = rendezvous.ErrSilent
-			}
-		case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-			err = syserr.New(syscall.ECONNREFUSED, "the listener's process hung up; has it ended?")
-		}
-	}()
+	unlimited := ch.LimitHandshake(ctx)
+	p, err := h.sayHello(ch, cred, key, remote, unlimited)
+	if err != nil {
+		unlimited()
+		h.end(ch)
+		return nil, attachError(ctx, err)
+	}
+	go p.read()
+	return p, nil
+}
 
+// attachError returns what a Dial says if a handshake has failed with err.
+func attachError(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(err, net.ErrClosed):
+		return net.ErrClosed // by Host.Close
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return rendezvous.ErrSilent
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return syserr.New(syscall.ECONNREFUSED, "the listener's process hung up; has it ended?")
+	}
+	return err
+}
+
+// sayHello does the client's handshake. It calls unlimited when it waits for the server no
+// more; if that returns false the context has ended.
+func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientKey, remote net.Addr, unlimited func() bool) (*client, error) {
+	var held holdings
+	defer held.release()
 	worker, number, sleepFD, err := h.worker()
 	if err != nil {
 		return nil, err
@@ -176,12 +177,12 @@ func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (_ *c
 		return nil, err
 	}
 	defer unix.Close(blockFD)
-	undo.add(block.Free)
+	held.add(block.Free)
 	bell, err := sched.NewDoorbell()
 	if err != nil {
 		return nil, err
 	}
-	undo.add(bell.Close)
+	held.add(bell.Close)
 
 	hello := rendezvous.Message{Kind: rendezvous.KindHello, App: h.ID, Worker: uint32(number),
 		ToServer: uint32(key.ask.ToServer), ToClient: uint32(key.ask.ToClient)}
@@ -202,10 +203,10 @@ func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (_ *c
 		timer:   idleTimer{setDeadline: ch.SetReadDeadline},
 	}
 	p.self = p
-	if err := p.meet(welcome, fds[0], fds[1]); err != nil {
+	if err := p.adopt(welcome, fds[0], fds[1]); err != nil {
 		return nil, err
 	}
-	undo.add(p.part)
+	held.add(p.disown)
 	g, err := segpool.NewGeometry(int(welcome.ToServer), int(welcome.ToClient))
 	if err != nil {
 		return nil, rendezvous.ErrProtocol
@@ -215,21 +216,18 @@ func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (_ *c
 	p.remote.Events = toServer
 	p.source = sched.Source{Events: toClient, Handle: p.handle, Bell: bell}
 	p.refs.Store(1)
-	if !done() {
-		return nil, ctx.Err()
+	if !unlimited() {
+		return nil, os.ErrDeadlineExceeded // by the context
 	}
 	if err := worker.Add(&p.source); err != nil {
 		return nil, err
 	}
-	// From here on the worker may be using the memory.
-	undo = nil
-	if err := h.register(&p.pair, func() { h.clients[key] = p }); err != nil {
+	held.keep() // the worker may be using the memory from here on
+	if err := h.register(p, func() { h.clients[key] = p }); err != nil {
 		p.die(p.cutNext())
 		p.pool.Close()
-		h.end(ch)
 		return nil, err
 	}
-	go p.read()
 	return p, nil
 }
 
@@ -274,7 +272,7 @@ func (p *client) retire() {
 	p.forget()
 }
 
-// forget is retire with remotes.mu held.
+// forget is retire with Host.mu held.
 func (p *client) forget() {
 	h := p.host
 	if h.clients[p.key] == p {
@@ -374,12 +372,6 @@ func (p *client) drop(k int) bool {
 	return p.ch.Send(rendezvous.Message{Kind: rendezvous.KindDrop, Segment: uint32(k)}) == nil
 }
 
-// A growth is the making of a segment. Any number of Dials wait for it.
-type growth struct {
-	done chan struct{}
-	err  error // once it is done
-}
-
 // grow waits until a segment has been added to the pool. The Dial that waits may
 // give up, but the work goes on: a segment that the server has and the pool has
 // not would be in the way of the next one.
@@ -391,23 +383,18 @@ func (p *client) grow(ctx context.Context) error {
 		p.growMu.Unlock()
 		return nil // one was added meanwhile
 	case g == nil:
-		g = &growth{done: make(chan struct{})}
+		g = newFlight()
 		p.growing = g
 		go func() {
-			g.err = p.addSegment()
+			err := p.addSegment()
 			p.growMu.Lock()
 			p.growing = nil
 			p.growMu.Unlock()
-			close(g.done)
+			g.land(err)
 		}()
 	}
 	p.growMu.Unlock()
-	select {
-	case <-g.done:
-		return g.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return g.wait(ctx)
 }
 
 // addSegment makes a segment and hands it to the server.

@@ -16,59 +16,85 @@ type Dialed struct {
 	p     *client
 	slot  segpool.Slot
 
+	number    uint64      // among the application's connections
 	connected atomic.Bool // and Dialing.Connected was called
 }
 
-// connect makes a connection.
+// connect makes a connection, in four steps: it reserves a slot, publishes the connection
+// there, awaits the server's answer, and resolves what has come of it.
 func (p *client) connect(ctx context.Context, owner Dialing) error {
 	p.uses.Add(1)
-	if err := p.host.Account.AddConn(); err != nil {
+	slot, err := p.reserve(ctx)
+	if err != nil {
 		return err
+	}
+	d := p.publish(slot, owner)
+	defer owner.End().Leave()
+	d.awaitAnswer(ctx)
+	return d.resolve(ctx)
+}
+
+// reserve counts a connection and takes a slot for it, and a reference to the pair.
+func (p *client) reserve(ctx context.Context) (segpool.Slot, error) {
+	if err := p.host.Account.AddConn(); err != nil {
+		return segpool.Slot{}, err
 	}
 	if !p.ref() {
 		p.host.Account.RemoveConn()
-		return ErrRetired
+		return segpool.Slot{}, ErrRetired
 	}
+	slot, err := p.alloc(ctx)
+	if err != nil {
+		p.unref()
+		p.host.Account.RemoveConn()
+	}
+	return slot, err
+}
+
+// alloc takes a slot from the pool, which grows if there is none.
+func (p *client) alloc(ctx context.Context) (segpool.Slot, error) {
 	slot, err := p.pool.Alloc()
 	for err == segpool.ErrFull && !p.dead.Load() {
 		if err = p.grow(ctx); err == nil {
 			slot, err = p.pool.Alloc()
 		}
 	}
-	if err != nil {
-		p.host.Account.RemoveConn()
-		p.unref()
-		if err == segpool.ErrFull {
-			err = ErrRetired
-		}
-		return err
+	if err == segpool.ErrFull {
+		err = ErrRetired
 	}
+	return slot, err
+}
 
+// publish makes the connection, and asks the server for it. The end is entered, so that the
+// slot stays: Host.Close may close the connection now.
+func (p *client) publish(slot segpool.Slot, owner Dialing) *Dialed {
 	d, e := owner.Link(), owner.End()
-	d.owner, d.p, d.slot = owner, p, slot
-	number := p.host.Numbers.Add(1)
+	d.owner, d.p, d.slot, d.number = owner, p, slot, p.host.Numbers.Add(1)
 	slot.ToServer.Header.ResetProducer()
 	slot.ToClient.Header.ResetConsumer()
-	slot.SetNumber(number)
+	slot.SetNumber(d.number)
 	o := owner.Options()
-	o.RaceKey = raceKey(p.host.ID, number)
+	o.RaceKey = raceKey(p.host.ID, d.number)
 	e.Init(slot.ToClient, slot.ToServer, d, o)
 	owner.Begin(&p.cred, p.addr)
-	// Inside, so that the slot stays: Host.Close may close the connection now.
 	e.Enter()
-	defer e.Leave()
 	p.conns.set(slot.ID, d)
 	d.slot.SayClient(segpool.Connect)
 	d.Notify()
-	d.awaitAnswer(ctx)
+	return d
+}
+
+// resolve returns nil if the connection was made, and otherwise aborts it and returns why.
+func (d *Dialed) resolve(ctx context.Context) error {
+	e := d.owner.End()
 	if err := d.decide(ctx); err != nil {
 		e.Abort()
 		return err
 	}
-	owner.Connected(p.host.ID, number, d.slot.Origin())
+	d.owner.Connected(d.p.host.ID, d.number, d.slot.Origin())
 	d.connected.Store(true)
-	if p.dead.Load() {
-		p.cut(e) // it may have died before the connection was in the table
+	if d.p.dead.Load() {
+		d.p.cut(e) // it may have died before the connection was in the table
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ type Host struct {
 	servers map[*server]struct{}
 	all     map[member]struct{} // with a control channel or connections
 	// attaching are the client's handshakes under way.
-	attaching map[clientKey]*attachment
+	attaching map[clientKey]*flight
 
 	channels map[rendezvous.Channel]struct{} // open ones, also of handshakes
 	users    sync.WaitGroup                  // a goroutine for each of these
@@ -37,7 +37,8 @@ type Host struct {
 	Absences rendezvous.Absences
 }
 
-// maxServers is the most pairs that an application has as the server.
+// maxServers is about the most pairs that an application has as the server: handshakes that
+// are under way at the same time are not counted.
 const maxServers = 4096
 
 // Init must be called before anything else.
@@ -45,7 +46,7 @@ func (h *Host) Init(c Config) {
 	h.Config = c
 	h.clients = make(map[clientKey]*client)
 	h.all = make(map[member]struct{})
-	h.attaching = make(map[clientKey]*attachment)
+	h.attaching = make(map[clientKey]*flight)
 	h.channels = make(map[rendezvous.Channel]struct{})
 	h.servers = make(map[*server]struct{})
 }
@@ -93,18 +94,22 @@ func (h *Host) worker() (w *sched.Worker, number, sleepFD int, err error) {
 }
 
 // register adds a pair, unless the application is closed.
-func (h *Host) register(p *pair, add func()) error {
+func (h *Host) register(m member, add func()) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return net.ErrClosed
 	}
-	if len(h.servers) >= maxServers {
-		return &segpool.LimitError{What: "applications that have dialed this one", Limit: maxServers}
-	}
 	add()
-	h.all[p.self] = struct{}{}
+	h.all[m] = struct{}{}
 	return nil
+}
+
+// full reports whether no application may attach any more.
+func (h *Host) full() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.servers) >= maxServers
 }
 
 // remove forgets a pair that has no reference left.

@@ -1,6 +1,8 @@
 package pair
 
 import (
+	"context"
+	"slices"
 	"sync/atomic"
 
 	"cutthrough.example/internal/rendezvous"
@@ -40,7 +42,7 @@ func (p *pair) unref() {
 	if p.refs.Add(-1) == 0 {
 		p.host.remove(p.self)
 		p.block.Free()
-		p.part()
+		p.disown()
 	}
 }
 
@@ -167,20 +169,47 @@ func (t *slotTable[C]) inTurn(each func(*C)) (next func() bool) {
 	}
 }
 
-// A cleanup undoes, in reverse order, what a handshake has done when it fails.
-type cleanup []func()
+// Holdings are what a handshake has acquired: it gives all of it back, in reverse order,
+// unless it keeps it.
+type holdings []func()
 
-func (c *cleanup) add(f func()) { *c = append(*c, f) }
+func (h *holdings) add(giveBack func()) { *h = append(*h, giveBack) }
 
-func (c *cleanup) run() {
-	for i := len(*c) - 1; i >= 0; i-- {
-		(*c)[i]()
+func (h *holdings) keep() { *h = nil }
+
+func (h *holdings) release() {
+	for _, giveBack := range slices.Backward(*h) {
+		giveBack()
 	}
 }
 
-// meet takes over what the peer has sent: the descriptors of its sleep words and
+// A flight is work that is done once for all goroutines that need it.
+type flight struct {
+	done chan struct{}
+	err  error // once it is done
+}
+
+func newFlight() *flight { return &flight{done: make(chan struct{})} }
+
+// land says that the work is done.
+func (f *flight) land(err error) {
+	f.err = err
+	close(f.done)
+}
+
+// wait waits until the work is done, or ctx is.
+func (f *flight) wait(ctx context.Context) error {
+	select {
+	case <-f.done:
+		return f.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// adopt takes over what the peer has sent: the descriptors of its sleep words and
 // of the doorbell of the worker that m names.
-func (p *pair) meet(m rendezvous.Message, sleepFD, bellFD int) (err error) {
+func (p *pair) adopt(m rendezvous.Message, sleepFD, bellFD int) (err error) {
 	p.peerApp = m.App
 	if m.Worker >= sched.MaxWorkers {
 		rendezvous.CloseAll([]int{sleepFD, bellFD})
@@ -200,8 +229,8 @@ func (p *pair) meet(m rendezvous.Message, sleepFD, bellFD int) (err error) {
 	return nil
 }
 
-// part undoes meet.
-func (p *pair) part() {
+// disown undoes adopt.
+func (p *pair) disown() {
 	p.sleep.Free()
 	p.remote.Bell.Close()
 }

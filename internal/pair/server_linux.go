@@ -173,13 +173,9 @@ func (d *Door) attach(ch rendezvous.Channel, cred rendezvous.Cred) {
 
 // handshake returns the pair, or nil without an error if that was not what was
 // asked for.
-func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (_ *server, err error) {
-	var undo cleanup
-	defer func() {
-		if err != nil {
-			undo.run()
-		}
-	}()
+func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (*server, error) {
+	var held holdings
+	defer held.release()
 	hello, fds, err := ch.Receive()
 	if err != nil {
 		return nil, err
@@ -197,13 +193,13 @@ func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (_ *server
 		rendezvous.CloseAll([]int{sleepFD, bellFD})
 		return nil, rendezvous.Broken(err)
 	}
-	undo.add(block.Free)
+	held.add(block.Free)
 	s := &server{pair: pair{host: d.host, ch: ch, cred: cred, block: block}, door: d}
 	s.self = s
-	if err := s.meet(hello, sleepFD, bellFD); err != nil {
+	if err := s.adopt(hello, sleepFD, bellFD); err != nil {
 		return nil, err
 	}
-	undo.add(s.part)
+	held.add(s.disown)
 	s.place = d.l.Place(string(hello.Name[:min(hello.NameLen, rendezvous.MaxTarget)]))
 	if s.place == nil {
 		return nil, syscall.ECONNREFUSED
@@ -216,8 +212,11 @@ func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (_ *server
 	if err != nil {
 		return nil, err
 	}
-	s.table = segpool.NewTable(g, s.host.Account)
 	h := s.host
+	if h.full() {
+		return nil, syscall.ENOBUFS
+	}
+	s.table = segpool.NewTable(g, h.Account)
 	worker, number, ownSleepFD, err := h.worker()
 	if err != nil {
 		return nil, err
@@ -226,7 +225,7 @@ func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (_ *server
 	if err != nil {
 		return nil, err
 	}
-	undo.add(bell.Close)
+	held.add(bell.Close)
 	toServer, toClient := bitmaps(block)
 	s.remote.Events = toClient
 	s.source = sched.Source{Events: toServer, Handle: s.handle, Bell: bell}
@@ -235,17 +234,18 @@ func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (_ *server
 	if err := worker.Add(&s.source); err != nil {
 		return nil, err
 	}
-	// From here on the worker may be using the memory.
-	undo = cleanup{func() {
+	held.keep() // the worker may be using the memory from here on
+	err = ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, App: h.ID, Worker: uint32(number),
+		ToServer: uint32(g.ToServer), ToClient: uint32(g.ToClient)}, ownSleepFD, bell.FD())
+	if err == nil {
+		err = h.register(s, func() { h.servers[s] = struct{}{} })
+	}
+	if err != nil {
 		s.die(s.cutNext())
 		s.table.Close()
-	}}
-	err = ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, App: s.host.ID, Worker: uint32(number),
-		ToServer: uint32(g.ToServer), ToClient: uint32(g.ToClient)}, ownSleepFD, bell.FD())
-	if err != nil {
 		return nil, err
 	}
-	return s, h.register(&s.pair, func() { h.servers[s] = struct{}{} })
+	return s, nil
 }
 
 // read reads the control channel, and ends the pair when that ends.
