@@ -81,7 +81,7 @@ func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (
 			if retry {
 				continue
 			}
-			err = rendezvous.ErrNobody
+			err = syscall.ECONNREFUSED // there is a listener, and it is closing
 		}
 		return c, err
 	}

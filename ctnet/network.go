@@ -237,7 +237,7 @@ func (d *Dialer) dialTarget(parent context.Context, t target, stamp rendezvous.S
 		if err == rendezvous.ErrNobody {
 			continue // a dead process's file; the kernel would find the next one too
 		}
-		if err != nil && err != errHandedOn.Errno && parent.Err() == nil {
+		if err != nil && err != errHandedOn.Errno && err != syscall.ECONNREFUSED && parent.Err() == nil {
 			a.remote.absences.Distrust(t.name, stamp)
 		}
 		return c, err
