@@ -4,12 +4,12 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
-)
 
-// networkCT is the network whose addresses are names.
-const networkCT = "ct"
+	"cutthrough.example/internal/syserr"
+)
 
 // canceled is what package net returns when the context of a Dial is canceled.
 type canceled struct{}
@@ -56,4 +56,50 @@ func asTimeout(err error) error {
 		return &own
 	}
 	return err
+}
+
+// failure makes the error of a Listen or Dial.
+func failure(op, network, address string, err error) error {
+	switch err {
+	case context.Canceled:
+		err = canceled{}
+	case context.DeadlineExceeded:
+		err = timedOut{}
+	}
+	if e, ok := err.(syscall.Errno); ok && op == "dial" {
+		err = syserr.New(e, dialAdvice(e))
+	}
+	e := &net.OpError{Op: op, Net: network, Err: err}
+	switch network {
+	case networkCT:
+		e.Addr = &Addr{name: address}
+	case "unix":
+		e.Addr = &net.UnixAddr{Name: address, Net: network}
+	default:
+		e.Addr = textAddr{network, address}
+		if addr, err := netip.ParseAddrPort(address); err == nil {
+			e.Addr = net.TCPAddrFromAddrPort(addr)
+		}
+	}
+	return e
+}
+
+// A textAddr is an address that was not resolved.
+type textAddr struct{ network, address string }
+
+func (a textAddr) Network() string { return a.network }
+func (a textAddr) String() string  { return a.address }
+
+func dialAdvice(e syscall.Errno) string {
+	switch e {
+	case syscall.ECONNREFUSED:
+		return "no ctnet listener is there"
+	case syscall.EACCES:
+		return "the listener's Allow, or its user's being another, forbids it"
+	case errHandedOn.Errno:
+		return errHandedOn.Advice
+	case syscall.ENOBUFS:
+		return "the listener's application has reached a limit of its AppConfig"
+	}
+	return "the listener's application could not take the connection"
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/hostnet"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/syserr"
 )
@@ -121,6 +122,26 @@ func (l *Listener) accept() (net.Conn, error) {
 		l.begin.Do(func() { go l.acceptKernel() })
 	}
 	return l.backlog.accept()
+}
+
+// acceptKernel accepts the kernel's connections, one ahead of Accept, until the
+// listener is closed. If they are not wanted it closes them. It begins with the first
+// Accept: they may be for another process that has the socket too.
+func (l *Listener) acceptKernel() {
+	defer close(l.backlog.drained)
+	ready := hostnet.KeepNonblocking(l.kernel)
+	for {
+		ready()
+		c, err := l.kernel.Accept()
+		if err != nil && l.backlog.isClosed() {
+			return
+		}
+		if l.unwanted && err == nil {
+			c.Close()
+			continue
+		}
+		l.backlog.offerKernel(c, err)
+	}
 }
 
 // SetDeadline sets the time after which Accept fails, also if it is blocked

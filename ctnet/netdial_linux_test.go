@@ -71,8 +71,8 @@ func TestRefusedIsNotNobody(t *testing.T) {
 			to, ok := tcpTarget(ln.Addr().(*net.TCPAddr).AddrPort())
 			require.True(t, ok)
 			next := countDials(t, to.keys[1])
-			any, cut := Dialer{App: client}, Dialer{App: client, Path: CutThrough}
-			c, err := any.Dial("tcp", ln.Addr().String())
+			either, cut := Dialer{App: client}, Dialer{App: client, Path: CutThrough}
+			c, err := either.Dial("tcp", ln.Addr().String())
 			require.NoError(t, err)
 			require.IsType(t, &Conn{}, c, "before it refuses")
 			defer c.Close()
@@ -80,7 +80,7 @@ func TestRefusedIsNotNobody(t *testing.T) {
 			refuse(ln.(*Listener))
 			agedDir()
 			for range 2 {
-				c, err := any.Dial("tcp", ln.Addr().String())
+				c, err := either.Dial("tcp", ln.Addr().String())
 				require.NoError(t, err)
 				require.IsType(t, &net.TCPConn{}, c)
 				c.Close()
@@ -127,4 +127,31 @@ func leaveStaleKey(t *testing.T, key string) {
 	ln := listenAtKey(t, key)
 	ln.SetUnlinkOnClose(false)
 	require.NoError(t, ln.Close())
+}
+
+// TestCutThroughErrors has Dials that may use shared memory only fail for want of a listener,
+// at an address and at a name. The errors are those that a program may have come to know.
+func TestCutThroughErrors(t *testing.T) {
+	useRunDir(t)
+	socket := shortDir(t) + "/s"
+	ln, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	defer ln.Close()
+	d := Dialer{App: newTestApp(t, AppConfig{}), Path: CutThrough}
+	controlled := d
+	controlled.Kernel.Control = func(string, string, syscall.RawConn) error { return nil }
+	for _, c := range []struct {
+		d                      Dialer
+		network, address, want string
+	}{
+		{d, "tcp", "127.0.0.1:1", "dial tcp 127.0.0.1:1: connection refused: no ctnet listener is there"},
+		{d, "unix", socket, "dial unix " + socket + ": connection refused: no ctnet listener is there"},
+		{d, "tcp4", "localhost:1", "dial tcp4 127.0.0.1:1: connection refused"},
+		{controlled, "tcp", "127.0.0.1:1", "dial tcp 127.0.0.1:1: connection refused"},
+		{controlled, "unix", socket, "dial unix " + socket + ": connection refused"},
+	} {
+		_, err := c.d.Dial(c.network, c.address)
+		require.EqualError(t, err, c.want)
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"cutthrough.example/internal/hostnet"
-	"cutthrough.example/internal/rendezvous"
 )
 
 // A target is what a Dial looks for.
@@ -23,6 +22,26 @@ type target struct {
 	addr net.Addr // the remote address of the connection
 
 	netns string // that the keys are for; "" if they are for any
+}
+
+// networkCT is the network whose addresses are names.
+const networkCT = "ct"
+
+// maxName is the longest name in bytes.
+const maxName = 200
+
+func checkName(address string) error {
+	switch {
+	case address == "":
+		return &net.AddrError{Err: "missing name"}
+	case len(address) > maxName:
+		return &net.AddrError{Err: fmt.Sprintf("name of %d bytes, the most is %d", len(address), maxName), Addr: address[:32] + "..."}
+	case strings.Contains(address, "\x00"):
+		return &net.AddrError{Err: "NUL in name", Addr: address}
+	case strings.Contains(address, ".."):
+		return &net.AddrError{Err: `".." in name`, Addr: address}
+	}
+	return nil
 }
 
 // ctTarget returns the target for a name of network "ct".
@@ -90,12 +109,15 @@ func unixTarget(path string) (target, error) {
 	return t, nil
 }
 
+// errNoNamespace means that the network namespace, which an address belongs to, is not known.
+var errNoNamespace = errors.New("the network namespace can't be determined")
+
 // unixKey returns the key of a listener on a path.
 func unixKey(path string) (string, error) {
 	if hostnet.IsAbstract(path) {
 		netns, ok := hostnet.NetNamespace()
 		if !ok {
-			return "", rendezvous.ErrNobody
+			return "", errNoNamespace
 		}
 		return "unix:" + netns + "/" + path, nil
 	}
@@ -109,7 +131,7 @@ func listenerKey(kernel net.Listener) (string, error) {
 	case *net.TCPAddr:
 		netns, ok := hostnet.NetNamespace()
 		if !ok {
-			return "", errors.New("the network namespace is not to be found out")
+			return "", errNoNamespace
 		}
 		ap := addr.AddrPort()
 		ip := ap.Addr().Unmap().WithZone("")

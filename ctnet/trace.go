@@ -26,7 +26,7 @@ func traceConnect(ctx context.Context, network, address string) {
 }
 
 // withTrace returns a context for the kernel's Dial, which its tracer sees succeed if
-// that Dial is ended with errElsewhere.
+// that Dial is ended with errTookCut.
 func withTrace(ctx context.Context) context.Context {
 	t := httptrace.ContextClientTrace(ctx)
 	if t == nil || t.ConnectDone == nil {
@@ -34,7 +34,7 @@ func withTrace(ctx context.Context) context.Context {
 	}
 	own := *t
 	own.ConnectDone = func(network, address string, err error) {
-		if errors.Is(err, errElsewhere) {
+		if errors.Is(err, errTookCut) {
 			err = nil
 		}
 		t.ConnectDone(network, address, err)

@@ -1,0 +1,42 @@
+package ctnet
+
+import (
+	"fmt"
+	"syscall"
+
+	"cutthrough.example/internal/ring"
+	"cutthrough.example/internal/syserr"
+)
+
+// sizes are those of a connection's fifos; 0 where there is no preference.
+type sizes struct {
+	toServer, toClient int
+}
+
+// checkSizes rounds them up to what a fifo can have.
+func checkSizes(s sizes) (sizes, error) {
+	for _, n := range []*int{&s.toServer, &s.toClient} {
+		switch {
+		case *n == 0:
+		case *n < MinBuffer || *n > MaxBuffer:
+			return s, syserr.New(syscall.EINVAL, fmt.Sprintf("a buffer of %d bytes is not between %d and %d", *n, MinBuffer, MaxBuffer))
+		default:
+			*n = ring.RoundSize(*n)
+		}
+	}
+	return s, nil
+}
+
+// decide returns what a listener that prefers s grants to a dialer that asks.
+func (s sizes) decide(ask sizes) (toServer, toClient int) {
+	choose := func(a, b int) int {
+		if a != 0 {
+			return a
+		}
+		if b != 0 {
+			return b
+		}
+		return DefaultBuffer
+	}
+	return choose(s.toServer, ask.toServer), choose(s.toClient, ask.toClient)
+}
