@@ -130,8 +130,7 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 		return nil, err
 	}
 	l.kernel = kernel
-	l.backlog.pending = hostnet.Pending(kernel)
-	l.backlog.drained = make(chan struct{})
+	l.backlog.expectKernel(hostnet.Pending(kernel))
 	if l.key, err = listenerKey(kernel); err == nil {
 		err = l.open(ctx)
 	}

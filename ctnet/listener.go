@@ -124,23 +124,22 @@ func (l *Listener) accept() (net.Conn, error) {
 	return l.backlog.accept()
 }
 
-// acceptKernel accepts the kernel's connections, one ahead of Accept, until the
-// listener is closed. If they are not wanted it closes them. It begins with the first
-// Accept: they may be for another process that has the socket too.
+// acceptKernel accepts the connections of the kernel's listener until the Listener is closed.
+// It is one connection ahead of Accept. It begins with the first Accept: before that the
+// connections may be for another process that has the socket too.
 func (l *Listener) acceptKernel() {
-	defer close(l.backlog.drained)
-	ready := hostnet.KeepNonblocking(l.kernel)
+	defer l.backlog.endKernel()
+	keepNonblocking := hostnet.KeepNonblocking(l.kernel)
 	for {
-		ready()
+		keepNonblocking()
 		c, err := l.kernel.Accept()
-		if err != nil && l.backlog.isClosed() {
-			return
-		}
 		if l.unwanted && err == nil {
 			c.Close()
 			continue
 		}
-		l.backlog.offerKernel(c, err)
+		if !l.backlog.offerKernel(c, err) {
+			return
+		}
 	}
 }
 
@@ -163,7 +162,11 @@ func (l *Listener) SetDeadline(t time.Time) error {
 // has taken over the address, the same is true of those in the backlog, whose
 // dialers can't know.
 func (l *Listener) Close() error {
-	if !l.backlog.close(l.retired.Load()) {
+	answered := resetAnswered
+	if l.retired.Load() {
+		answered = drainAnswered
+	}
+	if !l.backlog.close(answered) {
 		return opError("close", nil, l.addr, net.ErrClosed)
 	}
 	l.app.removeListener(l)
@@ -171,7 +174,7 @@ func (l *Listener) Close() error {
 		l.door.close()
 	}
 	if l.kernel != nil {
-		l.begin.Do(func() { close(l.backlog.drained) }) // it gave none
+		l.begin.Do(l.backlog.endKernel) // acceptKernel was not started
 		return l.kernel.Close()
 	}
 	return nil
