@@ -17,6 +17,8 @@ type canceled struct{}
 func (canceled) Error() string        { return "operation was canceled" }
 func (canceled) Is(target error) bool { return target == context.Canceled }
 
+var _ net.Error = timedOut{}
+
 // timedOut is the error of a Dial whose deadline has passed. Package net's is a
 // context.DeadlineExceeded, that of all other calls an os.ErrDeadlineExceeded.
 type timedOut struct{}
