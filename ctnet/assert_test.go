@@ -79,7 +79,7 @@ type listenConfig interface {
 	Listen(ctx context.Context, network, address string) (net.Listener, error)
 }
 
-// The functions are those of package net.
+// The functions have the signatures of package net's.
 var (
 	_ = same(net.Dial, ctnet.Dial)
 	_ = same(net.DialTimeout, ctnet.DialTimeout)

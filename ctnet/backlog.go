@@ -39,9 +39,9 @@ type halfOpen interface {
 // [backlog.next].
 //
 // A closed backlog drains: for drainTime Accept still returns connections that would be
-// lost otherwise, and then, or as soon as no more can come, net.ErrClosed. These are a
-// connection that the kernel's listener has accepted, and after a takeover those that were
-// answered ([drainAnswered]).
+// lost otherwise. These are the connection that the kernel's listener has accepted, and after
+// a takeover the answered connections of the queue ([drainAnswered]). After drainTime, or as
+// soon as no more connections can come, Accept returns net.ErrClosed.
 type backlog struct {
 	wait.Deadline // of Accept
 	size          int
@@ -58,9 +58,9 @@ type backlog struct {
 	queue       []halfOpen
 	kernel      *kernelConn // handed over and not taken; nil if there is none
 	kernelEnded bool        // the kernel's listener will give no more connections
-	streak      int         // taken from the queue since the kernel's last, or since it was awaited in vain
+	streak      int         // connections taken from the queue since the kernel's last one, or since awaitKernel waited in vain
 	closed      bool
-	drained     bool // and drainTime is over
+	drained     bool // closed, and drainTime is over
 }
 
 // A kernelConn is what the Accept of the kernel's listener has returned.
@@ -71,13 +71,13 @@ type kernelConn struct {
 }
 
 const (
-	// maxStreak is how many connections are taken from the queue before Accept asks
-	// whether the kernel has one, which is a system call, and waits for it.
+	// maxStreak is how many connections are taken from the queue in a row before Accept
+	// asks whether the kernel has a connection, which is a system call, and waits for it.
 	maxStreak = 8
 
-	// kernelPatience is how long Accept waits then. The kernel's connection is there
-	// within some microseconds, unless the thread that runs the goroutine which accepts it
-	// waits for a CPU.
+	// kernelPatience is how long Accept waits then. The kernel's connection is handed
+	// over within microseconds, unless the thread of the goroutine that accepts it waits
+	// for a CPU.
 	kernelPatience = 10 * time.Millisecond
 
 	// drainTime is how long connections can be accepted after the backlog was closed.
@@ -132,8 +132,8 @@ func (b *backlog) withdraw(h halfOpen) {
 	h.drop()
 }
 
-// take removes the queue's element i. If that makes room for one more to be answered, it
-// returns that one too, and the caller answers it when it has released mu.
+// take removes the queue's element i. If that makes room for another connection to be
+// answered, take returns it too, and the caller answers it when it has released mu.
 func (b *backlog) take(i int) (h, answerNow halfOpen) {
 	h = b.queue[i]
 	b.queue = slices.Delete(b.queue, i, i+1)
@@ -183,7 +183,7 @@ const (
 	stepWait        step = iota // there is nothing to accept
 	stepTakeQueued              // take the queue's first
 	stepTakeKernel              // take the kernel's
-	stepAwaitKernel             // wait for the kernel's, whose turn it is
+	stepAwaitKernel             // wait for the kernel's: it is its turn
 	stepDeadline                // fail: the deadline has passed
 	stepClosed                  // fail: the backlog is closed, and nothing is left
 )
@@ -302,15 +302,15 @@ func (b *backlog) isClosed() bool {
 	return b.closed
 }
 
-// A closing says what becomes of the connections in the queue that were answered when the
-// backlog is closed. Those that were not are refused.
+// A closing says what becomes of the answered connections in the queue when the backlog is
+// closed. The other connections in the queue are refused.
 type closing int
 
 const (
-	// resetAnswered resets them. Their dialers find that out, and may dial again.
+	// resetAnswered resets them. Their dialers notice, and may dial again.
 	resetAnswered closing = iota
 	// drainAnswered leaves them to be accepted for drainTime. It is for a listener whose
-	// address another one has taken over: to its dialers nothing has happened.
+	// address another listener has taken over: for its dialers nothing has happened.
 	drainAnswered
 )
 

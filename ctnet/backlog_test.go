@@ -17,25 +17,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fakeHalfOpen is a half-open that counts what happens to it, and the peer of
-// its connection.
+// A fakeHalfOpen is a half-open that counts the calls of its methods. It is the peer of its
+// connection too.
 type fakeHalfOpen struct {
 	stream.Peer // its other methods are not called
 
 	conn   Conn
-	dialer ring.Consumer // what the dialer has of the connection
+	dialer ring.Consumer // the dialing end's fifo for reading
 
 	once     sync.Once
 	decided  chan struct{} // closed when the dialer has been told
 	answers  atomic.Int32
 	refusals atomic.Int32
 	errno    syscall.Errno
-	accepts  atomic.Int32 // how many times accept returned it
-	givenUp  atomic.Bool  // by the dialer
+	accepts  atomic.Int32 // how many times accept returned the connection
+	givenUp  atomic.Bool  // the dialer has given up
 	releases atomic.Int32
 }
 
-// A fakeAddr tells which half-open a connection is of.
+// A fakeAddr is the remote address of a fakeHalfOpen's connection. It leads back to the
+// half-open.
 type fakeAddr struct {
 	net.Addr
 	h *fakeHalfOpen
@@ -183,9 +184,9 @@ func TestBacklogWithdraw(t *testing.T) {
 		b := newBacklog(2)
 		hs := offerMany(b, 6)
 		requireFates(t, hs, fateAnswered, fateAnswered, fateWaits, fateWaits, fateWaits, fateWaits)
-		b.withdraw(hs[1]) // the last of those answered
+		b.withdraw(hs[1]) // the last that was answered
 		requireFates(t, hs, fateAnswered, fateReset, fateAnswered, fateWaits, fateWaits, fateWaits)
-		b.withdraw(hs[4]) // one of those not answered: makes no room
+		b.withdraw(hs[4]) // was not answered: makes no room
 		requireFates(t, hs, fateAnswered, fateReset, fateAnswered, fateWaits, fateReset, fateWaits)
 		b.withdraw(hs[0]) // the first
 		requireFates(t, hs, fateReset, fateReset, fateAnswered, fateAnswered, fateReset, fateWaits)
@@ -248,7 +249,7 @@ func TestBacklogDeadline(t *testing.T) {
 			require.Equal(t, os.ErrDeadlineExceeded, r.err)
 			require.Equal(t, start.Add(time.Hour), r.at)
 		}
-		// What has come is for those who accept with another deadline.
+		// A connection that has come is accepted when there is another deadline.
 		hs := offerMany(b, 1)
 		for range 2 {
 			_, err := acceptFake(b)
@@ -268,7 +269,8 @@ func TestBacklogDeadline(t *testing.T) {
 	})
 }
 
-// acceptMany has n goroutines accept, and returns when they wait or have done so.
+// acceptMany starts n goroutines that accept, and returns when each of them has accepted or
+// waits.
 func acceptMany(b *backlog, n int) <-chan acceptResult {
 	results := make(chan acceptResult, n)
 	for range n {
@@ -287,8 +289,8 @@ type acceptResult struct {
 	at  time.Time
 }
 
-// TestBacklogWakesEnough has several wait: as many of them return as there is to
-// accept, and the others go on waiting.
+// TestBacklogWakesEnough has several goroutines wait in accept. As many return as there are
+// connections, and the others go on waiting.
 func TestBacklogWakesEnough(t *testing.T) {
 	for _, size := range []int{1, 2, 100} {
 		synctest.Test(t, func(t *testing.T) {
@@ -396,7 +398,7 @@ func sources(t *testing.T, b *backlog, n int) string {
 }
 
 // TestBacklogFair has connections of both kinds be there: they are accepted in turns. When
-// those of one kind are gone the others don't wait.
+// one kind is gone the other kind doesn't wait.
 func TestBacklogFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBacklog(100)

@@ -16,43 +16,45 @@
 //
 // # Networks
 //
-// On "tcp", "tcp4", "tcp6" and "unix" Listen opens the kernel's socket and offers
-// the cut-through beside it. Dial takes that if it is there, and the kernel's socket
-// otherwise: if the address is another host's, if nobody has ctnet there, or if this
-// process may not connect that way. CTNET_KERNEL_ONLY in the environment turns the
+// On "tcp", "tcp4", "tcp6" and "unix" Listen opens the kernel's socket, and offers
+// shared memory beside it, which is called the cut-through. Dial uses the cut-through if a
+// listener offers it, and the kernel's socket otherwise: if the address belongs to another
+// host, if the program there doesn't use ctnet, or if the listener doesn't let this process
+// connect through shared memory. CTNET_KERNEL_ONLY in the environment turns the
 // cut-through off for a process.
 //
 // An address of network "ct" is a name, such as "svc/echo", of up to 200 bytes
-// without NUL and "..". There is no kernel's socket, and nothing to fall back to.
+// without NUL and "..". The kernel has no such network, so there is nothing to fall back to.
 //
-// Applications find each other in a directory: $CTNET_DIR,
-// else $XDG_RUNTIME_DIR/ctnet, else one in the temporary directory that is named
-// for the user. It must belong to this user or to root, and nobody else may be able
-// to write to it. Containers that share the directory, as a volume, can connect.
+// Applications find each other in a directory: $CTNET_DIR, else $XDG_RUNTIME_DIR/ctnet, else
+// a directory in the temporary directory that has the user's number in its name. It must
+// belong to this user or to root, and no other user may be able to write to it. Containers
+// that share the directory, as a volume, can connect.
 //
-// Who may connect is decided by credentials that the kernel vouches for. Without
-// more being said it is processes of the same user and root.
+// The kernel tells a listener which process connects, see [Cred]. By default a listener
+// accepts processes of its own user and of root; [ListenConfig].Allow can decide otherwise.
 //
 // # In tests
 //
-// Within one process there is nothing to set up: no port, no file. Connections
-// of network "ct" whose both ends are used in one testing/synctest bubble block
-// durably there, so the bubble's time passes while they wait. A listener that was
-// made in a bubble is found by dialers in that bubble, and only these. On the other
-// networks there is no cut-through in a bubble.
+// Within one process there is nothing to set up: no port, no file. If both ends of a
+// connection of network "ct" are used in one testing/synctest bubble, goroutines that wait
+// for it are durably blocked, so the bubble's time passes. A listener that was made in a
+// bubble is found only by dialers in that bubble. On the other networks there is no
+// cut-through in a bubble.
 //
 // # Safety
 //
-// The processes that share memory need not trust each other further than for
-// the bytes they exchange. A peer that crashes, stops, or scribbles over all that
-// it shares can spoil its own connections and nothing else.
+// The processes that share memory need to trust each other only as to the bytes that they
+// exchange. A peer that crashes, stops, or overwrites all memory that it shares can break its
+// own connections and nothing else.
 //
-// On systems other than Linux there is the cut-through within one process, and the
-// kernel's socket between processes.
+// On systems other than Linux the cut-through exists within one process only. Processes
+// connect through the kernel's socket.
 package ctnet
 
 import (
 	"context"
+	"math/bits"
 	"net"
 	"time"
 
@@ -61,48 +63,49 @@ import (
 
 // Listen listens on an address, as net.Listen does. Networks are "ct", where an
 // address is a name, and "tcp", "tcp4", "tcp6" and "unix". The listener is a
-// *Listener, see there for what it accepts; or package net's, where there is no
-// cut-through.
+// *Listener, which accepts what [Listener.Accept] says, or package net's if it can't offer
+// the cut-through. The caller closes it. See [ListenConfig.Listen] for errors.
 func Listen(network, address string) (net.Listener, error) {
 	var lc ListenConfig
 	return lc.Listen(context.Background(), network, address)
 }
 
-// NewListener is Listen for a listener that was made elsewhere.
+// NewListener adds the cut-through to a listener that was made elsewhere, see
+// [ListenConfig.NewListener].
 func NewListener(inner net.Listener) (net.Listener, error) {
 	var lc ListenConfig
 	return lc.NewListener(inner)
 }
 
 // Dial connects to an address, as net.Dial does. The connection is a *Conn if it
-// goes through shared memory, as all those of network "ct" do, and what package net
-// makes otherwise.
+// goes through shared memory, as it always does on network "ct". Otherwise it is what
+// net.Dial returns. The caller closes it. See [Dialer.DialContext] for errors.
 func Dial(network, address string) (net.Conn, error) {
 	var d Dialer
 	return d.DialContext(context.Background(), network, address)
 }
 
-// DialTimeout is Dial with a timeout.
+// DialTimeout is Dial with a timeout; 0 is no timeout.
 func DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
 	d := Dialer{Timeout: timeout}
 	return d.DialContext(context.Background(), network, address)
 }
 
-// DialContext is Dial with a context. Its signature is that of
-// http.Transport.DialContext.
+// DialContext is Dial with a context, which limits the call and not the connection. Its
+// signature is that of http.Transport.DialContext.
 func DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	var d Dialer
 	return d.DialContext(ctx, network, address)
 }
 
-// Sizes of a connection's fifos in bytes. A fifo's memory is used up to the part
-// that was ever filled.
+// Sizes of a connection's fifos in bytes. Only the pages of a fifo that were written to
+// occupy memory.
 const (
-	MinBuffer     = ring.MinSize
-	MaxBuffer     = ring.MaxSize
-	DefaultBuffer = 64 << (10 + 4*(^uint(0)>>63)) // 1 MiB; 64 KiB on 32-bit systems
+	MinBuffer     = ring.MinSize                      // 4 KiB
+	MaxBuffer     = ring.MaxSize                      // 64 MiB
+	DefaultBuffer = 64 << (10 + 4*(bits.UintSize>>6)) // 1 MiB; 64 KiB on 32-bit systems
 )
 
-// DefaultBacklog is the number of connections that wait to be accepted, as many
-// as Linux lets a TCP listener have.
+// DefaultBacklog is the number of connections that a listener has established by default
+// before they are accepted. It is Linux's own limit for a TCP listener.
 const DefaultBacklog = 4096

@@ -41,8 +41,8 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 
 // DialContext connects to an address. On network "ct" the connection is in the
 // listener's backlog when DialContext returns, accepted or not; DialContext waits while the
-// backlog is full. The context limits the call, not the connection. The connection is the
-// caller's, who closes it.
+// backlog is full. The context limits the call, not the connection. The caller
+// closes the connection.
 //
 // On networks "tcp", "tcp4", "tcp6" and "unix" it connects through shared memory if
 // the address is an address of this host and network namespace, and a listener of this

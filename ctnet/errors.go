@@ -11,7 +11,7 @@ import (
 	"cutthrough.example/internal/syserr"
 )
 
-// canceled is what package net returns when the context of a Dial is canceled.
+// canceled is the error of a Dial whose context was canceled. Its text is package net's.
 type canceled struct{}
 
 func (canceled) Error() string        { return "operation was canceled" }
@@ -19,8 +19,9 @@ func (canceled) Is(target error) bool { return target == context.Canceled }
 
 var _ net.Error = timedOut{}
 
-// timedOut is the error of a Dial whose deadline has passed. Package net's is a
-// context.DeadlineExceeded, that of all other calls an os.ErrDeadlineExceeded.
+// timedOut is the error of a Dial whose deadline has passed. It is a context.DeadlineExceeded,
+// as the error of package net's Dial is, and an os.ErrDeadlineExceeded, as the errors of all
+// other calls are.
 type timedOut struct{}
 
 func (timedOut) Error() string   { return os.ErrDeadlineExceeded.Error() }
@@ -30,9 +31,9 @@ func (timedOut) Is(target error) bool {
 	return target == context.DeadlineExceeded || target == os.ErrDeadlineExceeded
 }
 
-// opError returns err as package net would: io.EOF as it is, and everything else
-// in a *net.OpError, an errno with the name of the call in between. Deadlines
-// stay directly inside, where Timeout looks for them.
+// opError returns err in the form that package net has for it: io.EOF as it is, and any other
+// error in a *net.OpError. An errno is wrapped in an *os.SyscallError first, with the name of
+// the call. os.ErrDeadlineExceeded is not, as OpError.Timeout looks for it directly inside.
 func opError(op string, source, addr net.Addr, err error) error {
 	switch e := err.(type) {
 	case nil:
@@ -49,8 +50,8 @@ func opError(op string, source, addr net.Addr, err error) error {
 	return &net.OpError{Op: op, Net: addr.Network(), Source: source, Addr: addr, Err: err}
 }
 
-// asTimeout returns the error of package net's Dial, which is an os.ErrDeadlineExceeded
-// too if the deadline has passed.
+// asTimeout returns an error of package net's Dial. If the deadline has passed the error is
+// made an os.ErrDeadlineExceeded too, see timedOut.
 func asTimeout(err error) error {
 	if e, ok := err.(*net.OpError); ok && e.Timeout() && e.Err.Error() == (timedOut{}).Error() {
 		own := *e
@@ -60,7 +61,8 @@ func asTimeout(err error) error {
 	return err
 }
 
-// failure makes the error of a Listen or Dial.
+// failure returns the error of a Listen or Dial: a *net.OpError with the address as it was
+// given. An errno of a Dial is completed with advice.
 func failure(op, network, address string, err error) error {
 	switch err {
 	case context.Canceled:
@@ -86,12 +88,13 @@ func failure(op, network, address string, err error) error {
 	return e
 }
 
-// A textAddr is an address that was not resolved.
+// A textAddr is an address that was not parsed or resolved.
 type textAddr struct{ network, address string }
 
 func (a textAddr) Network() string { return a.network }
 func (a textAddr) String() string  { return a.address }
 
+// dialAdvice returns what an errno means for the caller of Dial.
 func dialAdvice(e syscall.Errno) string {
 	switch e {
 	case syscall.ECONNREFUSED:

@@ -84,7 +84,7 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 // does, goes around the listener that NewListener returns.
 //
 // If another listener offers the cut-through at this address, this one takes over:
-// new connections come here, and the other listener keeps those that it has.
+// new connections come here, and the other listener keeps its connections.
 func (lc *ListenConfig) NewListener(inner net.Listener) (net.Listener, error) {
 	addr := inner.Addr()
 	switch addr.(type) {
@@ -119,8 +119,9 @@ func (lc *ListenConfig) listenCT(ctx context.Context, name string) (*Listener, e
 	return l, l.open(ctx)
 }
 
-// over returns a listener that accepts kernel's connections, and those through shared memory.
-// It is kernel itself if shared memory is not to be offered, or can't be and needn't be.
+// over returns a listener that accepts connections through shared memory beside kernel's. It
+// returns kernel itself if Path forbids shared memory, or if shared memory can't be offered and
+// Path doesn't demand it.
 func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.Listener, error) {
 	if !lc.Path.mayCut() {
 		return kernel, nil

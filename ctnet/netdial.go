@@ -290,7 +290,7 @@ func (n *netDial) tryTarget(ctx context.Context, t target, stamp rendezvous.Stam
 		}
 		if now, _ := hostnet.NetNamespace(); t.netns != "" && now != t.netns {
 			// The keys are for another network namespace than this thread's. The next
-			// Dial has those for this one.
+			// Dial uses the right namespace.
 			return foundNobody
 		}
 		if forAllAddresses := i > 0; forAllAddresses && !hostnet.IsHere(t.addr.(*net.TCPAddr).AddrPort().Addr()) {

@@ -129,8 +129,8 @@ func leaveStaleKey(t *testing.T, key string) {
 	require.NoError(t, ln.Close())
 }
 
-// TestCutThroughErrors has Dials that may use shared memory only fail for want of a listener,
-// at an address and at a name. The errors are those that a program may have come to know.
+// TestCutThroughErrors has Dials fail that may only use shared memory, as no listener is there,
+// at an address and at a name. Programs may depend on the texts.
 func TestCutThroughErrors(t *testing.T) {
 	useRunDir(t)
 	socket := shortDir(t) + "/s"

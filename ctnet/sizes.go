@@ -8,12 +8,12 @@ import (
 	"cutthrough.example/internal/syserr"
 )
 
-// sizes are those of a connection's fifos; 0 where there is no preference.
+// sizes are the sizes of a connection's two fifos in bytes. A size of 0 is no preference.
 type sizes struct {
 	toServer, toClient int
 }
 
-// checkSizes rounds them up to what a fifo can have.
+// checkSizes returns s with each size rounded up to a size that a fifo can have.
 func checkSizes(s sizes) (sizes, error) {
 	for _, n := range []*int{&s.toServer, &s.toClient} {
 		switch {
@@ -27,7 +27,8 @@ func checkSizes(s sizes) (sizes, error) {
 	return s, nil
 }
 
-// decide returns what a listener that prefers s grants to a dialer that asks.
+// decide returns the sizes of a connection to a listener that prefers s, by a dialer that
+// prefers ask. The listener's preference comes first.
 func (s sizes) decide(ask sizes) (toServer, toClient int) {
 	choose := func(a, b int) int {
 		if a != 0 {
