@@ -118,7 +118,7 @@ func (n *netDial) hasFallback() bool { return n.path != CutThrough }
 func (n *netDial) resolve(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(withTrace(ctx))
 	defer cancel()
-	r := resolvingDial{netDial: n, cancel: cancel}
+	r := resolvingDial{netDial: *n, cancel: cancel}
 	kernel := n.kernel
 	kernel.ControlContext = r.beforeConnect
 	return r.result(kernel.DialContext(ctx, n.network, n.address))
@@ -127,8 +127,8 @@ func (n *netDial) resolve(ctx context.Context) (net.Conn, error) {
 // A resolvingDial is a netDial while a Dial of package net's resolves the address. That one
 // may try several addresses at a time, each in a goroutine, and may return before they end.
 type resolvingDial struct {
-	*netDial
-	cancel context.CancelFunc // of package net's Dial
+	netDial                    // a copy: this one outlives the Dial, and only it needs the heap
+	cancel  context.CancelFunc // of package net's Dial
 
 	mu       sync.Mutex
 	cut      *Conn // the first connection through shared memory

@@ -19,7 +19,7 @@ func TestResolvingDial(t *testing.T) {
 	}
 	begin := func() (*resolvingDial, context.Context) {
 		ctx, cancel := context.WithCancel(t.Context())
-		return &resolvingDial{netDial: &netDial{}, cancel: cancel}, ctx
+		return &resolvingDial{cancel: cancel}, ctx
 	}
 	kernel, peer := net.Pipe()
 	defer peer.Close()
