@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"cutthrough.example/internal/pair"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/syserr"
@@ -93,7 +94,7 @@ type app struct {
 	poolMu sync.Mutex
 	pools  map[segpool.Geometry]*segpool.Pool // of connections inside the application
 
-	remote remotes // other applications
+	remote pair.Host // other applications
 }
 
 // A place is where a listener is found inside its application.
@@ -111,7 +112,7 @@ func newApp(l segpool.Limits) *app {
 		local:     make(map[*localPair]struct{}),
 		pools:     make(map[segpool.Geometry]*segpool.Pool),
 	}
-	a.remote.init(a)
+	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Inspect: a.inspect})
 	return a
 }
 
@@ -151,7 +152,7 @@ func (a *app) listener(key string, bubble int) *Listener {
 // absent reports whether nobody is known to be at the target with this name, see
 // [rendezvous.Absences].
 func (a *app) absent(name string) (bool, rendezvous.Stamp) {
-	return a.remote.absences.Absent(name, a.opened.Load())
+	return a.remote.Absences.Absent(name, a.opened.Load())
 }
 
 // addLocal returns false if the application is closed.
@@ -192,7 +193,7 @@ func (a *app) close() error {
 		p.client.end.Abort()
 		p.server.end.Abort()
 	}
-	a.remote.close()
+	a.remote.Close()
 	a.poolMu.Lock()
 	defer a.poolMu.Unlock()
 	for _, p := range a.pools {

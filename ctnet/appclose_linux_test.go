@@ -14,6 +14,7 @@ import (
 
 	"cutthrough.example/internal/leakcheck"
 	"cutthrough.example/internal/rendezvous"
+	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -205,7 +206,7 @@ func TestNoWelcome(t *testing.T) {
 	defer wg.Wait()
 	defer stop.Store(true)
 	wg.Go(func() { // makes the worker's passes long
-		b, _ := bitmaps(mem)
+		b := sched.NewBitmap(mem.Bytes[:blockSize/2])
 		for !stop.Load() {
 			for i := range uint32(64) {
 				b.Set(i * 64)

@@ -21,7 +21,7 @@ type Conn struct {
 	end stream.End
 
 	local, remote net.Addr
-	cred          Cred
+	cred          *Cred // shared
 }
 
 // Read reads up to len(b) bytes. It waits until there is at least one, the
@@ -188,7 +188,7 @@ type Cred struct {
 }
 
 // PeerCred returns the credentials of the process at the other end.
-func (c *Conn) PeerCred() Cred { return c.cred }
+func (c *Conn) PeerCred() Cred { return *c.cred }
 
 // opError returns err as package net does, and nil for nil.
 func (c *Conn) opError(op string, err error) error {
@@ -196,10 +196,6 @@ func (c *Conn) opError(op string, err error) error {
 }
 
 // ownCred returns this process's credentials.
-var ownCred = sync.OnceValue(func() Cred {
-	return Cred{os.Getpid(), os.Getuid(), os.Getgid()}
+var ownCred = sync.OnceValue(func() *Cred {
+	return &Cred{os.Getpid(), os.Geteuid(), os.Getegid()}
 })
-
-// raceKey returns a key for the connection with this number of the dialing
-// application: the same at both ends.
-func raceKey(app, number uint64) uint64 { return app ^ number }

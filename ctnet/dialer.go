@@ -116,5 +116,5 @@ var errNotTheKernels = syserr.New(syscall.EINVAL, `network "ct" is not the kerne
 
 // sizes returns the fifo sizes that a Dial asks for.
 func (d *Dialer) sizes() (sizes, error) {
-	return checkSizes(sizes{toServer: d.WriteBuffer, toClient: d.ReadBuffer})
+	return checkSizes(sizes{ToServer: d.WriteBuffer, ToClient: d.ReadBuffer})
 }

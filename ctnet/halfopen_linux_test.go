@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -66,23 +65,12 @@ func dialing(a *App) (conns []seen) {
 	for p := range a.a.local {
 		conns = append(conns, seen{&p.client, p.halfOpen()})
 	}
-	for _, p := range clients(a) {
-		conns = p.appendConns(conns)
-	}
-	return conns
-}
-
-// clients returns an application's pairs as the client.
-func clients(a *App) (all []*client) {
-	r := &a.a.remote
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for m := range r.all {
-		if p, ok := m.(*client); ok {
-			all = append(all, p)
+	a.a.remote.Each(func(owner any, halfOpen bool) {
+		if d, ok := owner.(*dialedConn); ok {
+			conns = append(conns, seen{&d.Conn, halfOpen})
 		}
-	}
-	return all
+	})
+	return conns
 }
 
 // TestGivenUpAtRandom has many Dials give up at random moments beside a busy connection
@@ -287,54 +275,6 @@ func TestLastAccept(t *testing.T) {
 		synctest.Wait()
 		require.ElementsMatch(t, []error{nil, net.ErrClosed}, errs)
 	})
-}
-
-// TestIdleTimer has the timer started and stopped while its mutex is taken: what is known
-// of the deadline and the deadline itself change in one step. If they did not, a start in
-// between would be lost, and with it the end of the pair.
-func TestIdleTimer(t *testing.T) {
-	var deadline time.Time
-	timer := idleTimer{setDeadline: func(t time.Time) error {
-		deadline = t
-		return nil
-	}}
-	for _, change := range []func(){
-		func() { timer.start(time.Second, 7) },
-		func() {
-			after, uses := timer.stop()
-			require.Equal(t, time.Second, after)
-			require.EqualValues(t, 7, uses)
-		},
-	} {
-		was := timer.running.Load() != 0
-		timer.mu.Lock()
-		var begun atomic.Bool
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			begun.Store(true)
-			change()
-		}()
-		for n := 0; n < 1000 || !begun.Load(); n++ {
-			runtime.Gosched()
-			require.Equal(t, was, timer.running.Load() != 0)
-		}
-		timer.mu.Unlock()
-		<-done
-		require.Equal(t, !was, timer.running.Load() != 0)
-		require.Equal(t, !was, !deadline.IsZero())
-	}
-	timer.start(time.Second, 1)
-	timer.start(time.Hour, 2)
-	_, uses := timer.stop()
-	require.EqualValues(t, 1, uses)
-	// One that was set for slots in limbo does not keep an idle pair.
-	timer.start(time.Hour, 1)
-	timer.start(time.Second, 2)
-	require.WithinDuration(t, time.Now(), deadline, time.Minute)
-	after, uses := timer.stop()
-	require.Equal(t, time.Second, after)
-	require.EqualValues(t, 2, uses)
 }
 
 // TestControlHasASay dials with a Control that forbids the address, as a guard against

@@ -38,6 +38,17 @@ type parts struct {
 	socket     int
 }
 
+// Sizes of what is shared, as docs/protocol.md has them.
+const (
+	sleepPageSize = 4096
+	blockSize     = 2 * 12288
+)
+
+const (
+	maxHandshakes = 64          // at a time
+	helloTimeout  = time.Second // for a client's first words
+)
+
 var defaultGeometry = func() segpool.Geometry {
 	g, err := segpool.NewGeometry(DefaultBuffer, DefaultBuffer)
 	if err != nil {
@@ -210,8 +221,12 @@ func takeHello(ch rendezvous.Channel, name string) (rendezvous.Message, error) {
 // words. Nothing else is to stay when what it has to do with others is over.
 func warm(t *testing.T, a *App) {
 	t.Helper()
-	_, _, _, err := a.a.remote.worker()
+	other := newTestApp(t, AppConfig{})
+	ln, err := listenAs(other, "warm")
 	require.NoError(t, err)
+	requireDials(t, a, ln)
+	require.NoError(t, other.Close())
+	require.Eventually(t, func() bool { return leakcheck.Mappings("ctnet events") == 0 }, leakcheck.Patience, time.Millisecond)
 }
 
 // TestHandshakeBadServer has a server answer hello with all kinds of nonsense.

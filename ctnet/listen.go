@@ -153,7 +153,7 @@ var complain sync.Once
 
 // newListener makes a listener that dialers can't find yet.
 func (lc *ListenConfig) newListener(network string, addr net.Addr) (*Listener, error) {
-	sz, err := checkSizes(sizes{toServer: lc.ReadBuffer, toClient: lc.WriteBuffer})
+	sz, err := checkSizes(sizes{ToServer: lc.ReadBuffer, ToClient: lc.WriteBuffer})
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"cutthrough.example/internal/hostnet"
-	"cutthrough.example/internal/rendezvous"
+	"cutthrough.example/internal/pair"
 	"cutthrough.example/internal/syserr"
 )
 
@@ -34,7 +34,7 @@ type Listener struct {
 	origins originTable // of its connections, on network tcp
 
 	kernel  net.Listener // the kernel's listener at this address; nil on network "ct"
-	door    *door        // the socket for other applications; nil if there is none
+	door    *pair.Door   // the socket for other applications; nil if there is none
 	retired atomic.Bool  // another listener has taken over the address
 
 	begin     sync.Once   // starts acceptKernel, or prevents that
@@ -51,7 +51,7 @@ var errHandedOn = syserr.New(syscall.EAGAIN, "the listener was handed on with Fi
 // of this application must not find a listener that then fails to open.
 func (l *Listener) open(ctx context.Context) (err error) {
 	if l.bubble == 0 {
-		if l.door, err = openDoor(ctx, l); err != nil {
+		if l.door, err = l.app.remote.Open(ctx, served{l}, l.key); err != nil {
 			return err
 		}
 	}
@@ -60,7 +60,7 @@ func (l *Listener) open(ctx context.Context) (err error) {
 		return err
 	}
 	if l.door != nil {
-		go l.door.accept()
+		go l.door.Serve()
 	}
 	return nil
 }
@@ -86,14 +86,6 @@ func (l *Listener) answers(name string) net.Addr {
 		}
 	}
 	return l.addr
-}
-
-// allows reports whether the process with these credentials may connect.
-func (l *Listener) allows(c rendezvous.Cred) bool {
-	if l.allow == nil {
-		return rendezvous.Trusted(c)
-	}
-	return l.allow(Cred(c))
 }
 
 // Accept waits for the next connection and returns it. The caller closes the connection.
@@ -179,7 +171,7 @@ func (l *Listener) Close() error {
 	}
 	l.app.removeListener(l)
 	if l.door != nil {
-		l.door.close()
+		l.door.Close()
 	}
 	if l.kernel != nil {
 		l.begin.Do(l.backlog.endKernel) // acceptKernel was not started

@@ -54,11 +54,9 @@ func (p *localPair) Release() {
 
 // free gives back what newLocalPair has taken.
 func (p *localPair) free() {
-	// Both ends are on the client's side of the pool.
-	p.slot.SayServer(segpool.Done)
 	_, toServer := p.client.end.Used()
 	_, toClient := p.server.end.Used()
-	p.pool.Free(p.slot, segpool.Done, segpool.Used{ToServer: toServer, ToClient: toClient})
+	p.pool.FreeBoth(p.slot, segpool.Used{ToServer: toServer, ToClient: toClient})
 	if p.origin != 0 {
 		p.listener.origins.give(p.origin)
 	}
@@ -139,10 +137,7 @@ func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error)
 	if err != nil {
 		return nil, err
 	}
-	slot.ToServer.Header.ResetProducer()
-	slot.ToServer.Header.ResetConsumer()
-	slot.ToClient.Header.ResetProducer()
-	slot.ToClient.Header.ResetConsumer()
+	slot.Reset()
 
 	p := &localPair{app: a, pool: pool, slot: slot, listener: l}
 	p.ends.Store(2)

@@ -271,7 +271,7 @@ func (n *netDial) tryTCP(ctx context.Context, addr netip.AddrPort) attempt {
 	}
 	t, ok := tcpTarget(addr)
 	if !ok {
-		n.app.remote.absences.Remember(name, stamp)
+		n.app.remote.Absences.Remember(name, stamp)
 		return foundNobody
 	}
 	return n.tryTarget(ctx, t, stamp)
@@ -302,7 +302,7 @@ func (n *netDial) tryTarget(ctx context.Context, t target, stamp rendezvous.Stam
 		// A dead process has left its file under this key. The kernel would choose the
 		// next listener too.
 	}
-	n.app.remote.absences.Remember(t.name, stamp)
+	n.app.remote.Absences.Remember(t.name, stamp)
 	return foundNobody
 }
 
@@ -327,7 +327,7 @@ func (n *netDial) connect(parent context.Context, own *Listener, key string, t t
 	case a.err == rendezvous.ErrNobody:
 		return foundNobody
 	case a.outcome == failed && !isTransient(a.err) && parent.Err() == nil:
-		n.app.remote.absences.Distrust(t.name, stamp)
+		n.app.remote.Absences.Distrust(t.name, stamp)
 	}
 	return a
 }

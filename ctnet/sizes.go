@@ -4,18 +4,17 @@ import (
 	"fmt"
 	"syscall"
 
+	"cutthrough.example/internal/pair"
 	"cutthrough.example/internal/ring"
 	"cutthrough.example/internal/syserr"
 )
 
 // sizes are the sizes of a connection's two fifos in bytes. A size of 0 is no preference.
-type sizes struct {
-	toServer, toClient int
-}
+type sizes pair.Sizes
 
 // checkSizes returns s with each size rounded up to a size that a fifo can have.
 func checkSizes(s sizes) (sizes, error) {
-	for _, n := range []*int{&s.toServer, &s.toClient} {
+	for _, n := range []*int{&s.ToServer, &s.ToClient} {
 		switch {
 		case *n == 0:
 		case *n < MinBuffer || *n > MaxBuffer:
@@ -39,5 +38,5 @@ func (s sizes) decide(ask sizes) (toServer, toClient int) {
 		}
 		return DefaultBuffer
 	}
-	return choose(s.toServer, ask.toServer), choose(s.toClient, ask.toClient)
+	return choose(s.ToServer, ask.ToServer), choose(s.ToClient, ask.ToClient)
 }

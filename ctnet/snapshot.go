@@ -1,6 +1,7 @@
 package ctnet
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -73,11 +74,18 @@ func (a *app) snapshot() Snapshot {
 	listeners := slices.Collect(maps.Keys(a.open))
 	var conns []seen
 	for p := range a.local {
-		half := p.halfOpen() // first, as in remotes.conns
+		half := p.halfOpen() // first: then the addresses are there if it is not
 		conns = append(conns, seen{&p.client, half}, seen{&p.server, half})
 	}
 	a.mu.Unlock()
-	conns = append(conns, a.remote.conns()...)
+	a.remote.Each(func(owner any, halfOpen bool) {
+		switch o := owner.(type) {
+		case *dialedConn:
+			conns = append(conns, seen{&o.Conn, halfOpen})
+		case *acceptedConn:
+			conns = append(conns, seen{&o.Conn, halfOpen})
+		}
+	})
 
 	for _, l := range listeners {
 		s.Listeners = append(s.Listeners, ListenerInfo{l.network, l.addr.String(), l.backlog.size, l.backlog.waiting()})
@@ -94,6 +102,9 @@ func (a *app) snapshot() Snapshot {
 	return s
 }
 
+// inspect returns the snapshot as [Inspect] expects it.
+func (a *app) inspect() ([]byte, error) { return json.Marshal(a.snapshot()) }
+
 // A seen is a connection that is to be described, and whether its dialer has not been
 // answered.
 type seen struct {
@@ -106,7 +117,7 @@ func (c seen) info() (info ConnInfo, ok bool) {
 	info = ConnInfo{
 		Network: c.remote.Network(),
 		Remote:  c.remote.String(),
-		Peer:    c.cred,
+		Peer:    *c.cred,
 	}
 	if !c.halfOpen {
 		info.Local = c.local.String() // where the listener gives it, the answer comes first

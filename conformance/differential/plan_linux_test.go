@@ -182,12 +182,18 @@ func isRead(s step) bool {
 
 func isWrite(s step) bool { return s.verb == "write" || s.verb == "copyin" }
 
+// readsOn reports whether a step may read several times.
+func readsOn(s step) bool { return isRead(s) && s.verb != "read" }
+
 // addBoth adds two steps that are done at the same time, if that makes sense: then the
 // same calls must wait afterwards in whichever order they are done, and it must be clear
 // which bytes are whose.
 func (p *planner) addBoth(a, b step) bool {
 	if len(p.orders) > 1 || a.verb == "accept" && b.verb == "accept" || a.who == b.who && (isRead(a) && isRead(b) || isWrite(a) && isWrite(b)) {
 		return false
+	}
+	if a.who == b.who && (a.verb == "close" && readsOn(b) || b.verb == "close" && readsOn(a)) {
+		return false // between two of its Reads, or not
 	}
 	stream := p.models[0].streams(a, b)
 	for _, s := range []step{a, b} {

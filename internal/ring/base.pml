@@ -1,20 +1,20 @@
-// Positions: the consumer finds each byte where the producer has put it, once, in order,
-// though the producer starts again at offset 0 when it finds the fifo empty.
+// Positions: the consumer reads each byte where the producer has put it, once and in
+// order, although the producer starts again at offset 0 when it finds the fifo empty.
 //
 // What it stands for: a fifo's words tail, base and head, and its data; Producer.look,
-// prepare and publish, with Write, Space, View and Commit made of them; Consumer.look and
-// release, with Read, Buffered, Copy and Discard made of them. The value of a byte is its
-// position. A producer rewinds whenever it may, not only from rewindAfter on.
+// prepare and publish, of which Write, Space, View and Commit are made; Consumer.look and
+// release, of which Read, Buffered, Copy and Discard are made. The value of a byte is its
+// position. The producer rewinds whenever it may, not only from rewindAfter on.
 //
 // What it leaves out, and why that is sound:
 //   - Counters that wrap: they are only subtracted from each other. TestWrapAtEveryOffset.
 //   - A peer that lies: TestLyingConsumer, TestLyingProducer and FuzzHostile.
 //   - Waiting: request.pml. The stream's end: ../stream/end.pml.
-//   - Plain memory: each byte is a step, and an atomic store or load is neither overtaken
-//     by what came before it nor overtakes what comes after it.
+//   - How plain memory is ordered: each access to a byte is a step of its own, and none of
+//     them passes an atomic store or load.
 //
-// What holds: every byte read is the one of that position, so none was overwritten before
-// it was copied out.
+// What holds: the byte that is read at a position is the one that was written for it. So
+// no byte is overwritten before it was copied out.
 //
 // check: safety
 // mutants: TAIL_BEFORE_BASE TAIL_BEFORE_BYTES BASE_BEFORE_TAIL BASE_KEPT HEAD_BEFORE_COPY
@@ -30,31 +30,31 @@ byte data[SIZE];
 #define MIN(a, b) ((a) < (b) -> (a) : (b))
 
 active proctype producer() {
-	byte own; // Producer.base
-	byte believed; // Producer.head
+	byte own;   // Producer.base
+	byte known; // Producer.head
 	byte n, i, off;
 	do
 	:: tail == TOTAL -> break
 	:: tail < TOTAL ->
 		// prepare
 		if
-		:: believed = head
-		:: true // it knows of enough
+		:: known = head
+		:: true // it knows of enough space
 		fi;
 		if
 #ifdef MUTANT_REWIND_ANY_TIME
 		:: true
 #else
-		:: believed == tail
+		:: known == tail
 #endif
 			-> own = tail
-		:: true // not far enough to look
+		:: true // the offset is below rewindAfter
 		fi;
 		off = (tail - own) % SIZE;
 		if
-		:: tail - believed == SIZE -> skip
+		:: tail - known == SIZE -> skip
 		:: else ->
-			atomic { select(n : 1 .. MIN(SIZE - (tail - believed), TOTAL - tail)) };
+			atomic { select(n : 1 .. MIN(SIZE - (tail - known), TOTAL - tail)) };
 #ifdef MUTANT_TAIL_BEFORE_BYTES
 			tail = tail + n;
 			i = 0;
@@ -88,40 +88,40 @@ active proctype producer() {
 }
 
 active proctype consumer() {
-	byte own; // Consumer.base
-	byte believed; // Consumer.tail
+	byte own;   // Consumer.base
+	byte known; // Consumer.tail
 	byte n, i;
 	byte seen;
 	do
 	:: head == TOTAL -> break
 	:: head < TOTAL ->
-		// look, if it knows of none, or of too few
+		// look, if it knows of no bytes, or of too few
 		if
 		:: true ->
 #ifdef MUTANT_BASE_BEFORE_TAIL
 			seen = base;
 			n = tail;
 			if
-			:: believed == head && n != believed -> own = seen
+			:: known == head && n != known -> own = seen
 			:: else
 			fi;
 #else
 			n = tail;
 			if
 #ifndef MUTANT_BASE_KEPT
-			:: believed == head && n != believed -> own = base
+			:: known == head && n != known -> own = base
 #endif
 			:: else
 			fi;
 #endif
-			believed = n;
+			known = n;
 			n = 0; seen = 0
-		:: believed != head
+		:: known != head
 		fi;
 		if
-		:: believed == head -> skip
+		:: known == head -> skip
 		:: else ->
-			atomic { select(n : 1 .. believed - head) };
+			atomic { select(n : 1 .. known - head) };
 #ifdef MUTANT_HEAD_BEFORE_COPY
 			head = head + n;
 			i = 0;

@@ -5,35 +5,38 @@ import (
 	"time"
 )
 
-// A copier copies into a fifo in the way that is faster there: through the caches,
-// or around them with non-temporal stores. Which one that is depends on what the two
-// CPUs share, which the system changes at any moment and doesn't say, and on what the
-// consumer does. Within one core the caches win by 2, across L3s they lose by 5: a
-// line that the consumer has read must then be fetched back from over there before it
-// can be written to.
+// A copier copies into a fifo in the way that is faster there: through the caches, or
+// around them with non-temporal stores. Which way is faster depends on what the two CPUs
+// share, which the system changes at any moment and doesn't say, and on what the consumer
+// does. Within one core the caches win by 2, across L3s they lose by 5: a line that the
+// consumer has read must then be fetched back from its cache before the producer can
+// write to it.
 //
-// So the copier times what it does, from one stretch of bytes to the next, waits and
-// all, and tries the other way now and then: seldom if that was in vain, and soon if
-// stretches have come to take longer.
+// So the copier times stretches of bytes, waits included, and tries the other way now and
+// then. It compares the two ways and stays with the faster one (endTrial). After a trial
+// in vain it waits for longer before the next one; if stretches have come to take longer,
+// it tries at once.
 type copier struct {
 	around bool // the caches
 
-	left  int // bytes of the stretch that are still to come
-	began time.Time
+	// The stretch that is being copied.
+	left  int       // bytes until its end
+	began time.Time // when it began
 
-	last  [trialLength]time.Duration // what the last stretches in this way took
-	count int                        // of stretches in this way
-	usual time.Duration              // what one took when the way was chosen
-	slow  int                        // stretches in a row that took much longer
-	rest  int                        // stretches until the next trial
-	pause int                        // how many that were to be
+	recent [trialLength]time.Duration // what the last stretches took, the latest first
 
-	trying bool          // the other way
-	was    time.Duration // what a stretch took in the way that is not being tried
+	// A trial is on if trying is true. Then around is the way that is tried, and the
+	// chosen way is the other one.
+	trying    bool
+	remaining int // stretches until the trial ends, or until the next one begins
+
+	usual time.Duration // what a stretch takes in the chosen way
+	slow  int           // stretches in a row that took much longer than usual
+	pause int           // how many stretches the pause before the next trial has
 }
 
 const (
-	// stretch is some times the size of most fifos, so that it takes as long as
+	// stretch is several times the size of most fifos, so that it takes as long as
 	// the slower of the two sides.
 	stretch = 4 << 20
 
@@ -41,8 +44,9 @@ const (
 	// fewer bytes the consumer finds most in its cache if they came through it.
 	leastAround = 4 << 10
 
-	// A trial is so many stretches, after one that doesn't count. What counts is the
-	// shortest: the others may have been interrupted.
+	// trialLength is how many stretches of a trial count. The one before them doesn't,
+	// because the caches still hold lines that were written in the other way. The
+	// shortest of them is compared: the others may have been interrupted.
 	trialLength = 4
 
 	// The pauses between trials, in stretches. Those of a trial may each take
@@ -50,18 +54,21 @@ const (
 	minPause = 64
 	maxPause = 1024
 
+	// slowLimit is how many slow stretches in a row end a pause.
 	slowLimit = 8
 )
+
+// newCopier returns a copier whose first stretch begins now. Its first trial comes as soon
+// as it has measured as many stretches as a trial has; until then it knows nothing usual.
+func newCopier() *copier {
+	return &copier{left: stretch, began: time.Now(), remaining: trialLength + 1, pause: minPause}
+}
 
 // copy copies src to dst, which is no shorter.
 func (c *copier) copy(dst, src []byte) {
 	if c.left <= 0 {
 		now := time.Now()
-		if !c.began.IsZero() {
-			c.next(now.Sub(c.began))
-		} else {
-			c.rest, c.pause = trialLength+1, minPause
-		}
+		c.next(now.Sub(c.began))
 		c.left, c.began = stretch, now
 	}
 	c.left -= len(src)
@@ -72,33 +79,48 @@ func (c *copier) copy(dst, src []byte) {
 	}
 }
 
-// next chooses the way for the next stretch, after one that took so long.
+// next chooses the way for the next stretch, after one that took this long.
 func (c *copier) next(took time.Duration) {
-	c.last[c.count%trialLength] = took
-	c.count++
+	copy(c.recent[1:], c.recent[:])
+	c.recent[0] = took
+	c.remaining--
 	if c.trying {
-		if c.count <= trialLength {
-			return
+		if c.remaining == 0 {
+			c.endTrial()
 		}
-		c.trying = false
-		if now := slices.Min(c.last[:]); now < c.was-c.was/8 {
-			c.usual, c.pause = now, minPause
-		} else {
-			c.around = !c.around
-			c.usual, c.pause = c.was, min(2*c.pause, maxPause)
-		}
-		c.slow, c.rest = 0, c.pause
 		return
 	}
-	if c.slow++; took <= c.usual+c.usual/2 {
+	if took > c.usual+c.usual/2 {
+		c.slow++
+	} else {
 		c.slow = 0
 	}
-	if c.rest--; c.rest > 0 && c.slow < slowLimit {
-		return
-	}
-	if c.slow >= slowLimit {
+	switch {
+	case c.slow == slowLimit: // something has changed
 		c.pause = minPause
+		c.beginTrial()
+	case c.remaining == 0:
+		c.beginTrial()
 	}
-	c.trying, c.was = true, slices.Min(c.last[:])
-	c.around, c.count = !c.around, 0
+}
+
+// beginTrial has the next stretches go the other way.
+func (c *copier) beginTrial() {
+	c.usual = slices.Min(c.recent[:])
+	c.around = !c.around
+	c.trying, c.remaining = true, 1+trialLength
+}
+
+// endTrial chooses the way that was tried if it is faster by an eighth, and otherwise goes
+// back to the way that was chosen before.
+func (c *copier) endTrial() {
+	tried := slices.Min(c.recent[:])
+	if tried < c.usual-c.usual/8 {
+		c.usual, c.pause = tried, minPause
+	} else {
+		c.around = !c.around
+		c.pause = min(2*c.pause, maxPause)
+	}
+	c.trying, c.remaining = false, c.pause
+	c.slow = 0
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestCopyAround copies from and to all places in a line, and nothing beside.
+// TestCopyAround copies from and to all places in a line. The bytes around the destination
+// stay what they were.
 func TestCopyAround(t *testing.T) {
 	src, dst, want := make([]byte, 1<<10), make([]byte, 1<<10), make([]byte, 1<<10)
 	for i := range src {
@@ -28,8 +29,8 @@ func TestCopyAround(t *testing.T) {
 	}
 }
 
-// through has a copier go through so many stretches, which take what each of the two
-// ways takes, and returns how many of them went around the caches.
+// through has a copier go through this number of stretches. A stretch takes cached or
+// around, depending on the way. It returns how many of them went around the caches.
 func through(c *copier, stretches int, cached, around time.Duration) (count int) {
 	for range stretches {
 		took := cached
@@ -44,19 +45,19 @@ func through(c *copier, stretches int, cached, around time.Duration) (count int)
 
 func TestCopierLearns(t *testing.T) {
 	const fast, slow = 300 * time.Microsecond, 1500 * time.Microsecond
-	c := &copier{rest: trialLength + 1, pause: minPause}
-	// Nobody knows at first.
+	c := newCopier()
+	// The copier knows nothing at first.
 	through(c, 4*trialLength, slow, fast)
 	require.True(t, c.around)
 	// It stays with what is fast, and hardly tries the other any more.
 	require.Greater(t, through(c, 10_000, slow, fast), 9_900)
-	// The CPUs move: that is noticed soon, not at the next trial.
+	// The CPUs move: the copier notices soon, and not only at the next trial.
 	through(c, slowLimit+2*trialLength, fast, slow)
 	require.False(t, c.around)
 	require.Less(t, through(c, 10_000, fast, slow), 100)
-	// A little difference is none: one way is as good as the other.
+	// A small difference doesn't count.
 	require.Less(t, through(c, 10_000, fast, fast-fast/10), 100)
-	// Nor are interruptions, as long as not all are interrupted.
+	// Neither do interruptions, unless all stretches are interrupted.
 	for range 1000 {
 		through(c, 3, fast, slow)
 		through(c, 1, 20*fast, 20*fast)
@@ -64,7 +65,7 @@ func TestCopierLearns(t *testing.T) {
 	require.Less(t, through(c, 1000, fast, slow), 100)
 }
 
-// TestCopierSwitches has a fifo's bytes go both ways.
+// TestCopierSwitches changes the way again and again. All bytes arrive.
 func TestCopierSwitches(t *testing.T) {
 	r := newPair(1 << 16)
 	b := make([]byte, len(pattern))

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// FuzzRing takes three bytes per operation: which one, and with how many bytes.
+// FuzzRing takes three bytes for each operation: the operation, and its number of bytes.
 func FuzzRing(f *testing.F) {
 	f.Add(uint64(0), uint16(0), []byte{0, 64, 0, 2, 64, 0})
 	f.Add(^uint64(0)-100, uint16(4000), []byte{0, 0, 8, 1, 0, 16, 1, 0, 16, 3, 0, 16, 4, 0, 16})
@@ -20,16 +20,16 @@ func FuzzRing(f *testing.F) {
 	})
 }
 
-// FuzzHostile takes ten bytes per operation: which word to scribble on, how
-// many bytes to ask for, and the value, which is relative to the truth for half
-// of the words as absolute ones hardly ever pass.
+// FuzzHostile takes ten bytes for each operation: the word to overwrite, the number of
+// bytes to ask for, and the value. Two kinds of operation add the value to the true
+// position, as an absolute one hardly ever passes the checks.
 func FuzzHostile(f *testing.F) {
 	f.Add(uint64(0), []byte{0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	f.Add(^uint64(0), []byte{4, 255, 0, 16, 0, 0, 0, 0, 0, 0, 5, 255, 1, 0, 0, 0, 0, 0, 0, 0})
 	f.Add(^uint64(9), []byte{2, 9, 7, 7, 7, 7, 7, 7, 7, 7, 3, 200, 1, 0, 0, 0, 1, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, pos uint64, ops []byte) {
 		b := make([]byte, 255*20)
-		// Each end has a fifo to itself, in which the peer only lies.
+		// Each end has a fifo of its own, whose other end only lies.
 		rp, rc := newPair(4096), newPair(4096)
 		rp.startAt(pos, int(pos%4096))
 		rc.startAt(pos, int(pos%4096))

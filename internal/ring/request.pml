@@ -1,26 +1,28 @@
-// Requests: neither side sleeps while it could go on, and neither goes round in vain.
+// Requests: neither side sleeps while it could go on, and no wait ends for nothing again
+// and again.
 //
 // What it stands for: a fifo's words tail, head, wantData and wantSpace; request.raise and
 // drop, answer.due; Producer.Write, Space, Commit, HasSpace, DataWanted, ConsumerWaits;
-// Consumer.Read, Buffered, Discard, HasData, SpaceWanted; and how ctnet's Conn uses them:
-// write, Reserve and Commit, awaitSpace, read, peek, discard, awaitData, and waiter. One
-// goroutine writes so many bytes, in Writes and Reserves of any size; the other one reads
-// them, in Reads and Peeks of any size. (ReadFrom waits as Write does, WriteTo and Discard
-// as Read.) What each side believes of the other's position is private, and old.
+// Consumer.Read, Buffered, Discard, HasData, SpaceWanted, AnySpaceWanted; and how ctnet's
+// Conn uses them: write, Reserve and Commit, awaitSpace, read, peek, discard, awaitData,
+// and waiter. One goroutine writes TOTAL bytes, in Writes and Reserves of any size; the
+// other one reads them, in Reads and Peeks of any size. (ReadFrom waits as Write does,
+// WriteTo and Discard as Read.) Each side has a private copy of the other side's position,
+// which may be old.
 //
 // What it leaves out, and why that is sound:
 //   - The bytes, and where they lie: base.pml.
 //   - Plain memory: each step is one operation of sync/atomic, which is sequentially
 //     consistent, or is private to one side.
-//   - The way of a notification: it comes some time later, and two may become one, as
-//     sched's models show. One more comes at any moment, for the other direction.
+//   - How a notification travels: it arrives some time later, and two may become one, as
+//     sched's models show. One more may arrive at any moment, for the other direction.
 //   - Deadlines, the stream's end and Close, which only wake and end a wait: end.pml.
-//   - How long a waiter spins: once, or not at all.
+//   - How long a waiter spins: it looks once, or not at all.
 //
 // What holds: when nothing more can happen, all bytes were written and read; or one side
-// is in a Peek and the other in a Reserve, and there are neither the bytes nor the room.
-// There is no cycle at all, so no wait goes round without a byte having moved. And each
-// request is answered once.
+// is in a Peek and the other one in a Reserve, and there are neither the bytes for the one
+// nor the space for the other. There is no cycle at all, so no wait begins again before a
+// byte was moved. And each request is answered once.
 //
 // check: safety progress
 // mutants: DATA_LOOK_FIRST SPACE_LOOK_FIRST NO_DATA_LOOK NO_SPACE_LOOK NUMBER_KEPT
@@ -42,14 +44,14 @@ byte tail, head, wantData, wantSpace;
 #define WRITER 1
 bit waiting[2], token[2], event[2];
 
-// What each side knows of the other's word: answer.given
+// For each request word, the value that the other side has answered last: answer.given
 byte dataGiven, spaceGiven;
 
-byte peeking, reserving;          // how many bytes these wait for
+byte peeking, reserving;          // how many bytes Peek and Reserve wait for
 byte dataAnswered, spaceAnswered; // requests that were answered
 bit over;                         // nothing more can happen
 
-// request.raise. Any number will do that the other side does not remember.
+// request.raise. It may choose any number that the other side does not remember.
 inline raise(word, given, answered) {
 	atomic {
 #ifdef MUTANT_NUMBER_KEPT
@@ -100,7 +102,7 @@ inline waitUnless(ready, side) {
 	fi
 }
 
-// What Conn.awaitSpace waits for
+// What End.awaitSpace waits for
 inline lookForSpace(n, fewer) {
 	ready = SIZE - (tail - head) >= n; // HasSpace
 	if
@@ -137,23 +139,23 @@ inline awaitSpace(n, fewer) {
 	ready = false
 }
 
-// producer is the one that writes.
+// The goroutine that writes
 active proctype producer() {
-	byte believed;  // Producer.head
+	byte known;      // Producer.head
 	byte left, want; // of a Write
 	byte m, v;
 	bool ready;
 	do
 	:: tail == TOTAL -> break
-	:: tail < TOTAL -> // Conn.write
+	:: tail < TOTAL -> // End.write
 		atomic { select(left : 1 .. TOTAL - tail) };
 		do
 		:: left > 0 ->
 			// Producer.Write
 			atomic {
-				m = SIZE - (tail - believed);
+				m = SIZE - (tail - known);
 				if
-				:: m < left -> believed = head; m = MIN(left, SIZE - (tail - believed))
+				:: m < left -> known = head; m = MIN(left, SIZE - (tail - known))
 				:: else -> m = left
 				fi
 			};
@@ -168,11 +170,11 @@ active proctype producer() {
 	:: tail < TOTAL -> // Reserve and Commit
 		atomic { select(reserving : 1 .. MIN(SIZE, TOTAL - tail)) };
 		do
-		:: SIZE - (tail - believed) >= reserving -> break
+		:: SIZE - (tail - known) >= reserving -> break
 		:: else ->
-			believed = head;
+			known = head;
 			if
-			:: SIZE - (tail - believed) >= reserving -> break
+			:: SIZE - (tail - known) >= reserving -> break
 			:: else
 #ifdef MUTANT_RESERVE_TAKES_FEWER
 				-> awaitSpace(reserving, true)
@@ -201,7 +203,7 @@ inline awaitData(have) {
 		raise(wantData, dataGiven, dataAnswered);
 #ifndef MUTANT_PEEK_SAYS_NOTHING
 		if
-		:: have > 0 -> tell(wantSpace, spaceGiven, spaceAnswered, WRITER) // SpaceWanted(true)
+		:: have > 0 -> tell(wantSpace, spaceGiven, spaceAnswered, WRITER) // AnySpaceWanted()
 		:: else
 		fi;
 #endif
@@ -215,38 +217,38 @@ inline awaitData(have) {
 	ready = false
 }
 
-// release gives n bytes back, and tells the producer if SpaceWanted(false).
+// release gives n bytes back, and tells the producer if SpaceWanted says so.
 inline release(n) {
 	head = head + n;
 	if
-	:: believed - head <= SIZE - QUARTER -> tell(wantSpace, spaceGiven, spaceAnswered, WRITER)
+	:: known - head <= SIZE - QUARTER -> tell(wantSpace, spaceGiven, spaceAnswered, WRITER)
 	:: else
 	fi
 }
 
-// consumer is the one that reads.
+// The goroutine that reads
 active proctype consumer() {
-	byte believed; // Consumer.tail
+	byte known;    // Consumer.tail
 	byte left;     // of a Read's buffer
 	byte m, v;
 	bool ready;
 	do
 	:: head == TOTAL -> break
-	:: head < TOTAL -> // Conn.read
+	:: head < TOTAL -> // End.read
 		atomic { select(left : 1 .. TOTAL - head) };
 		m = 0;
 		do
 		:: left > 0 ->
 			if
-			:: believed == head -> believed = tail
+			:: known == head -> known = tail
 			:: else
 			fi;
 			if
-			:: believed > head ->
-				atomic { m = MIN(left, believed - head); left = left - m };
+			:: known > head ->
+				atomic { m = MIN(left, known - head); left = left - m };
 				release(m)
-			:: believed == head && m > 0 -> break
-			:: believed == head && m == 0 -> awaitData(0)
+			:: known == head && m > 0 -> break
+			:: known == head && m == 0 -> awaitData(0)
 			fi
 		:: else -> break
 		od;
@@ -254,12 +256,12 @@ active proctype consumer() {
 	:: head < TOTAL -> // Peek, and then Discard, of all or less
 		atomic { select(peeking : 1 .. MIN(SIZE, TOTAL - head)) };
 		do
-		:: believed - head >= peeking -> break
+		:: known - head >= peeking -> break
 		:: else ->
-			believed = tail;
+			known = tail;
 			if
-			:: believed - head >= peeking -> break
-			:: else -> awaitData(believed - head)
+			:: known - head >= peeking -> break
+			:: else -> awaitData(known - head)
 			fi
 		od;
 		atomic { select(m : 1 .. peeking); peeking = 0 };
@@ -269,7 +271,7 @@ active proctype consumer() {
 stopped:
 }
 
-// The way of notifications: bitmap, worker, Conn.event
+// Notifications on their way: bitmap, worker, End.Wake
 active proctype worker() {
 	bit side;
 end:	do

@@ -1,23 +1,23 @@
-// Package ring is the fifo: a byte queue with one producer and one consumer
-// over memory that the two share and neither trusts.
+// Package ring is the fifo: a byte queue with one [Producer] and one [Consumer],
+// over memory that they share. Neither trusts the other one.
 //
 // # Positions
 //
-// The producer counts the bytes it has published (tail), the consumer those it
-// has taken (head). Both counters run freely through 64 bits and are never
-// reduced, so tail-head is always the number of bytes in the fifo, also when
-// they wrap. The byte at position p lies at offset (p-base)&(size-1).
+// The producer counts the bytes that it has published (tail), and the consumer
+// counts the bytes that it has released (head). Both counters run freely through
+// 64 bits and are never reduced, so tail-head is always the number of bytes in the
+// fifo, also when they wrap. The byte at position p lies at offset (p-base)&(size-1).
 //
-// A producer that finds the fifo empty may choose a new base, which moves the
-// place it writes at back to offset 0. Request-response traffic then stays in
-// the same few cache lines, and in one page of memory, whatever the size.
+// A producer that finds the fifo empty may choose a new base, so that it writes at
+// offset 0 again. Request-response traffic then stays in the same few cache lines,
+// and in one page of memory, whatever the fifo's size.
 //
 // # Who writes what
 //
-// Every shared word has one writer. The words of one writer share cache lines
-// with nobody else's, and the words written at each transfer (tail, base and
-// head) do not share a line with those written seldom (flags and requests),
-// so that looking at the latter is a cache hit while a stream flows.
+// Every shared word has one writer. Words of different writers don't share a cache
+// line. The words that are written at each transfer (tail, base and head) don't share
+// a line with the words that are written seldom (flags and requests), so that loading
+// a flag or a request is a cache hit while a stream flows.
 //
 //	word       written by  read by    ordering
 //	base       producer    consumer   stored before the tail that follows it
@@ -29,26 +29,27 @@
 //	wantSpace  producer    consumer   stored before the producer looks again
 //
 // Package sync/atomic is sequentially consistent, which is what the pairs of
-// the form "store mine, then load yours" need: of two sides that do so at the
-// same time at least one sees the other. Where that counts the store is Store32 or
-// Store64, because the race detector makes less of others.
+// the form "store mine, then load yours" need: if both sides do so at the same
+// time, at least one of them sees the other's store. In these pairs the store is
+// [Store32] or [Store64], because the race detector makes other stores too weak.
 //
 // # An untrusted peer
 //
-// Each side keeps its own position, and what it last believed of the other's,
-// in private memory. A position that the peer shows is loaded once and must lie
-// between what was believed before and what is possible; otherwise ErrCorrupt.
-// Offsets are masked. So a peer that lies can spoil the bytes it was going to
-// send and nothing else: no index leaves the fifo, and no length comes from it.
+// Each side keeps its own position, and the last position of the peer that it has
+// accepted, in private memory. It loads a position of the peer once, and accepts it
+// if it lies between the last one and what is possible; otherwise the call returns
+// [ErrCorrupt]. Offsets are masked. So a peer that lies can spoil the bytes that it
+// was going to send and nothing else: no index leaves the fifo, and no length comes
+// from shared memory unchecked.
 //
 // # Waiting
 //
 // A side that is about to wait raises its request (wantData, wantSpace), looks
-// once more, and waits. The other side looks at the request after each publish
-// or release, and tells its owner's scheduler if it is raised and was not yet
-// answered. The request is a sequence number whose lowest bit says "raised"; the
-// number that was answered is the answerer's private knowledge, so nobody has
-// to clear a word of the other side's.
+// once more, and waits. The other side loads the request after each publish
+// or release. If the request is raised and was not answered yet, the caller has to
+// notify the waiting side. The request is a sequence number whose lowest bit says
+// "raised". The number that was answered last is private to the side that answers, so
+// neither side has to clear a word of the other one.
 package ring
 
 import (
@@ -64,18 +65,18 @@ const (
 	MaxSize = 64 << 20
 )
 
-// HeaderSize is the number of bytes of shared memory that a fifo needs besides
-// its data.
+// HeaderSize is the number of bytes of shared memory that a fifo needs in addition
+// to its data.
 const HeaderSize = int(unsafe.Sizeof(Header{}))
 
-// PieceSize is the most that is copied between two publishes or releases. A
-// larger transfer goes in pieces, so that the other side's copy overlaps it.
+// PieceSize is the most that is copied between two publishes or releases, in bytes. A
+// larger transfer goes in pieces, so that the other side copies at the same time.
 const PieceSize = 32 << 10
 
 // rewindAfter is the offset from which a producer looks whether the fifo is
-// empty, to start again at offset 0. Looking costs a cache miss on the
-// consumer's head, so short messages do it only every so many bytes; half a
-// page keeps all of a request-response connection's bytes in one page.
+// empty, to start again at offset 0. To look costs a cache miss on the consumer's
+// head, so a producer of short messages does it only once in this many bytes. Half a
+// page keeps all bytes of a request-response connection in one page.
 const rewindAfter = 2 << 10
 
 // ErrCorrupt means that the shared words hold positions that no sequence of
@@ -90,30 +91,30 @@ func RoundSize(n int) int {
 	return 1 << bits.Len(uint(n-1))
 }
 
-// Flags that a producer raises for good. They describe the stream's end.
+// The flags of Header.ended. A producer sets them and never clears them.
 const (
-	flagFIN   = 1 << iota // all bytes before it were published
+	flagFIN   = 1 << iota // the stream has ended, and all its bytes were published
 	flagReset             // the stream was cut off
 )
 
-// raised is the bit of a request word that says that its owner is waiting.
+// raised is the bit of a request word that says that the side that writes it waits.
 const raised = 1
 
 // A Header is a fifo's shared words. It must start at a multiple of 64 bytes,
-// and be zero before the first Producer and Consumer are made on it.
+// and be zero before the first [Producer] and [Consumer] are made on it.
 type Header struct {
-	tail atomic.Uint64 // producer's, at each publish
+	tail atomic.Uint64 // the producer writes this line at each publish
 	base atomic.Uint64
 	_    [48]byte
 
-	head atomic.Uint64 // consumer's, at each release
+	head atomic.Uint64 // the consumer writes this line at each release
 	_    [56]byte
 
-	ended     atomic.Uint32 // producer's, seldom
+	ended     atomic.Uint32 // the producer writes this line seldom
 	wantSpace atomic.Uint32
 	_         [56]byte
 
-	closed   atomic.Uint32 // consumer's, seldom
+	closed   atomic.Uint32 // the consumer writes this line seldom
 	wantData atomic.Uint32
 	_        [56]byte
 }
@@ -131,19 +132,20 @@ type Fifo struct {
 	Data   []byte
 }
 
-// queued returns how many bytes a fifo of this size holds, as far as the words
-// can be believed.
+// queued returns how many bytes a fifo of this size holds. It is a value for display: the
+// words are not checked, but the result is never more than size.
 func (h *Header) queued(size int) int {
-	head := h.head.Load() // first: the tail is never behind an earlier head
+	// The head first: a tail that is loaded later is never behind it.
+	head := h.head.Load()
 	return int(min(h.tail.Load()-head, uint64(size)))
 }
 
-// Empty reports whether the consumer has released all that was published, in a fifo
-// that neither side uses any more.
+// Empty reports whether the consumer has released all bytes that were published, in a
+// fifo that neither side uses any more.
 func (h *Header) Empty() bool { return h.tail.Load() == h.head.Load() }
 
-// ResetProducer and ResetConsumer bring one side's words to their first state.
-// Each is called by its own side, before the other side looks at the fifo.
+// ResetProducer brings the producer's words to their first state. The producer's side
+// calls it before the consumer's side looks at the fifo.
 func (h *Header) ResetProducer() {
 	h.base.Store(0)
 	h.ended.Store(0)
@@ -151,34 +153,40 @@ func (h *Header) ResetProducer() {
 	h.tail.Store(0)
 }
 
-// ResetConsumer is ResetProducer for the consumer's words.
+// ResetConsumer brings the consumer's words to their first state. The consumer's side
+// calls it before the producer's side looks at the fifo.
 func (h *Header) ResetConsumer() {
 	h.closed.Store(0)
 	h.wantData.Store(0)
 	h.head.Store(0)
 }
 
-// A request is a side's own end of a want word.
+// A request is a want word as the side sees it that waits.
 type request struct {
-	seq uint32
+	seq uint32 // a multiple of 2
 }
 
+// raise says that this side is about to wait. It must look once more before it does: the
+// store pairs with the load in answer.due.
 func (r *request) raise(w *atomic.Uint32) {
 	r.seq += 2
 	Store32(w, r.seq|raised)
 }
 
+// drop says that this side does not wait any more.
 func (r *request) drop(w *atomic.Uint32) {
 	w.Store(r.seq &^ raised)
 }
 
-// An answer is what the other side knows of a want word.
+// An answer is a want word as the side sees it that answers.
 type answer struct {
-	given uint32
+	given uint32 // the value that was answered last
 }
 
 // due reports whether the request is raised and was not answered, and counts it
-// as answered.
+// as answered. The load comes after the publish or release of this side, and pairs with
+// the store in request.raise: the waiting side sees the bytes or the space, or this side
+// sees the request.
 func (a *answer) due(w *atomic.Uint32) bool {
 	v := w.Load()
 	if v&raised == 0 || v == a.given {

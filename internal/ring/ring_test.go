@@ -12,15 +12,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pattern is what the tests send. Its length is odd, and so out of step with
-// any fifo's size: a byte at a wrong offset is most likely a wrong byte.
+// pattern is what the tests send. Its length is odd, and so no fifo's size divides
+// it: a byte at a wrong offset is most likely a wrong byte.
 var pattern = func() []byte {
 	b := make([]byte, 1<<18+3)
 	rand.NewChaCha8([32]byte{1}).Read(b)
 	return b
 }()
 
-// A pair is both ends of a fifo and q, the bytes that should be in it.
+// A pair is a fifo with both its ends, and q, the bytes that should be in it.
 type pair struct {
 	h    *Header
 	data []byte
@@ -38,7 +38,7 @@ func newPair(size int) *pair {
 }
 
 // startAt makes the fifo one whose positions have reached pos, at offset off.
-// It holds one byte, without which the first write could rewind.
+// It holds one byte, so that the first write does not rewind.
 func (r *pair) startAt(pos uint64, off int) {
 	base := pos - uint64(off)
 	b := r.take(1)
@@ -87,7 +87,8 @@ func (r *pair) step(t testing.TB, op, n int) {
 	case opCommit:
 		free, err := r.p.Space(n)
 		require.NoError(t, err)
-		// It may know of less than there is, but not of less than asked for.
+		// The producer may know of less space than there is, but not if that is
+		// less than it was asked for.
 		require.GreaterOrEqual(t, free, min(n, room))
 		require.LessOrEqual(t, free, room)
 		v := r.p.View()
@@ -128,8 +129,8 @@ func (r *pair) step(t testing.TB, op, n int) {
 		r.c.Discard(m)
 		r.q = r.q[m:]
 	}
-	// One check for what holds after any operation: there are many of them, and
-	// require's calls are slow under the race detector.
+	// One check for all that holds after any operation: there are many operations, and
+	// calls of require are slow under the race detector.
 	room = size - len(r.q)
 	if r.p.Queued() != len(r.q) || r.c.Queued() != len(r.q) || r.c.Unread() != (len(r.q) > 0) ||
 		r.c.HasData(n) != (len(r.q) > n) || r.p.HasSpace(n) != (room >= n) ||
@@ -157,7 +158,8 @@ func TestModel(t *testing.T) {
 				r.startAt(-rnd.Uint64N(uint64(4*size)), rnd.IntN(size))
 			}
 			for range 2000 {
-				// Short ones meet the rewinds, long ones full and empty.
+				// Short operations lead to rewinds, and long ones to a
+				// full and to an empty fifo.
 				n := rnd.IntN(100)
 				if rnd.IntN(3) == 0 {
 					n = rnd.IntN(size + 2)
@@ -206,7 +208,8 @@ func TestRewind(t *testing.T) {
 	require.LessOrEqual(t, r.p.Used(), 4096)
 	require.LessOrEqual(t, r.c.Used(), 4096)
 
-	// With a byte left in it the fifo must not rewind, so all of it gets used.
+	// While there is a byte in the fifo the producer must not rewind, so it uses
+	// the whole fifo.
 	r.step(t, opWrite, 1)
 	for range 2000 {
 		r.step(t, opWrite, 64)
@@ -216,8 +219,8 @@ func TestRewind(t *testing.T) {
 	require.Equal(t, r.c.Size(), r.c.Used())
 }
 
-// lie returns something for a hostile peer to show: values near true, which may
-// pass, and values that can't.
+// lie returns a position for a hostile peer to show: one near the true position, which
+// may pass the checks, or one that can't.
 func lie(rnd *rand.Rand, truth uint64, size int) uint64 {
 	switch rnd.IntN(4) {
 	case 0:
@@ -228,8 +231,8 @@ func lie(rnd *rand.Rand, truth uint64, size int) uint64 {
 	return truth + uint64(rnd.IntN(4*size)-2*size)
 }
 
-// pokeProducer calls all that a hostile consumer can affect. Results must be
-// lengths that are possible, or ErrCorrupt.
+// pokeProducer calls all methods that a hostile consumer can affect. The results must be
+// possible lengths, or ErrCorrupt.
 func pokeProducer(t testing.TB, p *Producer, b []byte) {
 	size := p.Size()
 	free, err := p.Space(len(b))
@@ -277,7 +280,7 @@ func pokeConsumer(t testing.TB, c *Consumer, b []byte) {
 	require.True(t, 0 <= n && n <= min(len(b), size, PieceSize))
 	require.True(t, 0 <= c.Used() && c.Used() <= size)
 	c.HasData(len(b))
-	c.SpaceWanted(false)
+	c.SpaceWanted()
 	c.Ended()
 	c.Unread()
 	c.ProducerWaits()
@@ -292,10 +295,10 @@ func TestLyingConsumer(t *testing.T) {
 		for range 4 {
 			v := lie(rnd, r.p.head, 4096)
 			r.h.head.Store(v)
-			// Between what was believed and what was published.
+			// Between the last head and what was published.
 			valid := r.p.tail-v <= r.p.tail-r.p.head
 			before := r.p.head
-			_, err := r.p.Space(4097) // More than can be free: it looks.
+			_, err := r.p.Space(4097) // More than can be free, so it loads the head.
 			if valid {
 				good++
 				require.NoError(t, err)
@@ -323,7 +326,7 @@ func TestLyingProducer(t *testing.T) {
 			v := lie(rnd, r.c.tail, 4096)
 			r.h.tail.Store(v)
 			r.h.base.Store(lie(rnd, r.c.base, 4096))
-			// Not before what was believed, nor beyond a full fifo.
+			// Not before the last tail, nor beyond a full fifo.
 			valid := v-r.c.head <= 4096 && v-r.c.head >= r.c.tail-r.c.head
 			before := r.c.tail
 			_, err := r.c.Buffered(4097)
@@ -343,7 +346,8 @@ func TestLyingProducer(t *testing.T) {
 	require.NotZero(t, good)
 }
 
-// A base that lies, with positions that are true, spoils bytes and no more.
+// TestLyingBase has a base that lies, while the positions are true. That spoils bytes and
+// nothing else.
 func TestLyingBase(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(6, 7))
 	r := newPair(4096)
@@ -406,33 +410,33 @@ func TestRequestSpace(t *testing.T) {
 	r.step(t, opWrite, size)
 	_, err := r.c.Buffered(size)
 	require.NoError(t, err)
-	require.False(t, r.c.SpaceWanted(true), "not asked for")
+	require.False(t, r.c.AnySpaceWanted(), "not asked for")
 
 	r.p.RequestSpace()
 	require.True(t, r.c.ProducerWaits())
 	r.c.Discard(size/4 - 1)
-	require.False(t, r.c.SpaceWanted(false), "less than a quarter")
+	require.False(t, r.c.SpaceWanted(), "less than a quarter")
 	r.c.Discard(1)
-	require.True(t, r.c.SpaceWanted(false), "a quarter")
-	require.False(t, r.c.SpaceWanted(false))
-	require.False(t, r.c.SpaceWanted(true), "one answer to a request")
+	require.True(t, r.c.SpaceWanted(), "a quarter")
+	require.False(t, r.c.SpaceWanted())
+	require.False(t, r.c.AnySpaceWanted(), "one answer to a request")
 
 	r.q = r.q[size/4:]
 	r.step(t, opWrite, size)
 	r.p.RequestSpace()
 	_, err = r.c.Buffered(size)
 	require.NoError(t, err)
-	require.False(t, r.c.SpaceWanted(false))
-	require.True(t, r.c.SpaceWanted(true), "any space will do")
+	require.False(t, r.c.SpaceWanted())
+	require.True(t, r.c.AnySpaceWanted(), "any space will do")
 
 	r.p.RequestSpace()
 	r.drain(t)
-	require.True(t, r.c.SpaceWanted(false), "empty")
+	require.True(t, r.c.SpaceWanted(), "empty")
 
 	r.p.RequestSpace()
 	r.p.DropRequest()
 	require.False(t, r.c.ProducerWaits())
-	require.False(t, r.c.SpaceWanted(true), "dropped before it was answered")
+	require.False(t, r.c.AnySpaceWanted(), "dropped before it was answered")
 }
 
 func TestEnded(t *testing.T) {
@@ -449,7 +453,7 @@ func TestEnded(t *testing.T) {
 		fin, reset := r.c.Ended()
 		require.Equal(t, test.fin, fin)
 		require.Equal(t, test.reset, reset)
-		r.drain(t) // What came before the end can be read.
+		r.drain(t) // what came before the end can be read
 	}
 }
 
@@ -466,8 +470,8 @@ func TestClose(t *testing.T) {
 }
 
 func TestHeader(t *testing.T) {
-	// Words of different writers must not share a line, and At's headers may
-	// follow each other.
+	// Words of different writers must not share a cache line, also if one header
+	// follows another in memory.
 	require.Zero(t, HeaderSize%64)
 	var h Header
 	lines := map[uintptr]bool{}
@@ -487,7 +491,7 @@ func TestHeader(t *testing.T) {
 	require.Equal(t, byte(0xff), mem[0])
 	require.Panics(t, func() { At(mem[1:]) })
 
-	// What one life of the memory left behind is gone in the next.
+	// What the last use of the memory left in the words is gone in the next use.
 	r := newPair(4096)
 	r.startAt(12345, 678)
 	r.p.Fin()
@@ -500,7 +504,7 @@ func TestHeader(t *testing.T) {
 	r.c.Init(r.h, r.data)
 	r.q = nil
 	fin, reset := r.c.Ended()
-	require.False(t, fin || reset || r.p.ConsumerClosed() || r.p.DataWanted() || r.c.SpaceWanted(true))
+	require.False(t, fin || reset || r.p.ConsumerClosed() || r.p.DataWanted() || r.c.AnySpaceWanted())
 	r.step(t, opWrite, 100)
 	r.drain(t)
 }
@@ -514,7 +518,7 @@ func TestRoundSize(t *testing.T) {
 	}
 }
 
-// A waiter is how one side of the stress test waits for the other. A nil one
+// A waiter is how one side of the stress test waits for the other one. A nil waiter
 // polls.
 type waiter chan struct{}
 
@@ -529,7 +533,7 @@ func (w waiter) wait() {
 func (w waiter) wake() {
 	select {
 	case w <- struct{}{}:
-	default: // Nil, or there is a wakeup already.
+	default: // It is nil, or there is a wake-up already.
 	}
 }
 
@@ -539,7 +543,7 @@ func send(p *Producer, total int, space, data waiter) (sum uint32, err error) {
 	for total > 0 {
 		n := min(total, 1+rnd.IntN(p.Size()))
 		if rnd.IntN(2) == 0 {
-			n = min(n, 64) // Lets the fifo run empty, and so rewind.
+			n = min(n, 64) // So the fifo runs empty, and the producer rewinds.
 		}
 		off := rnd.IntN(len(pattern) - n)
 		b := pattern[off : off+n]
@@ -575,13 +579,13 @@ func send(p *Producer, total int, space, data waiter) (sum uint32, err error) {
 	return sum, nil
 }
 
-// receive reads to the end of the stream and returns the bytes' number and
+// receive reads to the end of the stream and returns the number of bytes and their
 // checksum.
 func receive(c *Consumer, space, data waiter) (total int, sum uint32, err error) {
 	rnd := rand.New(rand.NewPCG(10, 11))
 	buf := make([]byte, c.Size())
 	for {
-		fin, reset := c.Ended() // Before the look at the bytes.
+		fin, reset := c.Ended() // before looking for bytes
 		n := 1 + rnd.IntN(len(buf))
 		b := buf[:n]
 		var have int
@@ -607,7 +611,7 @@ func receive(c *Consumer, space, data waiter) (total int, sum uint32, err error)
 		}
 		total += have
 		if have > 0 {
-			if c.SpaceWanted(false) {
+			if c.SpaceWanted() {
 				space.wake()
 			}
 			continue
@@ -626,8 +630,8 @@ func receive(c *Consumer, space, data waiter) (total int, sum uint32, err error)
 	}
 }
 
-// Both ways of waiting: polling keeps the two sides at each other's heels, and
-// with wakeups the test hangs if the requests lose one.
+// TestStress waits in two ways. If both sides poll, they are never far apart; with
+// wake-ups, the test hangs if the requests lose one.
 func TestStress(t *testing.T) {
 	const total = 4 << 20
 	for _, size := range []int{4 << 10, 8 << 10, 128 << 10} {

@@ -11,8 +11,8 @@ import (
 )
 
 // TestStoreThenLoad has two goroutines store their own word and then load the other
-// one's, in memory such as fifos are in: at least one of them sees the other. With
-// stores that loads overtake both miss it within a few thousand rounds.
+// one's, in memory like that of fifos: at least one of them sees the other's store. If
+// loads overtake the stores, both goroutines miss it within a few thousand rounds.
 func TestStoreThenLoad(t *testing.T) {
 	mem, err := syscall.Mmap(-1, 0, 4096, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED|syscall.MAP_ANON)
 	require.NoError(t, err)

@@ -9,7 +9,7 @@ import (
 // Slots is the number of bits in a Bitmap.
 const Slots = 64 << 10
 
-// BitmapSize is the shared memory that a Bitmap takes, in bytes: the leaves,
+// BitmapSize is the shared memory that a [Bitmap] takes, in bytes: the leaves,
 // and above them two levels that say which of the words below are not zero.
 const BitmapSize = (leafWords + midWords + 64/8) * 8
 
@@ -18,23 +18,23 @@ const (
 	midWords  = leafWords / 64
 )
 
-// A Bitmap holds the notifications of one direction between two applications,
-// a bit for each slot. To set a bit twice is to set it once, so notifications
-// coalesce; there is no queue that could overflow, no lock that a dying process
-// could leave held, and a peer that sets bits at random causes spurious
-// wake-ups only.
+// A Bitmap holds the notifications of one direction between two applications, a bit
+// for each slot. A bit that is set twice is set once, so notifications coalesce. There
+// is no queue that could overflow, and no lock that a dying process could leave held;
+// and a peer that sets bits at random causes only spurious wake-ups.
 //
-// Any number of goroutines in the other application set bits, from the leaf
-// upward. One worker takes them, from the top downward, and clears each word
-// before it looks at those below, so a bit is either found in that pass or has
-// all the words above it set again after they were cleared.
+// Any number of goroutines in the peer's application set bits, from the leaf upward. In
+// the other application one goroutine at a time takes them, from the top downward. It
+// clears each word before it looks at the words below. So it either finds a bit in that
+// pass, or all words above the bit are set again after they were cleared. Model:
+// bitmap.pml.
 type Bitmap struct {
 	top  *atomic.Uint64
 	mid  *[midWords]atomic.Uint64
 	leaf *[leafWords]atomic.Uint64
 }
 
-// NewBitmap returns the bitmap in the first BitmapSize bytes of mem, which must
+// NewBitmap returns the bitmap in the first [BitmapSize] bytes of mem, which must
 // be aligned to 8 bytes.
 func NewBitmap(mem []byte) Bitmap {
 	_ = mem[BitmapSize-1]
@@ -46,7 +46,7 @@ func NewBitmap(mem []byte) Bitmap {
 	}
 }
 
-// Set sets the bit of slot, which must be less than Slots.
+// Set sets the bit of slot, which must be less than [Slots].
 func (b Bitmap) Set(slot uint32) {
 	leaf, mid := slot/64, slot/64/64
 	setBit(&b.leaf[leaf], slot%64)
@@ -54,22 +54,22 @@ func (b Bitmap) Set(slot uint32) {
 	setBit(b.top, mid)
 }
 
-// setBit leaves a word alone whose bit is set: it need not take the line from
-// the worker. Setting and finding it set are equally good, because the worker
-// clears the word before it looks at what the bit stands for.
+// setBit sets a bit of w, unless it is set already: then the cache line can stay with the
+// worker. To find the bit set is as good as to set it, because take clears the word before
+// it looks at what the bit stands for. Both operations pair with the Swap in Bitmap.take.
 func setBit(w *atomic.Uint64, bit uint32) {
 	if w.Load()&(1<<bit) == 0 {
 		w.Or(1 << bit)
 	}
 }
 
-// Pending reports whether any bit may be set.
+// Pending reports whether any bit may be set. The load pairs with the last store of
+// [Bitmap.Set], to the top.
 func (b Bitmap) Pending() bool { return b.top.Load() != 0 }
 
-// Take clears bits and calls f for each, until none is left or about max were
-// taken; the rest stay set. It takes those from slot from on first, and returns
-// how many it took and where the next call should begin, so that no slot waits
-// for ever behind busy ones.
+// Take clears bits and calls f for each, until no bit is left or about max bits were
+// taken; the others stay set. It begins at slot from, and returns how many bits it took
+// and where the next call should begin, so that no slot waits for ever behind busy ones.
 func (b Bitmap) Take(from uint32, max int, f func(slot uint32)) (n int, next uint32) {
 	n, next = b.take(from, Slots, max, f)
 	if from > 0 && n < max {
@@ -80,8 +80,11 @@ func (b Bitmap) Take(from uint32, max int, f func(slot uint32)) (n int, next uin
 	return n, next
 }
 
-// take is Take for the slots from lo to hi, both multiples of 64. The next call
-// should begin at 0 if all were taken.
+// take is [Bitmap.Take] for the slots from lo up to but not including hi, both multiples
+// of 64. If it took all bits it returns 0 as next.
+//
+// Each Swap pairs with setBit: a bit that is set below after the Swap has this word set
+// again. By Or it puts back the bits of a word that it has cleared but not followed.
 func (b Bitmap) take(lo, hi uint32, max int, f func(slot uint32)) (n int, next uint32) {
 	if b.top.Load() == 0 {
 		return 0, 0

@@ -1,4 +1,4 @@
-// The bitmap: a bit whose Set has returned is found, whatever Take does at that moment.
+// The bitmap: a bit whose Set has returned is found, whatever Take does at the same time.
 //
 // What it stands for: Bitmap.Set, setBit, Pending, Take and take, with all three levels
 // and two bits in a word. Two goroutines set bits: the same bit, or two of one leaf word,
@@ -8,10 +8,10 @@
 // What it leaves out, and why that is sound:
 //   - Plain memory: each step is one operation of sync/atomic, which is sequentially
 //     consistent, or is local.
-//   - Several that take: they hold the worker's turn, one at a time. So does who looks at
-//     Pending, so it is looked at between two Takes here.
-//   - Width: bits of a word don't touch each other, and with two there is each case:
-//     before, in and behind the range, and taken before or after max is reached.
+//   - Several goroutines that take: they hold the worker's delivery lock, one at a time.
+//     Pending is called with that lock held too, and so between two Takes here.
+//   - Width: the bits of a word are independent, and two of them are enough for each
+//     case: before, in and after the range, and taken before or after max is reached.
 //
 // What holds: between two Takes, Pending is true if any Set has returned whose event was
 // not handled. When nothing more can happen, all were.
@@ -26,8 +26,8 @@ byte top;
 byte mid[2];
 byte leaf[4];
 
-// For each setter a bit for each slot: events that were not handled, and of these the
-// ones whose Set has returned.
+// For each setter a bit for each slot: events that were not handled (todo), and the ones
+// among them whose Set has returned (told).
 byte todo[2], told[2];
 
 inline setBit(w, b) {
@@ -85,11 +85,11 @@ inline handle(s) {
 #define CLAMP(x) ((x) < 0 -> 0 : ((x) > 2 -> 2 : (x)))
 #define BETWEEN(lo, hi) ((3 << CLAMP(lo)) & ~(3 << CLAMP(hi)) & 3)
 
-// Bitmap.Take, again and again, by those who have the turn
+// Bitmap.Take, again and again, by goroutines that hold the delivery lock
 active proctype taker() {
 	byte from, max, n;
 	byte lo, hi, next;      // take
-	byte tops, mids, m, l;  // of what is to be looked at
+	byte tops, mids, m, l;  // words and bits that are yet to be followed
 	byte all;
 end:	do
 	:: atomic { top != 0 -> // Pending

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Doorbell is the eventfd on which a worker is woken by one peer. It may be
-// rung until it is closed.
+// A Doorbell is the eventfd through which one peer wakes a worker. It may be rung until it
+// is closed.
 type Doorbell struct {
 	fd int
 }
@@ -26,8 +26,8 @@ func NewDoorbell() (*Doorbell, error) {
 	return &Doorbell{fd}, nil
 }
 
-// OpenDoorbell takes over fd, a doorbell that a peer made, unless it fails. To
-// write to anything but an eventfd could block, so it is checked to be one.
+// OpenDoorbell makes a Doorbell of fd, which a peer made with [NewDoorbell], and owns fd
+// unless it fails. It checks that fd is an eventfd, as a write to anything else could block.
 func OpenDoorbell(fd int) (*Doorbell, error) {
 	if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil {
 		return nil, err
@@ -40,56 +40,58 @@ func OpenDoorbell(fd int) (*Doorbell, error) {
 // FD returns the file descriptor, for passing it to a peer.
 func (d *Doorbell) FD() int { return d.fd }
 
-// Close closes the doorbell. Nobody may ring it any more.
+// Close closes the doorbell. No goroutine may ring it any more.
 func (d *Doorbell) Close() { unix.Close(d.fd) }
 
 var zero uint64
 
 func (d *Doorbell) ring() {
-	// Not a raw system call, as it can block: see Remote.
+	// Not a raw system call, as it can block: see [Remote].
 	unix.Syscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&zero)), 8)
 }
 
-// A Remote is a worker of a peer, as those see it who notify it.
+// A Remote is a peer's worker, as the goroutines see it that notify it.
 //
-// To ring its doorbell can block only if the peer has gone out of its way: there
-// are means other than writing to drive an eventfd's counter to its very maximum,
-// where not even 0 can be added, and the peer that holds the same eventfd can take
-// its non-blocking mode away. So at most one goroutine rings at a time, and those
-// who serve other peers too leave it to a goroutine of its own: a peer that does
-// such things makes one call on its own connections hang, and no more.
+// To ring the doorbell can block only if the peer wants that: it can drive the eventfd's
+// counter to its very maximum by means other than writing, so that not even 0 can be
+// added, and it can take away the non-blocking mode of the eventfd, which both
+// applications hold. So at most one goroutine rings at a time, and a goroutine that also
+// serves other peers leaves the ring to a goroutine of its own. Such a peer makes one call
+// on its own connections hang, and nothing else.
 type Remote struct {
-	Events Bitmap         // the worker's, for the slots of this pair
+	Events Bitmap         // of the slots of this pair; the worker takes the bits
 	Sleep  *atomic.Uint32 // the worker's sleep word
 	Bell   *Doorbell
 
-	rung  atomic.Uint32 // the sleep that was last rung
-	rings atomic.Uint32 // how many times it was to be rung since somebody began to
+	rung  atomic.Uint32 // the last sleep for which the doorbell was rung
+	rings atomic.Uint32 // calls of Ring since a goroutine began to ring; 0 if none rings
 }
 
-// Notify tells the worker of an event at slot.
+// Notify tells the worker of an event at slot. It may block: see [Remote].
 func (r *Remote) Notify(slot uint32) {
 	if r.Post(slot) {
 		r.Ring()
 	}
 }
 
-// Post is the part of Notify that can't block. It reports whether the caller has
-// to Ring.
+// Post is the part of [Remote.Notify] that can't block. It reports whether the caller has
+// to call [Remote.Ring].
 func (r *Remote) Post(slot uint32) (asleep bool) {
 	r.Events.Set(slot)
-	// After the bit: the worker that announces its sleep after this look
-	// finds the bit.
+	// After the bit: a worker that announces its sleep after this load finds the
+	// bit. It pairs with the store in polling.announce.
 	sleep := r.Sleep.Load()
 	if sleep&1 == 0 {
 		return false
 	}
-	// One ring a sleep. Whoever loses the exchange leaves it to the winner.
+	// One ring for each sleep. A goroutine that loses the exchange leaves the ring
+	// to the winner.
 	last := r.rung.Load()
 	return last != sleep && r.rung.CompareAndSwap(last, sleep)
 }
 
-// Ring wakes the worker. While somebody else is at it, that one does it once more.
+// Ring wakes the worker. If another goroutine is ringing, that goroutine rings once more,
+// and Ring returns at once.
 func (r *Remote) Ring() {
 	n := r.rings.Add(1)
 	if n > 1 {
@@ -104,74 +106,75 @@ func (r *Remote) Ring() {
 	}
 }
 
-// A poller is what a worker parks on: an epoll instance that holds its
-// doorbells, itself registered with the runtime's network poller.
-type poller struct {
+// An epoll is what a worker parks on: an epoll instance that holds the worker's
+// doorbells, and is itself registered with the runtime's network poller.
+type epoll struct {
 	epfd int
-	bell *Doorbell // for the worker's own application
+	bell *Doorbell // rung by the worker's own application: see kick
 	file *os.File
 	conn syscall.RawConn
 }
 
-func newPoller() (*poller, error) {
+func newEpoll() (*epoll, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	// Non-blocking is what makes os.NewFile hand it to the network poller.
+	// os.NewFile registers only a non-blocking descriptor with the network poller.
 	if err := unix.SetNonblock(epfd, true); err != nil {
 		unix.Close(epfd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	p := &poller{epfd: epfd, file: os.NewFile(uintptr(epfd), "ctnet worker")}
-	p.conn, err = p.file.SyscallConn()
+	e := &epoll{epfd: epfd, file: os.NewFile(uintptr(epfd), "ctnet worker")}
+	e.conn, err = e.file.SyscallConn()
 	if err == nil {
-		p.bell, err = NewDoorbell()
+		e.bell, err = NewDoorbell()
 	}
 	if err == nil {
-		err = p.add(p.bell.fd)
+		err = e.add(e.bell.fd)
 	}
 	if err != nil {
-		p.close()
+		e.close()
 		return nil, err
 	}
-	return p, nil
+	return e, nil
 }
 
-func (p *poller) add(fd int) error {
+func (e *epoll) add(fd int) error {
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(fd)}
-	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &ev))
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(e.epfd, unix.EPOLL_CTL_ADD, fd, &ev))
 }
 
-func (p *poller) remove(fd int) {
-	unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
+func (e *epoll) remove(fd int) {
+	unix.EpollCtl(e.epfd, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
 // kick wakes the worker from within its own application.
-func (p *poller) kick() { p.bell.ring() }
+func (e *epoll) kick() { e.bell.ring() }
 
-// wait parks until a doorbell rings, unless announce, which announces that the worker
-// sleeps and then looks whether it may, returns false.
+// wait parks until a doorbell rings. First it calls announce, which announces that the
+// worker sleeps and then reports whether there is nothing to do; if announce returns
+// false, wait returns at once.
 //
-// RawConn.Read arms the poller before it calls its function: it forgets the readiness
-// that it knew of. So the order is arm, announce, look, park, and a ring for this sleep,
-// which comes after the announcement, is never forgotten, not even one for an event that
-// was delivered meanwhile: every peer leaves out further rings for a sleep that it has
-// rung for. Model: sleep.pml.
-func (p *poller) wait(announce func() bool) {
+// RawConn.Read arms the network poller before it calls its function: it forgets the
+// readiness that it knew of. So the order is arm, announce, look, park. A ring for this
+// sleep comes after the announcement, and so it is never forgotten, even if it is for an
+// event that was delivered meanwhile. That matters because a peer rings once for each
+// sleep. Model: sleep.pml.
+func (e *epoll) wait(announce func() bool) {
 	announced := false
-	p.conn.Read(func(uintptr) bool {
+	e.conn.Read(func(uintptr) bool {
 		if announced {
-			return true // whatever woke it, this sleep is over
+			return true // whatever the reason for waking, this sleep is over
 		}
 		announced = true
 		return !announce()
 	})
 }
 
-func (p *poller) close() {
-	p.file.Close()
-	if p.bell != nil {
-		p.bell.Close()
+func (e *epoll) close() {
+	e.file.Close()
+	if e.bell != nil {
+		e.bell.Close()
 	}
 }

@@ -1,41 +1,43 @@
-// Package sched delivers events between applications: it knows which slot's
-// fifo has something new, wakes a worker to say so, and lets those who wait spin
-// for a moment first, if that pays.
+// Package sched delivers events between applications: it knows which slot's fifo has
+// something new, wakes a worker to say so, and lets a goroutine that is about to wait
+// spin for a moment first, if that pays.
 //
-// # A wake-up's way
+// # How a wake-up travels
 //
-// A side that has done something its peer waits for sets the slot's bit in the
-// peer's Bitmap, then looks at the peer's sleep word, and rings the peer's
-// doorbell if the word says that the worker sleeps. The worker stores the sleep
-// word first and looks at its bitmaps afterwards. All of these are atomics,
-// which sync/atomic keeps in one order, so either the worker finds the bit or
-// the other side finds the worker asleep.
+// A side that has done something for which its peer waits sets the slot's bit in the
+// peer's [Bitmap], then loads the peer's sleep word, and rings the peer's [Doorbell] if
+// the word says that the worker sleeps ([Remote.Notify]). The worker stores the sleep
+// word first and looks at its bitmaps afterwards. All of these are atomics, which
+// sync/atomic keeps in one order, so either the worker finds the bit or the other side
+// finds the worker asleep.
 //
-// The sleep word counts: odd is asleep, and each sleep has a number of its own.
-// Whoever rings remembers the number, so a worker is rung once a sleep by each
-// peer however much is sent before it is awake. A worker that was woken, for
-// whatever reason, starts a new sleep with a new number; therefore a ring that
-// came too early, or for nothing, can't make a later one be left out.
+// The sleep word counts: an odd number says that the worker sleeps, and each sleep has a
+// number of its own. A peer that rings remembers the number, so each peer rings once for
+// each sleep, however much it sends before the worker is awake. A worker that was woken,
+// for whatever reason, starts a new sleep with a new number. So a ring that came too
+// early, or for nothing, never makes a peer leave out a later one.
 //
-// # Relief
+// # Polling on the worker's behalf
 //
-// Who spins for more than a few microseconds keeps watch meanwhile: the sleep word
-// says that somebody is awake, and it delivers what comes for others. Else these would
-// wait for the worker, which waits for a thread and that one for a CPU, while both CPUs
-// may be taken by two who spin, each for what the other process has yet to be woken
-// for. Only one at a time takes events from the bitmaps. Who stops keeping watch
-// announces it and then looks once more, as a worker does that goes to sleep; and if it
-// was kept from looking for long, the worker is left alone for a while.
+// A goroutine that spins for more than a few microseconds also polls on the worker's
+// behalf ([Poller]): the sleep word says that the worker is awake, and the goroutine
+// delivers other connections' events. Otherwise these events would wait for the worker,
+// which waits for a thread, which waits for a CPU; and all CPUs may be taken by spinning
+// goroutines, each waiting for an answer whose request still lies in a bitmap of the
+// other process. Only one goroutine at a time takes events from the bitmaps: it holds the
+// delivery lock. A goroutine that stops polling announces that and then looks once more,
+// as a worker does before it sleeps. After too long a gap between two of its looks, no
+// goroutine polls on this worker's behalf for a while.
 //
 // # Doorbells
 //
-// A doorbell is an eventfd whose counter is 1 from the start and is never read:
-// to ring is to write 0. The write adds nothing, so it can't overflow and doesn't
-// block, whatever the peer that holds the same eventfd writes to it or does to its
-// flags, and it still makes an edge for edge-triggered epoll, which is all
-// the worker waits for. There is one for each pair of applications and
-// direction: a peer that reads the counter away loses its own wake-ups only.
+// A doorbell is an eventfd whose counter is 1 from the start and is never read: to ring
+// is to write 0. The write adds nothing, so it can't overflow and doesn't block, whatever
+// the peer writes to the same eventfd. (What else a peer can do to it, see [Remote].) It
+// still makes an edge for edge-triggered epoll, and the worker waits for nothing else.
+// Each pair of applications has a doorbell for each direction: a peer that reads the
+// counter away loses only its own wake-ups.
 //
-// A worker's doorbells are gathered in an epoll instance of its own, which waits
-// in the runtime's network poller. A parked worker holds no thread.
+// A worker's doorbells are in an epoll instance of its own, which waits in the runtime's
+// network poller. A parked worker holds no thread.
 package sched

@@ -34,10 +34,10 @@ func testBell(t *testing.T) *Doorbell {
 	return b
 }
 
-// testSource returns a source and what its peer has of it.
+// testSource returns a source and the peer's end of it.
 func testSource(t *testing.T, w *Worker, handle func(uint32)) (*Source, *Remote) {
 	s := &Source{Events: testBitmap(), Handle: handle, Bell: testBell(t)}
-	return s, &Remote{Events: s.Events, Sleep: w.sleep, Bell: s.Bell}
+	return s, &Remote{Events: s.Events, Sleep: w.polling.word, Bell: s.Bell}
 }
 
 func receive[T any](t *testing.T, c <-chan T) (v T) {
@@ -52,7 +52,7 @@ func receive[T any](t *testing.T, c <-chan T) (v T) {
 	return v
 }
 
-// end removes the sources of w, the only worker, and waits for its end.
+// end removes the sources of w, the only worker that runs, and waits until it is stopped.
 func end(t *testing.T, g *Group, w *Worker, sources ...*Source) {
 	t.Helper()
 	for _, s := range sources {
@@ -69,7 +69,7 @@ func end(t *testing.T, g *Group, w *Worker, sources ...*Source) {
 // asleep waits until w has announced a sleep.
 func asleep(t *testing.T, w *Worker) {
 	t.Helper()
-	for start := time.Now(); w.sleep.Load()&1 == 0; runtime.Gosched() {
+	for start := time.Now(); w.polling.word.Load()&1 == 0; runtime.Gosched() {
 		require.Less(t, time.Since(start), patience)
 	}
 }
@@ -139,8 +139,8 @@ func TestBitmapTakeLeavesTheRest(t *testing.T) {
 	}
 }
 
-// TestBitmapTakeGoesRound has slots that are set again as soon as they are
-// taken: the others get their turn nevertheless.
+// TestBitmapTakeGoesRound has busy slots, whose bits are set again as soon as they are
+// taken. A bit of another slot is taken nevertheless.
 func TestBitmapTakeGoesRound(t *testing.T) {
 	for _, quiet := range []uint32{0, 100, 4095, 4096, 40000, Slots - 1} {
 		for _, busy := range []uint32{0, 4096, 30000, Slots - 1024} {
@@ -166,7 +166,7 @@ func TestBitmapTakeGoesRound(t *testing.T) {
 
 func TestBitmapBitsBeyondTheSlots(t *testing.T) {
 	b := testBitmap()
-	b.top.Store(^uint64(0)) // by a peer
+	b.top.Store(^uint64(0)) // as a hostile peer could
 	require.Empty(t, taken(b, Slots))
 	require.False(t, b.Pending())
 }
@@ -202,7 +202,7 @@ func TestBitmapConcurrentSettersLoseNothing(t *testing.T) {
 	for i := range setters {
 		wg.Go(func() {
 			for n := range rounds {
-				// Neighbours in a leaf, in a middle word and in the top.
+				// Neighbours in a leaf, in a mid word and in the top.
 				s := uint32(n%3)*4096*5 + uint32(n%7)*64 + uint32(i)
 				slots[i].Store(s)
 				mu.Lock()
@@ -265,7 +265,8 @@ func TestRingWakesWhateverTheCounter(t *testing.T) {
 		notify(badPeer, n)
 		notify(goodPeer, n)
 	}
-	// As high as a write can make it, and no longer non-blocking.
+	// A counter as high as a write can make it, and an eventfd that is no longer
+	// non-blocking.
 	asleep(t, w)
 	unix.Read(bad.Bell.fd, buf)
 	most := ^uint64(0) - 1
@@ -276,7 +277,7 @@ func TestRingWakesWhateverTheCounter(t *testing.T) {
 		notify(badPeer, n)
 		notify(goodPeer, n)
 	}
-	// A peer that reads its own counter away does no harm to the other.
+	// A peer that reads its own counter away does no harm to other peers.
 	require.NoError(t, unix.SetNonblock(bad.Bell.fd, true))
 	for n := range uint32(100) {
 		asleep(t, w)
@@ -287,8 +288,8 @@ func TestRingWakesWhateverTheCounter(t *testing.T) {
 	end(t, g, w, bad, good)
 }
 
-// TestRingThatBlocks has a doorbell on which a ring blocks, for which a full pipe
-// stands. One goroutine hangs, nobody else, and no ring is lost.
+// TestRingThatBlocks has a doorbell on which a ring blocks: a full pipe. One goroutine
+// hangs and no other, and no ring is lost.
 func TestRingThatBlocks(t *testing.T) {
 	var p [2]int
 	require.NoError(t, unix.Pipe(p[:]))
@@ -318,7 +319,7 @@ func TestRingThatBlocks(t *testing.T) {
 	require.Len(t, taken(r.Events, Slots), 101)
 
 	buf := make([]byte, size)
-	for left := size + 2*8; left > 0; { // the ring that hung, and one for all the others
+	for left := size + 2*8; left > 0; { // the ring that hung, and one for all others
 		n, err := unix.Read(p[0], buf)
 		require.NoError(t, err)
 		left -= n
@@ -330,14 +331,14 @@ func TestRingThatBlocks(t *testing.T) {
 
 func TestNoLostWakeUp(t *testing.T) { testNoLostWakeUp(t, 0) }
 
-// TestNoLostWakeUpWithRelief has the worker be relieved all the time, which takes
-// from it what bells have rung for.
-func TestNoLostWakeUpWithRelief(t *testing.T) {
+// TestNoLostWakeUpWithTakeover has goroutines take the worker over all the time, and so
+// deliver what bells have rung for.
+func TestNoLostWakeUpWithTakeover(t *testing.T) {
 	testNoLostWakeUp(t, 1)
 	testNoLostWakeUp(t, 3)
 }
 
-func testNoLostWakeUp(t *testing.T, relief int) {
+func testNoLostWakeUp(t *testing.T, pollers int) {
 	for _, notifiers := range []int{1, 2, 8} {
 		g := testGroup()
 		w, _ := g.Next()
@@ -352,14 +353,14 @@ func testNoLostWakeUp(t *testing.T, relief int) {
 			require.NoError(t, w.Add(s))
 			sources, remotes = append(sources, s), append(remotes, r)
 		}
-		var wg, relievers sync.WaitGroup
+		var wg, polling sync.WaitGroup
 		var stop atomic.Bool
-		for range relief {
-			relievers.Go(func() {
+		for range pollers {
+			polling.Go(func() {
 				for !stop.Load() {
-					if w.relieve() {
+					if w.takeOver() {
 						w.deliver()
-						w.leave(0)
+						w.giveBack(0)
 					}
 					runtime.Gosched()
 				}
@@ -384,13 +385,14 @@ func testNoLostWakeUp(t *testing.T, relief int) {
 		}
 		wg.Wait()
 		stop.Store(true)
-		relievers.Wait()
+		polling.Wait()
 		end(t, g, w, sources...)
 	}
 }
 
-// logged has a worker serve a source while setup's calls, queued before, add to
-// the log and set an event each, which is logged as a | in the next pass.
+// logged has a worker serve a source and make the calls that setup has queued before. Each
+// call logs something and sets a bit; the event is logged as a | in the next pass. When the
+// log ends with last it returns the log.
 func logged(t *testing.T, last string, setup func(w *Worker, add func(string))) string {
 	g := testGroup()
 	w, _ := g.Next()
@@ -497,7 +499,7 @@ func TestWorkerEndsAndRestarts(t *testing.T) {
 	g := testGroup()
 	w, i := g.Next()
 	require.Zero(t, i)
-	g.Wait() // none runs yet
+	g.Wait() // no worker runs yet
 	got := make(chan uint32, 1)
 	a, peerA := testSource(t, w, func(s uint32) { got <- s })
 	b, peerB := testSource(t, w, func(s uint32) { got <- s })
@@ -510,7 +512,7 @@ func TestWorkerEndsAndRestarts(t *testing.T) {
 		peerB.Notify(n)
 		require.Equal(t, n, receive(t, got))
 		end(t, g, w, b)
-		require.Zero(t, w.sleep.Load()&1)
+		require.Zero(t, w.polling.word.Load()&1)
 	}
 }
 
@@ -549,25 +551,25 @@ func TestSpin(t *testing.T) {
 	require.Zero(t, spinners.Load())
 }
 
-// TestSpinMustPay has the answer come so late that to sleep would have been as good.
+// TestSpinMustPay has the answer come so late that to sleep would have cost no more.
 func TestSpinMustPay(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	var s Spin
 	var start time.Time
 	looks, late := 0, false
 	s.Until(nil, func() bool {
-		if looks++; looks == glances+1 {
+		if looks++; looks == fastLooks+1 {
 			start = time.Now()
 		}
 		was := late
-		late = looks > glances && time.Since(start) > spinPays
-		return was // one look later, when Until has looked at the clock too
+		late = looks > fastLooks && time.Since(start) > spinPays
+		return was // one look later, when Until has looked at the clock, too
 	})
 	require.False(t, s.Until(nil, func() bool { t.Error("spins again"); return true }))
 	require.True(t, s.Until(nil, func() bool { return true }))
 }
 
-// TestYield has the answer be given by a goroutine that is ready on the same P.
+// TestYield has a goroutine that is ready on the same P give the answer.
 func TestYield(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	answered := 0
@@ -583,18 +585,18 @@ func TestYield(t *testing.T) {
 		}
 		<-done
 	}
-	require.Greater(t, answered, 50) // now and then the runtime has its own order
+	require.Greater(t, answered, 50) // now and then the runtime chooses another order
 	require.False(t, Yield(func() bool { return false }))
 }
 
-// TestSpinYields has the only other goroutine that could make the answer wait for
-// the P on which the waiter spins.
+// TestSpinYields has the goroutine that gives the answer wait for the P on which the other
+// goroutine spins.
 func TestSpinYields(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
 	var stop atomic.Bool
 	busy := make(chan struct{})
 	var wg sync.WaitGroup
-	wg.Go(func() { // keeps the other P
+	wg.Go(func() { // keeps the other P busy
 		close(busy)
 		for !stop.Load() {
 		}
@@ -614,8 +616,8 @@ func TestSpinYields(t *testing.T) {
 	require.Greater(t, answered, 50) // the system may cut a spin short
 }
 
-// TestSpinOnTheOnlyP has one goroutine spin and no more, and that one leave the P to
-// the runtime's poller now and then.
+// TestSpinOnTheOnlyP has a process with a single P: one goroutine at a time spins, and now
+// and then it parks at once, so that the P is idle and the runtime polls the network.
 func TestSpinOnTheOnlyP(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	var s, other Spin
@@ -625,7 +627,7 @@ func TestSpinOnTheOnlyP(t *testing.T) {
 	}) {
 	}
 	parked := 0
-	for range 4 * soleTurns {
+	for range 4 * soleWaits {
 		if !s.Until(nil, func() bool { return true }) {
 			parked++
 		}

@@ -1,11 +1,12 @@
-// Sleep and relief: no event lies in a bitmap for ever while the worker sleeps.
+// Sleeping, and polling on the worker's behalf: no event lies in a bitmap for ever while
+// the worker sleeps.
 //
 // What it stands for: Remote.Notify (Post and Ring) by two goroutines, which share one
 // Remote or are of two peers; Bitmap.Set and Take; Worker.run with take, park and
-// pending; relieve, deliver and leave by goroutines that spin; poller.wait. The names
-// are those of the code.
+// pending; takeOver, deliver and giveBack by goroutines that spin; polling with its
+// transitions, except from and to workerStopped; epoll.wait. The names are the code's.
 //
-// The poller: a ring is an edge, which the runtime notices some time later (edge becomes
+// epoll.wait: a ring is an edge, which the runtime notices some time later (edge becomes
 // ready). RawConn.Read arms, which forgets what was noticed, then calls its function,
 // and then parks until something is noticed.
 //
@@ -13,23 +14,25 @@
 //   - Plain memory. Every step is one operation of sync/atomic, which is sequentially
 //     consistent, or is guarded by a lock, so interleaving is all that can happen. Where
 //     a lock guards nothing but what its holder does in one step, that step stands for
-//     all; and the turn is taken and given back together with the first and last access.
-//   - That the sleep word counts. What counts is that a new sleep's number is one that
-//     nobody remembers, so announce chooses the least of these, which keeps the number
-//     of states small. The even numbers are all 0: nobody compares these.
+//     all; and the delivery lock is locked and unlocked together with the first and the
+//     last access.
+//   - That the sleep word counts. What matters is that no setter remembers the number of a
+//     new sleep, so announce chooses the least such number, which keeps the number of
+//     states small. The even numbers are all 0: no setter compares them.
 //   - The bitmap's third level, and passes that leave bits set: bitmap.pml.
 //   - Queued calls, and sources that come and go: source.pml.
-//   - How long anybody spins, and whether a pass that delivered something is followed by
-//     another at once: both are free choices here.
+//   - How long a goroutine spins, and whether the worker makes another pass at once after
+//     one that delivered events: the model searches every choice.
 //
-// What holds: when nothing more can happen, the worker is parked, all that a bit was set
-// for (todo) was handled, and nobody holds the turn. And that state is always reached.
+// What holds: when nothing more can happen, the worker is parked, every event for which a
+// bit was set (todo) was handled, and no goroutine holds the delivery lock. And that state
+// is always reached.
 //
 // check: safety progress
 // cases: SHARED TWO_PEERS TWO_SPINNERS
 // mutants: ANNOUNCE_THEN_ARM NO_LOOK SLEEP_NOT_ENDED WORD_IS_A_FLAG WORD_BEFORE_BIT
 // mutants: RINGS_FORGOTTEN TOP_BEFORE_LEAF LEAF_BEFORE_TOP HANDLE_BEFORE_CLEAR
-// mutants: LEAVE_WITHOUT_LOOK LEAVE_SAYS_NOTHING
+// mutants: GIVE_BACK_WITHOUT_LOOK GIVE_BACK_SAYS_NOTHING
 
 // Each of the two goroutines has a slot and a leaf word of its own.
 #ifdef CASE_TWO_PEERS
@@ -43,21 +46,25 @@
 // Source.Events of each peer
 byte top[2];
 bit leaf[2];
-bit todo[2]; // what the bits were set for
+bit todo[2]; // the events for which the bits were set
 
 // Remote of each peer
 byte rung[2], rings[2];
-byte word[2], last[2]; // Post's variables sleep and last, of each goroutine
+byte word[2], last[2]; // each goroutine's variables sleep and last, in Post
 
 // Worker
-byte sleep;
-bit turn, asleep, relieved;
+bit delivery; // the lock
 
-// poller
+// polling
+byte sleep;    // the word
+bit asleep;    // worker is workerAsleep; otherwise it is workerAwake
+bit takenOver;
+
+// epoll
 bit edge, ready;
 
-// setBit leaves a word alone whose bit is set, which is as good as to set it. If not, then
-// to load the word and to set the bit is one step, as nobody else sets this bit.
+// setBit leaves a word alone whose bit is set, which is as good as to set it. If the bit is
+// not set, then the load and the Or are one step here, as no other goroutine sets this bit.
 inline setLeaf(slot) { leaf[slot] = 1 }
 inline setTop(slot) { top[PEER(slot)] = top[PEER(slot)] | BIT(slot) }
 
@@ -96,7 +103,7 @@ again:
 		rings[PEER(slot)]++;
 		n = rings[PEER(slot)];
 		if
-		:: n > 1 -> goto done // somebody else is at it
+		:: n > 1 -> goto done // another goroutine rings
 		:: else
 		fi
 	}
@@ -155,9 +162,9 @@ inline takeTop(peer) {
 #endif
 }
 
-// Worker.take, from turn.Lock on. The caller unlocks the turn.
+// Worker.take, from delivery.Lock on. The caller unlocks it.
 inline take() {
-	atomic { !turn -> turn = 1; takeTop(0) }
+	atomic { !delivery -> delivery = 1; takeTop(0) }
 	takeLeaf(0);
 #ifdef CASE_TWO_PEERS
 	takeTop(1);
@@ -173,21 +180,21 @@ inline take() {
 // Worker.pending
 inline pending() {
 #ifdef CASE_TWO_PEERS
-	atomic { !turn -> turn = 1; found = top[0] > 0 }
-	atomic { found = found || top[1] > 0; turn = 0 }
+	atomic { !delivery -> delivery = 1; found = top[0] > 0 }
+	atomic { found = found || top[1] > 0; delivery = 0 }
 #else
-	atomic { !turn -> found = top[0] > 0 }
+	atomic { !delivery -> found = top[0] > 0 }
 #endif
 }
 
 #define remembered(n) (rung[0] == n || rung[1] == n || word[0] == n || word[1] == n || \
 	last[0] == n || last[1] == n)
 
-// Worker.announce
-inline announce(newAsleep, newRelieved) {
+// polling.announce
+inline announce() {
 	d_step {
 		if
-		:: (newAsleep && !newRelieved) && !(asleep && !relieved) ->
+		:: asleep && !takenOver && !sleep ->
 			sleep = 1;
 #ifndef MUTANT_WORD_IS_A_FLAG
 			do
@@ -195,13 +202,16 @@ inline announce(newAsleep, newRelieved) {
 			:: else -> break
 			od
 #endif
-		:: !(newAsleep && !newRelieved) -> sleep = 0
+		:: !(asleep && !takenOver) -> sleep = 0
 		:: else
-		fi;
-		asleep = newAsleep;
-		relieved = newRelieved
+		fi
 	}
 }
+
+// polling.setWorker
+#define AWAKE 0
+#define ASLEEP 1
+inline setWorker(state) { atomic { asleep = state; announce() } }
 
 // Worker.run
 active proctype worker() {
@@ -210,7 +220,7 @@ active proctype worker() {
 pass:
 	take();
 	atomic {
-		turn = 0;
+		delivery = 0;
 		if
 		:: events -> events = false; goto pass
 		:: events = false
@@ -218,7 +228,7 @@ pass:
 	}
 	// park
 #ifdef MUTANT_ANNOUNCE_THEN_ARM
-	announce(true, relieved);
+	setWorker(ASLEEP);
 	pending();
 	if
 	:: found -> goto awake
@@ -227,7 +237,7 @@ pass:
 	ready = 0;
 #else
 	ready = 0; // arm
-	announce(true, relieved);
+	setWorker(ASLEEP);
 #endif
 #ifndef MUTANT_NO_LOOK
 	pending();
@@ -242,19 +252,19 @@ awake:
 	atomic {
 		found = false;
 #ifndef MUTANT_SLEEP_NOT_ENDED
-		announce(false, relieved);
+		setWorker(AWAKE);
 #endif
 		goto pass
 	}
 }
 
-// What Spin.Until does for a worker
+// What Spin.poll does for a worker: takeover
 proctype spinner() {
 	byte bits;
 	bool got, events, found;
-	atomic { // relieve
+	atomic { // takeOver
 		if
-		:: !relieved -> announce(asleep, true)
+		:: !takenOver -> takenOver = 1; announce()
 		:: else -> goto done
 		fi
 	}
@@ -262,7 +272,7 @@ deliver:
 	if
 	:: take();
 		atomic {
-			turn = 0;
+			delivery = 0;
 			if
 			:: events -> events = false; goto deliver
 			:: events = false
@@ -270,15 +280,14 @@ deliver:
 		}
 	:: true // TryLock failed, or no more looks
 	fi;
-	// leave
+	// giveBack
 	atomic {
-#ifdef MUTANT_LEAVE_SAYS_NOTHING
-		relieved = false
-#else
-		announce(asleep, false)
+		takenOver = 0;
+#ifndef MUTANT_GIVE_BACK_SAYS_NOTHING
+		announce()
 #endif
 	}
-#ifndef MUTANT_LEAVE_WITHOUT_LOOK
+#ifndef MUTANT_GIVE_BACK_WITHOUT_LOOK
 	pending();
 	atomic { // wake
 		if
@@ -301,7 +310,7 @@ end:	do
 active proctype final() {
 	timeout ->
 	assert(!todo[0] && !todo[1]);
-	assert(asleep && !relieved && !turn)
+	assert(asleep && !takenOver && !delivery)
 }
 
 init {

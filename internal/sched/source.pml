@@ -1,48 +1,55 @@
 // Sources that come and go, queued calls, and the worker's end.
 //
 // What it stands for: Worker.Add, Remove, Connect, Cleanup, queue, wake, run, pass, park,
-// pending and ended; relieve, deliver and leave of a goroutine that spins; Group.Wait.
-// The first source goes as a pair does that dies: a cleanup removes it. The second one is
-// removed by a goroutine of its own. Each may come when the worker runs, sleeps or has
-// ended. The first handler
-// queues a call, as one does for a Dial.
+// pending and stop; takeOver, deliver and giveBack of a goroutine that spins; polling with
+// all its transitions; Group.Wait. The first source goes as a pair does that dies: a
+// cleanup removes it. The second one is removed by a goroutine of its own. Each may come
+// when the worker is awake, asleep or stopped. The first handler queues a call, as one
+// does for a Dial.
 //
 // What it leaves out, and why that is sound:
 //   - Plain memory: each step is one operation of sync/atomic, which is sequentially
 //     consistent, or is guarded by a lock.
 //   - The levels of the bitmap: bitmap.pml. A source has a single bit.
 //   - The sleep word's number, and that a peer rings once a sleep: sleep.pml. A peer rings
-//     here whenever the word is odd, if its doorbell is with the poller.
-//   - How many calls and events a pass takes: those of a pass are any, and if it has left
-//     events then it does no cleanup.
+//     here whenever the word is odd, if its doorbell is in epoll.
+//   - How many calls and events a pass takes: it may take any number of them, and if it has
+//     left events then it makes no cleanup.
 //
-// What holds: no handler is called, and no bitmap touched, once Remove has returned. An
-// event that was set before a cleanup was queued is handled before the cleanup is called.
-// When nothing more can happen, all calls were called, all events of sources that are
-// there were handled, and without a source the worker has ended. Nobody changes the sleep
-// word when Group.Wait has returned.
+// What holds: once Remove has returned, the source's handler is not called, and its bitmap
+// not touched. An event that was set before a cleanup was queued is handled before the
+// cleanup is called. When nothing more can happen, all queued calls were made, all events
+// of the sources that were not removed were handled, and the worker, which has no source
+// any more, is stopped. The sleep word does not change after Group.Wait has returned.
 //
 // check: safety
 // cases: ONE TWO TWO_AND_SPINNER
 // mutants: QUEUE_WITHOUT_WAKE PENDING_WITHOUT_QUEUED PENDING_WITHOUT_LIST
-// mutants: REMOVE_WITHOUT_TURN PENDING_WITHOUT_TURN REMOVE_WITHOUT_KICK
-// mutants: ENDED_WITHOUT_QUEUED CALLS_AFTER_EVENTS CLEANUP_DESPITE_MORE
+// mutants: REMOVE_WITHOUT_LOCK PENDING_WITHOUT_LOCK REMOVE_WITHOUT_KICK
+// mutants: STOP_WITHOUT_QUEUED CALLS_AFTER_EVENTS CLEANUP_DESPITE_MORE
 
-// Source.Events, and what its bit tells of
+// Source.Events, and the event for which its bit is set
 bit event[2];
-bit todo[2];
-bit told[2]; // Set has returned
-bit due[2];  // and then the source's cleanup was queued
+bit todo[2]; // the event is not handled yet
+bit told[2]; // and its Set has returned
+bit due[2];  // and after that the source's cleanup was queued
 
 // Worker
-byte sources; // a bit for each; the list is replaced as a whole
-bit sleep;    // whether the word is odd
-bit turn, mu, running, asleep, relieved;
+byte sources; // a bit for each source; the list is replaced as a whole
+bit delivery, mu; // the locks
 byte connects, cleanups, queued;
 byte group; // Group.running
 
-// poller
-byte bells; // that are with it
+// polling
+bit sleep;  // whether the word is odd
+byte state; // worker
+bit takenOver;
+#define STOPPED 0
+#define AWAKE 1
+#define ASLEEP 2
+
+// epoll
+byte bells; // the doorbells in it: a bit for each source
 bit edge, ready;
 
 byte removed; // sources for which Remove has returned
@@ -57,18 +64,19 @@ bit requested, called, waited;
 
 inline lock(l) { atomic { !l -> l = 1 } }
 
-// Worker.announce, with mu held
-inline announce(newAsleep, newRelieved) {
-	assert(!waited || sleep == (newAsleep && !newRelieved));
-	sleep = newAsleep && !newRelieved;
-	asleep = newAsleep;
-	relieved = newRelieved
+// polling.announce, with mu held
+inline announce() {
+	assert(!waited || sleep == (state == ASLEEP && !takenOver));
+	sleep = state == ASLEEP && !takenOver
 }
+
+// polling.setWorker, with mu held
+inline setWorker(newState) { state = newState; announce() }
 
 // Worker.wake, with mu held
 inline wake() {
 	if
-	:: running && asleep -> edge = 1
+	:: state == ASLEEP -> edge = 1
 	:: else
 	fi
 }
@@ -83,8 +91,8 @@ inline queue(calls) {
 	}
 }
 
-// A part of Take, and the handler. It leaves the event there if the pass has taken as
-// many as it may.
+// A part of Take, and the handler. It leaves the event in the bitmap if the pass has taken
+// as many events as it may.
 inline take(s) {
 	if
 	:: list & BIT(s) ->
@@ -121,8 +129,8 @@ inline pending() {
 #endif
 	if
 	:: !found ->
-#ifndef MUTANT_PENDING_WITHOUT_TURN
-		lock(turn);
+#ifndef MUTANT_PENDING_WITHOUT_LOCK
+		lock(delivery);
 #endif
 		list = sources;
 #ifndef MUTANT_PENDING_WITHOUT_LIST
@@ -137,8 +145,8 @@ inline pending() {
 		:: else
 		fi;
 		list = 0;
-#ifndef MUTANT_PENDING_WITHOUT_TURN
-		turn = 0
+#ifndef MUTANT_PENDING_WITHOUT_LOCK
+		delivery = 0
 #endif
 	:: else
 	fi
@@ -146,8 +154,8 @@ inline pending() {
 
 // Worker.Remove
 inline remove(s) {
-#ifndef MUTANT_REMOVE_WITHOUT_TURN
-	lock(turn);
+#ifndef MUTANT_REMOVE_WITHOUT_LOCK
+	lock(delivery);
 #endif
 	atomic {
 		!mu ->
@@ -159,8 +167,8 @@ inline remove(s) {
 		:: else
 		fi;
 #endif
-#ifndef MUTANT_REMOVE_WITHOUT_TURN
-		turn = 0;
+#ifndef MUTANT_REMOVE_WITHOUT_LOCK
+		delivery = 0;
 #endif
 		removed = removed | BIT(s)
 	}
@@ -172,7 +180,7 @@ active proctype worker() {
 	byte connecting, cleaning;
 	bool events, handled, more, found;
 end_stopped:
-	running;
+	state != STOPPED;
 pass:
 #ifndef MUTANT_CALLS_AFTER_EVENTS
 	if
@@ -180,12 +188,12 @@ pass:
 	:: else
 	fi;
 #endif
-	lock(turn);
+	lock(delivery);
 	list = sources;
 	take(0);
 	take(1);
 	list = 0;
-	turn = 0;
+	delivery = 0;
 #ifdef MUTANT_CALLS_AFTER_EVENTS
 	if
 	:: queued > 0 -> atomic { !mu -> connecting = connects; cleaning = cleanups; connects = 0; cleanups = 0 }
@@ -223,7 +231,7 @@ pass:
 	fi;
 	// park
 	ready = 0; // arm
-	atomic { !mu -> announce(true, relieved) }
+	atomic { !mu -> setWorker(ASLEEP) }
 	pending();
 	if
 	:: found -> found = false
@@ -231,46 +239,47 @@ pass:
 end_parked:
 		ready -> ready = 0
 	fi;
-	atomic { !mu -> announce(false, relieved) }
-	// ended
+	atomic { !mu -> setWorker(AWAKE) }
+	// stop
 	atomic {
 		!mu ->
 		if
-#ifdef MUTANT_ENDED_WITHOUT_QUEUED
+#ifdef MUTANT_STOP_WITHOUT_QUEUED
 		:: sources -> goto pass
 #else
 		:: sources || queued -> goto pass
 #endif
-		:: else -> running = 0
+		:: else -> setWorker(STOPPED)
 		fi
 	}
 	group--;
 	goto end_stopped
 }
 
-// What Spin.Until does for the worker
+// What Spin.poll does for the worker: takeover
 proctype spinner() {
 	byte list;
 	bool events, handled, more, found;
-	atomic { // relieve
+	atomic { // takeOver
 		!mu ->
 		if
-		:: running && !relieved ->
-			group++;
-			announce(asleep, true)
+		:: state != STOPPED && !takenOver ->
+			takenOver = 1;
+			announce();
+			group++
 		:: else -> goto done
 		fi
 	}
 	do // deliver
-	:: lock(turn);
+	:: lock(delivery);
 		list = sources;
 		take(0);
 		take(1);
-		atomic { list = 0; more = false; handled = false; turn = 0 }
+		atomic { list = 0; more = false; handled = false; delivery = 0 }
 	:: break // no more looks, or TryLock fails
 	od;
-	// leave
-	atomic { !mu -> announce(asleep, false) }
+	// giveBack
+	atomic { !mu -> takenOver = 0; announce() }
 	pending();
 	if
 	:: found -> atomic { !mu -> wake() }
@@ -285,7 +294,7 @@ proctype pair(bit s) {
 	atomic { // Add
 		!mu -> mu = 1;
 		if
-		:: !running -> edge = 0; ready = 0; bells = 0 // a new poller
+		:: state == STOPPED -> edge = 0; ready = 0; bells = 0 // a new epoll
 		:: else
 		fi;
 		bells = bells | BIT(s);
@@ -294,8 +303,8 @@ proctype pair(bit s) {
 	atomic {
 		sources = sources | BIT(s);
 		if
-		:: running -> edge = 1 // kick
-		:: else -> running = 1; group++
+		:: state != STOPPED -> edge = 1 // kick
+		:: else -> setWorker(AWAKE); group++
 		fi;
 		mu = 0
 	}
@@ -342,7 +351,7 @@ active proctype closer() {
 
 active proctype final() {
 	timeout ->
-	assert(waited && !running && !asleep && !relieved && !turn && !mu);
+	assert(waited && state == STOPPED && !takenOver && !delivery && !mu);
 	assert(called == requested && !queued && !connects && !cleanups)
 }
 

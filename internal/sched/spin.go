@@ -7,70 +7,73 @@ import (
 	"time"
 )
 
-// Spinning: a waiter that looks for a moment before it parks saves two wake-ups
-// a round trip if the peer answers within that moment. It must be longer than what
-// the peer takes when it sleeps too, a wake-up and its thinking time, because who
-// gives up earlier finds both sides asleep for ever. But an answer that takes longer
-// than the wake-ups that were saved was not worth it, and counts as none.
+// Spinning: a goroutine that looks for a moment before it parks saves two wake-ups in a
+// round trip, if the peer answers within that moment. The moment must be longer than a
+// sleeping peer takes for its wake-up and its work: if each side gives up earlier, both
+// sleep in every round trip, for ever. But an answer that takes longer than the wake-ups
+// would have taken was not worth the spinning, and counts as a failure.
 //
-// Between two looks it lets other goroutines run, on the same P if they are ready
-// there: what the peer answers to is often still to be done by one of these, and
-// to wait until another thread is awake and takes it over costs more than all the
-// rest. Only where the last answer came at once does it look without a break.
+// Between two looks the goroutine yields its P to other goroutines that are ready there.
+// Often one of them has yet to do what the peer will answer to, and to wait until another
+// thread is awake and steals that goroutine costs more than all the rest. Only if the last
+// answer came at once does the goroutine look without yielding.
 const (
-	spinTime  = 250 * time.Microsecond
-	spinPays  = 150 * time.Microsecond
-	spinRetry = 32 // the most waits to go without after vain spins
+	spinTime  = 250 * time.Microsecond // how long it looks
+	spinPays  = 150 * time.Microsecond // an answer that takes longer is a failure
+	spinRetry = 32                     // the most waits to skip after failures
 
-	// glances is how often it looks without a break, about a microsecond.
-	// Where that was vain, it tries again after so many waits.
-	glances    = 64
-	glanceSkip = 16
+	// fastLooks is how many times the goroutine looks without yielding, which takes
+	// about a microsecond. After a failure it skips these looks for fastRetry waits.
+	fastLooks = 64
+	fastRetry = 16
 
-	// reliefAfter is how many times it looks before it relieves the worker, a few
-	// microseconds: a wait shorter than that is not worth the trouble.
-	reliefAfter = 64
+	// takeOverAfter is how many times the goroutine looks before it polls on the
+	// worker's behalf, which takes a few microseconds: for a shorter wait that would
+	// not pay.
+	takeOverAfter = 64
 
-	// reliefWaits is how many times it has waited before it does so. To deliver
-	// events takes a larger stack, which the goroutines of thousands of connections
-	// that have done little would keep.
-	reliefWaits = 16
+	// takeOverWaits is the number of the first wait that does so. To deliver events
+	// takes a larger stack, which the goroutines of thousands of connections that have
+	// done little would keep.
+	takeOverWaits = 16
 
-	// soleTurns is for a process with a single P. Who spins there never lets it
-	// become idle, which is when the runtime looks for what comes from the kernel,
-	// and that is other connections' events too. So one wait of so many parks.
-	soleTurns = 32
+	// soleWaits is for a process with a single P: one wait out of soleWaits parks at
+	// once. A P whose goroutines spin is never idle, and only when it is idle does the
+	// runtime look for what comes from the kernel, such as other connections' events.
+	soleWaits = 32
 
-	// spinLimit bounds the looks where the clock stands still, as in a
+	// spinLimit is the most looks, for a clock that stands still, as in a
 	// testing/synctest bubble.
 	spinLimit = 1 << 10
 )
 
-// spinners counts the goroutines of this process that spin. They are fewer than the
-// Ps, but for one where that is the only P.
+// spinners counts the goroutines of this process that spin. There are at most maxSpinners,
+// one less than there are Ps, or one if there is a single P. A negative maxSpinners is not
+// known yet.
 var spinners, maxSpinners atomic.Int32
 
-// turns counts the waits of a process with a single P.
-var turns atomic.Uint32
+// waitsOnSoleP counts the waits while the process has a single P.
+var waitsOnSoleP atomic.Uint32
 
 func init() { maxSpinners.Store(-1) }
 
-// spinning is false if the environment says that nobody should spin, for those who
-// would rather save the CPU time than the wake-ups.
+// spinning is false if the environment disables spinning, to save CPU time at the price of
+// wake-ups.
 var spinning = os.Getenv("CTNET_SPIN") != "0"
 
-// A Spin is one waiter's experience with spinning.
+// A Spin is the experience of one place that waits with spinning, such as the reading half
+// of a connection. The zero value has none. One goroutine at a time may use it.
 type Spin struct {
-	skip   uint8 // waits to go without
-	vain   uint8 // what skip was last set to, while all has been in vain
-	glance uint8 // waits to go without a glance
-	waits  uint8
+	skip     uint8 // waits that are yet to be skipped
+	failures uint8 // what skip was last set to; 0 after a success
+	fastSkip uint8 // waits that are yet to go without the fast looks
+	waits    uint8 // waits that were not skipped, modulo 256
 }
 
-// Yield looks at ready, lets others run on this P and looks again. It is for one who
-// waits for a goroutine of this process: that may be just about to run here, and to
-// leave the P to it costs less than to be woken, or to have it run elsewhere, away
-// from the caches. It reports whether ready became true.
+// Yield calls ready, yields the P to other goroutines, and calls ready again. It reports
+// whether ready became true. It is for a wait for another goroutine of this process: that
+// goroutine may be about to run on this P. To yield the P to it costs less than to be woken
+// by it, and than to have it run elsewhere, away from the caches.
 func Yield(ready func() bool) bool {
 	if ready() {
 		return true
@@ -79,24 +82,42 @@ func Yield(ready func() bool) bool {
 	return ready()
 }
 
-// A Watch is what somebody keeps who sleeps now and then, and who can be relieved
-// meanwhile. On Linux it is a Worker.
-type Watch interface {
-	// relieve takes the watch, if that is to be had.
-	relieve() bool
-	// deliver delivers some of the events that have come.
+// A Poller delivers a worker's events; a spinning goroutine may take it over, and so polls
+// on the worker's behalf. On Linux it is a Worker.
+type Poller interface {
+	// takeOver has the caller poll until giveBack. It reports false, and does nothing,
+	// if the Poller can't be taken over now.
+	takeOver() bool
+	// deliver delivers some of the events that were posted.
 	deliver()
-	// leave gives the watch back. away is the longest that it was not kept.
-	leave(away time.Duration)
+	// giveBack ends what takeOver began. maxGap is the longest time for which the
+	// caller did not look.
+	giveBack(maxGap time.Duration)
 }
 
-// Until looks at ready for a while, if that has been paying and the process has
-// a P to spare. It reports whether ready became true.
+// Until calls ready again and again for a while, if that has been paying and the process
+// has a P to spare. It reports whether ready became true.
 //
-// If it takes more than a moment it keeps watch meanwhile, unless that is nil: what
-// comes for others is delivered by one who is awake, and need not wait until a thread
-// is woken and finds a CPU, which those who spin have taken.
-func (s *Spin) Until(watch Watch, ready func() bool) bool {
+// If that takes more than a moment, and p is not nil, the goroutine also polls on the
+// worker's behalf: it delivers other connections' events. Otherwise they would wait until a
+// thread is woken for the worker and finds a CPU, which the spinning goroutines have taken.
+func (s *Spin) Until(p Poller, ready func() bool) bool {
+	if !s.admit() {
+		return false
+	}
+	defer spinners.Add(-1)
+	if s.fastPoll(ready) {
+		s.learn(true)
+		return true
+	}
+	found, took := s.poll(p, ready)
+	s.learn(found && took <= spinPays)
+	return found
+}
+
+// admit reports whether this wait may spin. If so it counts the goroutine in spinners, and
+// the caller has to take it off.
+func (s *Spin) admit() bool {
 	if s.skip > 0 {
 		s.skip--
 		return false
@@ -105,12 +126,12 @@ func (s *Spin) Until(watch Watch, ready func() bool) bool {
 		return false
 	}
 	if s.waits%64 == 0 || maxSpinners.Load() < 0 {
-		maxSpinners.Store(int32(runtime.GOMAXPROCS(0) - 1)) // it may change
+		maxSpinners.Store(int32(runtime.GOMAXPROCS(0) - 1)) // GOMAXPROCS may change
 	}
 	s.waits++
 	limit := maxSpinners.Load()
 	if limit == 0 {
-		if turns.Add(1)%soleTurns == 0 {
+		if waitsOnSoleP.Add(1)%soleWaits == 0 {
 			return false
 		}
 		limit = 1
@@ -119,45 +140,79 @@ func (s *Spin) Until(watch Watch, ready func() bool) bool {
 		spinners.Add(-1)
 		return false
 	}
-	defer spinners.Add(-1)
-	if s.glance > 0 {
-		s.glance--
-	} else {
-		for range glances {
-			if ready() {
-				s.vain = 0
-				return true
-			}
-			pause()
-		}
-		s.glance = glanceSkip
+	return true
+}
+
+// fastPoll looks without yielding, unless that failed lately. It reports whether ready
+// became true.
+func (s *Spin) fastPoll(ready func() bool) bool {
+	if s.fastSkip > 0 {
+		s.fastSkip--
+		return false
 	}
+	for range fastLooks {
+		if ready() {
+			return true
+		}
+		pause()
+	}
+	s.fastSkip = fastRetry
+	return false
+}
+
+// poll looks and yields in turns, for spinTime at most. It reports whether ready became
+// true, and how long that took. After takeOverAfter looks it takes p over.
+func (s *Spin) poll(p Poller, ready func() bool) (found bool, took time.Duration) {
+	t := takeover{poller: p}
 	start := time.Now()
-	var took, away time.Duration
-	found, relieved := false, false
 	for looks := range spinLimit {
 		if found = ready(); found || took > spinTime {
 			break
 		}
-		if looks == reliefAfter && s.waits >= reliefWaits {
-			relieved = watch != nil && watch.relieve()
+		if looks == takeOverAfter && s.waits >= takeOverWaits {
+			t.begin()
 		}
-		if relieved {
-			watch.deliver()
-		}
+		t.deliver()
 		runtime.Gosched()
 		before := took
 		took = time.Since(start)
-		away = max(away, took-before)
+		t.maxGap = max(t.maxGap, took-before)
 	}
-	if relieved {
-		watch.leave(away)
+	t.end()
+	return found, took
+}
+
+// learn decides how many of the following waits are skipped: none if spinning has paid in
+// this one, and otherwise twice as many as after the last failure.
+func (s *Spin) learn(paid bool) {
+	if paid {
+		s.failures = 0
+		return
 	}
-	if found && took <= spinPays {
-		s.vain = 0
-		return true
+	s.failures = min(max(2*s.failures, 1), spinRetry)
+	s.skip = s.failures
+}
+
+// A takeover is what a spinning goroutine does on the worker's behalf.
+type takeover struct {
+	poller Poller        // may be nil
+	taken  bool          // the goroutine has taken the poller over
+	maxGap time.Duration // the longest time between two looks, also before that
+}
+
+// begin takes the poller over, if there is one and it can be taken over.
+func (t *takeover) begin() { t.taken = t.poller != nil && t.poller.takeOver() }
+
+// deliver delivers some of the events that were posted, if the poller was taken over.
+func (t *takeover) deliver() {
+	if t.taken {
+		t.poller.deliver()
 	}
-	s.vain = min(max(2*s.vain, 1), spinRetry)
-	s.skip = s.vain
-	return found
+}
+
+// end gives the poller back, if it was taken over.
+func (t *takeover) end() {
+	if t.taken {
+		t.poller.giveBack(t.maxGap)
+	}
 }

@@ -7,40 +7,32 @@ import (
 	"time"
 )
 
-// What a worker does in one pass before it lets others run.
+// The most that a worker does in one pass before it yields to other goroutines.
 const (
-	eventsPerPass   = 1024 // of one source
-	eventsPerLook   = 64   // the same, by one who relieves it
+	eventsPerPass   = 1024 // of each source
+	eventsPerLook   = 64   // of each source, by a goroutine that polls on its behalf
 	connectsPerPass = 32
 	cleanupsPerPass = 100
 )
 
-// Who relieves a worker and is kept from looking for longer than maxAway, because it
-// yielded to one that calculates or its thread lost the CPU, was a bad watch: events
-// had to wait for it. The worker, which would have been woken, is left alone for so
-// many times as long.
-const (
-	maxAway    = spinTime
-	aloneTimes = 10
-)
-
-// MaxWorkers is the most workers a Group has.
+// MaxWorkers is the most workers that a [Group] has.
 const MaxWorkers = 64
 
-// WordSize is the memory that a sleep word takes: a cache line of its own.
+// WordSize is the memory that a sleep word takes, in bytes: a cache line of its own.
 const WordSize = 64
 
-// A Source is one direction between two applications: what a worker serves.
+// A Source is one direction between two applications, from the peer to this one. A
+// [Worker] serves it.
 type Source struct {
-	Events Bitmap            // set by the peer
-	Handle func(slot uint32) // called for each; must not block
-	Bell   *Doorbell         // rung by the peer
+	Events Bitmap            // the peer sets the bits
+	Handle func(slot uint32) // called for each bit; must not block
+	Bell   *Doorbell         // the peer rings it
 
-	from uint32 // where to go on; guarded by the worker's turn
+	from uint32 // where the next take begins; guarded by Worker.delivery
 }
 
-// A Group is the workers of an application: one for each P, as many as there
-// are when a source is added. A worker runs while it has something to serve.
+// A Group is the workers of an application: one for each P, as many as there are when
+// [Group.Next] is called. A worker runs while it has sources.
 type Group struct {
 	word func(i int) *atomic.Uint32
 
@@ -55,10 +47,10 @@ func NewGroup(word func(i int) *atomic.Uint32) *Group {
 	return &Group{word: word}
 }
 
-// Next returns the worker whose turn it is and its number. Sources are spread
-// round-robin: all the slots of a source belong to one worker, because the worker
-// only turns bits into wake-ups, and two that take turns at one pair's bits
-// sleep, and have to be woken, twice as often as one.
+// Next returns the worker for the next source, and its number. It goes round the workers,
+// so sources are spread evenly. All slots of a source belong to one worker: a worker only
+// turns bits into wake-ups, and two workers that share a pair's bits would sleep, and have
+// to be woken, twice as often as one.
 func (g *Group) Next() (*Worker, int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -66,75 +58,81 @@ func (g *Group) Next() (*Worker, int) {
 	i := g.next % n
 	g.next++
 	for len(g.workers) <= i {
-		g.workers = append(g.workers, &Worker{group: g, sleep: g.word(len(g.workers))})
+		g.workers = append(g.workers, &Worker{group: g, polling: polling{word: g.word(len(g.workers))}})
 	}
 	return g.workers[i], i
 }
 
-// Wait waits until the workers have ended, which they do when they have no
-// sources any more. Then nobody looks at the sleep words.
+// Wait waits until all workers are stopped, which they are once they have no sources, and
+// no goroutine polls on their behalf. After that this application does not use the sleep
+// words.
 func (g *Group) Wait() { g.running.Wait() }
 
-// A Worker delivers the events of its sources: a goroutine that runs while any
-// bit is set, sleeps otherwise, and ends when its last source is removed. While it
-// sleeps, one who spins may relieve it.
+// A Worker delivers the events of its sources: a goroutine that runs while any bit is
+// set, sleeps otherwise, and ends after its last source was removed. In any of these
+// states except the last one a spinning goroutine may poll on its behalf: a Worker is a
+// [Poller].
 type Worker struct {
 	group *Group
-	sleep *atomic.Uint32 // odd: nobody watches. Written under mu only
 
 	sources atomic.Pointer[[]*Source] // replaced as a whole, under mu
 
-	spin    Spin
-	looking bool // there were connects since it last slept
+	// Only the worker's own goroutine uses these two.
+	spin        Spin
+	hadConnects bool // it has called connects since it last slept
 
-	turn sync.Mutex // held by who delivers, or looks whether there is anything to
+	// delivery is the delivery lock. A goroutine holds it while it takes events from
+	// the bitmaps and handles them, and while it looks whether there are any. So there
+	// is one such goroutine at a time; and Remove, which locks it too, waits for it.
+	//
+	// A goroutine may lock mu while it holds delivery, as handlers do, but never the
+	// other way round.
+	delivery sync.Mutex
 
-	mu       sync.Mutex // handlers take it, with turn held; never the other way round
-	running  bool
-	asleep   bool // announced, if nobody has relieved the worker
-	relieved bool
-	alone    time.Time // until when it is not to be relieved
-	poller   *poller
+	mu       sync.Mutex // guards what follows
+	polling  polling
+	epoll    *epoll // valid unless the worker is stopped
 	connects []func()
 	cleanups []func() (more bool)
-	queued   atomic.Int32 // len(connects) + len(cleanups)
+	queued   atomic.Int32 // len(connects) + len(cleanups); may be loaded without mu
 }
 
-// Add begins to serve s.
+// Add has the worker serve s, and starts the worker if it is stopped.
 func (w *Worker) Add(s *Source) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.running {
-		p, err := newPoller()
+	stopped := w.polling.worker == workerStopped
+	if stopped {
+		e, err := newEpoll()
 		if err != nil {
 			return err
 		}
-		w.poller = p
+		w.epoll = e
 	}
-	if err := w.poller.add(s.Bell.fd); err != nil {
-		if !w.running {
-			w.poller.close()
+	if err := w.epoll.add(s.Bell.fd); err != nil {
+		if stopped {
+			w.epoll.close()
 		}
 		return err
 	}
 	list := append(w.list(), s)
 	w.sources.Store(&list)
-	if w.running {
-		// It may have announced a sleep without having looked at s.
-		w.poller.kick()
+	if !stopped {
+		// The worker may have announced a sleep without having looked at s.
+		w.epoll.kick()
 		return nil
 	}
-	w.running = true
+	w.polling.setWorker(workerAwake)
 	w.group.running.Add(1)
-	go w.run(w.poller)
+	go w.run(w.epoll)
 	return nil
 }
 
-// Remove ends the service of s. Nobody touches its bitmap or calls its handler once
-// Remove has returned. It must not be called by a handler.
+// Remove ends the service of s. Once it has returned, this worker does not touch the
+// bitmap of s and does not call its handler any more. A handler must not call it.
 func (w *Worker) Remove(s *Source) {
-	w.turn.Lock()
-	defer w.turn.Unlock()
+	w.delivery.Lock()
+	defer w.delivery.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var list []*Source
@@ -144,9 +142,9 @@ func (w *Worker) Remove(s *Source) {
 		}
 	}
 	w.sources.Store(&list)
-	w.poller.remove(s.Bell.fd)
+	w.epoll.remove(s.Bell.fd)
 	if len(list) == 0 {
-		w.poller.kick() // to end
+		w.epoll.kick() // so that it stops
 	}
 }
 
@@ -159,16 +157,16 @@ func (w *Worker) list() []*Source {
 	return append([]*Source(nil), *p...)
 }
 
-// Connect has the worker call f, one of at most 32 such calls a pass, so that a
-// storm of connects doesn't starve the events of connections.
+// Connect queues f for the worker to call. The worker makes at most 32 such calls in each
+// pass, so that a storm of connects doesn't starve the events of connections.
 func (w *Worker) Connect(f func()) {
 	w.mu.Lock()
 	w.connects = append(w.connects, f)
 	w.queue()
 }
 
-// Cleanup has the worker call f again and again while it returns true, at most
-// 100 such calls a pass. The events that were set before are delivered first.
+// Cleanup queues f for the worker to call again and again while it returns true, at most
+// 100 such calls in each pass. Events whose bits were set before are delivered first.
 func (w *Worker) Cleanup(f func() (more bool)) {
 	w.mu.Lock()
 	w.cleanups = append(w.cleanups, f)
@@ -178,64 +176,56 @@ func (w *Worker) Cleanup(f func() (more bool)) {
 // queue counts a queued call, releases mu and wakes the worker.
 func (w *Worker) queue() {
 	w.queued.Add(1)
-	// The worker announces its sleep before it looks at queued, under mu too.
+	// The worker announces its sleep, under mu too, before it looks at queued. So
+	// either it sees the call or this goroutine sees it asleep.
 	w.wake()
 	w.mu.Unlock()
 }
 
-// wake wakes the worker if it sleeps. Ringing it once too often does no harm. The
-// caller holds mu, so the poller is there as long as the worker runs.
+// wake wakes the worker if it sleeps. One ring too many does no harm. The caller holds mu,
+// so the worker does not stop and close epoll meanwhile.
 func (w *Worker) wake() {
-	if w.running && w.asleep {
-		w.poller.kick()
+	if w.polling.worker == workerAsleep {
+		w.epoll.kick()
 	}
 }
 
-// announce has the sleep word say whether anybody watches: the worker unless it is
-// asleep, or who relieves it. The word counts the changes. The caller holds mu.
-func (w *Worker) announce(asleep, relieved bool) {
-	if (asleep && !relieved) != (w.asleep && !w.relieved) {
-		w.sleep.Add(1)
-	}
-	w.asleep, w.relieved = asleep, relieved
-}
-
-func (w *Worker) setAsleep(asleep bool) {
+// setState says what the worker does from now on.
+func (w *Worker) setState(s workerState) {
 	w.mu.Lock()
-	w.announce(asleep, w.relieved)
+	w.polling.setWorker(s)
 	w.mu.Unlock()
 }
 
-// relieve has the caller deliver events, until leave, whether the worker sleeps or
-// not. Peers don't ring meanwhile: if the worker sleeps, that sleep ends for them here,
-// and they ring anew for the one that begins with leave.
-func (w *Worker) relieve() bool {
+// takeOver has the caller poll on the worker's behalf until giveBack, whether the worker
+// sleeps or not. Peers don't ring meanwhile. If the worker sleeps, then for its peers that
+// sleep ends here, and a new one, for which they ring again, begins with giveBack. It
+// implements [Poller].
+func (w *Worker) takeOver() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.running || w.relieved || time.Now().Before(w.alone) {
+	if !w.polling.takeOver() {
 		return false
 	}
-	w.group.running.Add(1) // so that the sleep word stays
-	w.announce(w.asleep, true)
+	w.group.running.Add(1) // until giveBack has stored to the sleep word
 	return true
 }
 
-// deliver delivers events, if nobody else is at it.
+// deliver delivers some events, unless another goroutine is doing so. It implements
+// [Poller].
 func (w *Worker) deliver() {
-	if w.turn.TryLock() {
+	if w.delivery.TryLock() {
 		w.take(eventsPerLook)
-		w.turn.Unlock()
+		w.delivery.Unlock()
 	}
 }
 
-// leave ends what relieve began. Like a worker that sleeps it announces that nobody
-// watches and then looks once more; what is there by then is the worker's.
-func (w *Worker) leave(away time.Duration) {
+// giveBack ends what takeOver began. As a worker does before it sleeps, it announces that
+// this goroutine does not poll any more, and then looks once more: peers have not rung for
+// what was posted before, so it wakes the worker. It implements [Poller].
+func (w *Worker) giveBack(maxGap time.Duration) {
 	w.mu.Lock()
-	w.announce(w.asleep, false)
-	if away > maxAway {
-		w.alone = time.Now().Add(aloneTimes * away)
-	}
+	w.polling.giveBack(maxGap)
 	w.mu.Unlock()
 	if w.pending() {
 		w.mu.Lock()
@@ -245,62 +235,66 @@ func (w *Worker) leave(away time.Duration) {
 	w.group.running.Done()
 }
 
-func (w *Worker) run(p *poller) {
+// run is the worker's goroutine.
+func (w *Worker) run(e *epoll) {
 	defer w.group.running.Done()
-	defer p.close()
+	defer e.close()
 	for {
-		// After connects it looks for more, and no longer than that: it would be in
-		// the way of those who look for themselves, as a Dial's other end can't.
+		// After connects the worker spins, to find more of them: a listener's
+		// goroutines can't spin for these themselves. At other times it would be
+		// in the way of goroutines that spin for their own events.
 		events, calls := w.pass()
-		if events+calls == 0 && w.looking && w.spin.Until(nil, w.pending) {
+		if events+calls == 0 && w.hadConnects && w.spin.Until(nil, w.pending) {
 			events, calls = w.pass()
 		}
-		w.looking = w.looking && events+calls > 0
-		// Those who were woken run now, on this P. Where there are several, more
-		// may have come when they have had their turn. A single one looks for more
-		// itself before it waits, and the worker would only be queued before what
-		// that one sets going, and bring the next bytes in before the answers to
-		// the last have left: then the two processes take turns at working.
-		if w.looking || calls > 0 || events > 1 {
+		w.hadConnects = w.hadConnects && events+calls > 0
+		// The goroutines that the pass has woken run next, on this P. If there are
+		// several, more events may be there after they have run. A single goroutine
+		// spins for more events itself before it waits. The worker would be queued
+		// before any goroutine that this one starts, and would deliver the next
+		// bytes before the answers to the last ones have left: then the two
+		// processes take turns at working.
+		if w.hadConnects || calls > 0 || events > 1 {
 			runtime.Gosched()
 			continue
 		}
-		w.park(p)
-		if w.ended() {
+		w.park(e)
+		if w.stop() {
 			return
 		}
 	}
 }
 
-// park sleeps until there may be something to do. It announces that, then looks again:
-// whoever sets a bit looks at the word afterwards, so one of the two sees the other.
-func (w *Worker) park(p *poller) {
-	p.wait(func() bool {
-		w.setAsleep(true)
+// park sleeps until there may be something to do. It announces that, then looks again: a
+// peer sets the bit and then loads the word, so the worker finds the bit or the peer finds
+// the worker asleep.
+func (w *Worker) park(e *epoll) {
+	e.wait(func() bool {
+		w.setState(workerAsleep)
 		return !w.pending()
 	})
-	w.setAsleep(false)
+	w.setState(workerAwake)
 }
 
-// ended reports whether the worker has nothing to serve, and if so marks it as
-// not running. Calls that are still queued stay for the next time.
-func (w *Worker) ended() bool {
+// stop marks the worker as stopped, unless it has sources or queued calls, and reports
+// whether it did. Calls that are queued later wait until it is started again.
+func (w *Worker) stop() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(*w.sources.Load()) > 0 || w.queued.Load() > 0 {
 		return false
 	}
-	w.running = false
+	w.polling.setWorker(workerStopped)
 	return true
 }
 
-// pending reports whether the worker has anything to do.
+// pending reports whether the worker has anything to do: queued calls, events, or to stop.
 func (w *Worker) pending() bool {
 	if w.queued.Load() > 0 {
 		return true
 	}
-	w.turn.Lock()
-	defer w.turn.Unlock()
+	w.delivery.Lock()
+	defer w.delivery.Unlock()
 	list := *w.sources.Load()
 	for _, s := range list {
 		if s.Events.Pending() {
@@ -310,8 +304,8 @@ func (w *Worker) pending() bool {
 	return len(list) == 0
 }
 
-// take delivers at most max events of each source. It returns how many there were,
-// and whether there may be more. The caller holds turn.
+// take delivers at most about max events of each source. It returns how many there were,
+// and whether there may be more. The caller holds delivery.
 func (w *Worker) take(max int) (events int, more bool) {
 	for _, s := range *w.sources.Load() {
 		n, next := s.Events.Take(s.from, max, s.Handle)
@@ -322,14 +316,15 @@ func (w *Worker) take(max int) (events int, more bool) {
 	return events, more
 }
 
-// pass delivers events and does a bounded number of the queued calls. It returns how
-// many there were of either.
+// pass delivers events and makes a bounded number of the queued calls. It returns how
+// many events and how many calls there were.
 func (w *Worker) pass() (events, calls int) {
 	var connects []func()
 	var cleanups []func() bool
 	if w.queued.Load() > 0 {
-		// Taken before the events are looked at: what was set before a
-		// cleanup was queued is delivered before it is called.
+		// The calls are taken from the queue before the events are taken from the
+		// bitmaps: an event that was set before a cleanup was queued is delivered
+		// before the cleanup is called.
 		w.mu.Lock()
 		connects = first(&w.connects, connectsPerPass)
 		cleanups = first(&w.cleanups, cleanupsPerPass)
@@ -337,15 +332,15 @@ func (w *Worker) pass() (events, calls int) {
 	}
 	calls = len(connects) + len(cleanups)
 	budget := cleanupsPerPass
-	w.turn.Lock()
+	w.delivery.Lock()
 	events, more := w.take(eventsPerPass)
-	w.turn.Unlock()
+	w.delivery.Unlock()
 	if more {
 		budget = 0
 	}
 	for _, f := range connects {
 		f()
-		w.looking = true
+		w.hadConnects = true
 	}
 	for len(cleanups) > 0 && budget > 0 {
 		budget--

@@ -3,6 +3,7 @@ package segpool
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"unsafe"
 
@@ -115,6 +116,7 @@ func mmap(fd, size, prot, flags, trim int) (*Memory, error) {
 	}, nil
 }
 
-// segmentBytes is how much address space a segment takes, roughly; pages exist
-// once they are touched. It is VPP's minimum where addresses are plenty.
-const segmentBytes = (128 << 20) >> (3 * (1 - ^uint(0)>>63))
+// segmentBytes is how much address space a segment takes, roughly: 128 MiB, and 16 MiB
+// on 32-bit systems, where addresses are scarce. Pages exist once they are touched. The
+// larger size is VPP's minimum.
+const segmentBytes = 16 << (20 + 3*(bits.UintSize/64))

@@ -184,7 +184,7 @@ func (p *Pool) reap(n int) {
 }
 
 func (s *Slot) serverDone() bool {
-	st := State(s.ServerState.Load())
+	st := s.ServerState()
 	return st.Use() == s.Use && (st.Code() == Done || st.Code() == Refused)
 }
 
@@ -224,6 +224,13 @@ func (p *Pool) Free(s Slot, say uint32, used Used) (later bool) {
 	}
 	p.limbo = append(p.limbo, f)
 	return true
+}
+
+// FreeBoth is Free for a slot that both sides of a connection inside this process have let
+// go of.
+func (p *Pool) FreeBoth(s Slot, used Used) {
+	s.SayServer(Done)
+	p.Free(s, Done, used)
 }
 
 // put makes a slot free, and drops its segment if that is empty and not the

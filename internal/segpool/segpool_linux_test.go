@@ -81,7 +81,7 @@ func TestSlotsDoNotOverlap(t *testing.T) {
 				b[j] = 1
 			}
 		}
-		require.Zero(t, s.ServerState.Load())
+		require.Zero(t, s.ServerState())
 		slots = append(slots, s)
 	}
 	for _, s := range slots {
@@ -200,7 +200,7 @@ func TestPoolReusesWhatBothLetGo(t *testing.T) {
 
 		// Only this side.
 		require.True(t, p.Free(a, Done, Used{}))
-		require.Equal(t, MakeState(1, Done), State(a.ClientState.Load()))
+		require.Equal(t, MakeState(1, Done), a.ClientState())
 		require.False(t, p.HasFree())
 		a.SayServer(Accepted)
 		require.False(t, p.HasFree())
@@ -471,15 +471,15 @@ func TestTableRequest(t *testing.T) {
 		c.SayClient(Connect)
 		refused()
 		s.SayServer(Accepted)
-		require.Equal(t, MakeState(c.Use, Accepted), State(c.ServerState.Load()))
+		require.Equal(t, MakeState(c.Use, Accepted), c.ServerState())
 		c.ToServer.Data[5] = 7
 		require.EqualValues(t, 7, s.ToServer.Data[5])
 		if use == 0 {
 			tab.Free(s)
-			require.Equal(t, MakeState(c.Use, Done), State(c.ServerState.Load()))
+			require.Equal(t, MakeState(c.Use, Done), c.ServerState())
 		} else {
 			tab.Refuse(s, 111, func() {})
-			st := State(c.ServerState.Load())
+			st := c.ServerState()
 			require.EqualValues(t, Refused, st.Code())
 			require.EqualValues(t, 111, st.Detail())
 			require.Equal(t, c.Use, st.Use())

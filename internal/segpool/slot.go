@@ -104,16 +104,31 @@ type Slot struct {
 	ID  uint32 // among all slots of the pair
 	Use uint32 // which use of the slot this is
 
-	// Written by the one, read by the other. Number is the client's: it tells
-	// its connections apart. Origin is the server's: where it says that the
-	// connection comes from.
-	ClientState, ServerState *atomic.Uint64
-	Number, Origin           *atomic.Uint64
-
 	ToServer, ToClient ring.Fifo
 
-	seg *Segment
+	header *slotHeader
+	seg    *Segment
 }
+
+// ClientState and ServerState return what a side has said. It may be of another use.
+func (s *Slot) ClientState() State { return State(s.header.client.state.Load()) }
+
+// ServerState is ClientState for the server.
+func (s *Slot) ServerState() State { return State(s.header.server.state.Load()) }
+
+// SetNumber and Number are for the client to tell its connections apart. It is stored before
+// the state that asks for a connection, and loaded after that.
+func (s *Slot) SetNumber(n uint64) { s.header.client.number.Store(n) }
+
+// Number returns what SetNumber has stored. The client may change it at any moment.
+func (s *Slot) Number() uint64 { return s.header.client.number.Load() }
+
+// SetOrigin and Origin are for the server to say where a connection comes from. It is stored
+// before the state that accepts, and loaded after that.
+func (s *Slot) SetOrigin(o uint64) { s.header.server.origin.Store(o) }
+
+// Origin returns what SetOrigin has stored. The server may change it at any moment.
+func (s *Slot) Origin() uint64 { return s.header.server.origin.Load() }
 
 // slot returns slot i of s, which is segment k of its pair.
 func (s *Segment) slot(k, i int) Slot {
@@ -123,14 +138,20 @@ func (s *Segment) slot(k, i int) Slot {
 	down := up + g.ToServer
 	end := down + g.ToClient
 	return Slot{
-		ID:          uint32(k*g.Slots + i),
-		ClientState: &h.client.state,
-		ServerState: &h.server.state,
-		Number:      &h.client.number,
-		Origin:      &h.server.origin,
-		ToServer:    ring.Fifo{Header: &h.toServer, Data: s.mem.Bytes[up:down:down]},
-		ToClient:    ring.Fifo{Header: &h.toClient, Data: s.mem.Bytes[down:end:end]},
-		seg:         s,
+		ID:       uint32(k*g.Slots + i),
+		ToServer: ring.Fifo{Header: &h.toServer, Data: s.mem.Bytes[up:down:down]},
+		ToClient: ring.Fifo{Header: &h.toClient, Data: s.mem.Bytes[down:end:end]},
+		header:   h,
+		seg:      s,
+	}
+}
+
+// Reset brings the words of both sides' fifos to their first state, for a connection inside
+// this process. Nobody else may use the slot.
+func (s *Slot) Reset() {
+	for _, h := range []*ring.Header{s.ToServer.Header, s.ToClient.Header} {
+		h.ResetProducer()
+		h.ResetConsumer()
 	}
 }
 
@@ -139,10 +160,10 @@ func (s *Segment) slot(k, i int) Slot {
 func say(w *atomic.Uint64, use, code uint32) { ring.Store64(w, uint64(MakeState(use, code))) }
 
 // SayClient and SayServer store a side's state for this use.
-func (s *Slot) SayClient(code uint32) { say(s.ClientState, s.Use, code) }
+func (s *Slot) SayClient(code uint32) { say(&s.header.client.state, s.Use, code) }
 
 // SayServer is SayClient for the server.
-func (s *Slot) SayServer(code uint32) { say(s.ServerState, s.Use, code) }
+func (s *Slot) SayServer(code uint32) { say(&s.header.server.state, s.Use, code) }
 
 // A Used says up to which offset the data areas of a slot's fifos were written to.
 type Used struct {

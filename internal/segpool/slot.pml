@@ -10,7 +10,7 @@
  *	Dial                       client.connect, awaitAnswer, decide and dialed.release, and
  *	                           the user, who writes and closes; Pool's Alloc, reap, Free
  *	ClientWorker, Deliver      client.handle and server.handle with Table.Request; Deliver
- *	                           may be one that relieves the worker, whose calls go on
+ *	                           may be one that polls on the worker's behalf, whose calls go on
  *	Incoming                   server.incoming, called by the worker
  *	queued                     the backlog's queue, in which a slot is once. room says that
  *	                           it is among the first, which are answered; Promote: it comes up

@@ -72,7 +72,7 @@ func (t *Table) Request(id uint32) (s Slot, ok bool) {
 		return Slot{}, false
 	}
 	s = ts.slot(k, i)
-	st := State(s.ClientState.Load())
+	st := s.ClientState()
 	if st.Use() == ts.uses[i] {
 		return Slot{}, false
 	}

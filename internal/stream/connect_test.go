@@ -26,9 +26,9 @@ type farPeer struct {
 	other *End
 }
 
-func (p *farPeer) Notify()            { go p.other.Wake() }
-func (p *farPeer) NotifyApart()       { go p.other.Wake() }
-func (p *farPeer) Watch() sched.Watch { return nil }
+func (p *farPeer) Notify()              { go p.other.Wake() }
+func (p *farPeer) NotifyApart()         { go p.other.Wake() }
+func (p *farPeer) Poller() sched.Poller { return nil }
 
 // A meeting makes connections.
 type meeting struct {

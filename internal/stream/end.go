@@ -89,9 +89,9 @@ type Peer interface {
 	// NotifyApart does so for calls that never wait.
 	Notify()
 	NotifyApart()
-	// Watch is what to keep while looking whether the other end has done
+	// Poller is what to keep while looking whether the other end has done
 	// something, or nil if that is done in this application.
-	Watch() sched.Watch
+	Poller() sched.Poller
 	// Release lets go of the fifos. It is called once, when the end
 	// is closed and nobody is inside any more.
 	Release()
@@ -120,11 +120,11 @@ func (e *End) Init(rx, tx ring.Fifo, p Peer, o Options) {
 
 // look looks at ready for a moment, which may spare a wake-up.
 func (e *End) look(h *half, ready func() bool) bool {
-	watch := e.peer.Watch()
-	if watch == nil {
+	poller := e.peer.Poller()
+	if poller == nil {
 		return sched.Yield(ready)
 	}
-	return h.spin.Until(watch, ready)
+	return h.spin.Until(poller, ready)
 }
 
 // Wake is called when the other end may have done what this one waits for.
@@ -251,7 +251,7 @@ func (e *End) read(b []byte) (int, error) {
 				break
 			}
 			n += m
-			if e.rx.SpaceWanted(false) {
+			if e.rx.SpaceWanted() {
 				e.peer.Notify()
 			}
 		}
@@ -316,7 +316,7 @@ func (e *End) awaitData(have int, in *handoff) {
 	e.rx.RequestData()
 	// A producer that waits for more space than there is would never fill the
 	// fifo to where this waits. It looks at the request after making its own.
-	if have > 0 && e.rx.SpaceWanted(true) {
+	if have > 0 && e.rx.AnySpaceWanted() {
 		e.peer.Notify()
 	}
 	if ready() {

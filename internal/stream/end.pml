@@ -278,7 +278,7 @@ inline endUnread() {
 
 #define OWN bool ok, dueFin, dueShut, postponed, doReset, unread; byte headSeen, lentSeen, tailSeen, n
 
-/* Conn.lost, as far as it is this end's */
+/* End.lost, as far as it is this end's */
 #define noWrite (isClosed || corrupted || writeClosed)
 
 inline publish() {

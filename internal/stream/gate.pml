@@ -76,7 +76,7 @@ bool expires;   /* the deadline is going to pass for good */
 bool expired;   /* it has */
 
 #ifdef MUTANT_PEEKED_APART
-bool peeked; /* Conn.peeked */
+bool peeked; /* gatePeeked */
 #endif
 
 /*
@@ -242,7 +242,7 @@ inline postpone(k, what) {
 	}
 }
 
-/* Conn.shutdown */
+/* End.shutdown */
 inline shutdown() {
 	postpone(writing, gateShut);
 	if
@@ -258,7 +258,7 @@ inline shutdown() {
 	}
 }
 
-/* Conn.lockRead */
+/* End.lockRead */
 inline lockRead() {
 	lock(reading);
 	if

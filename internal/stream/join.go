@@ -32,9 +32,9 @@ type jointPeer struct {
 	in, out *handoff
 }
 
-func (p *jointPeer) Notify()            { p.other.Wake() }
-func (p *jointPeer) NotifyApart()       { p.other.Wake() }
-func (p *jointPeer) Watch() sched.Watch { return nil }
+func (p *jointPeer) Notify()              { p.other.Wake() }
+func (p *jointPeer) NotifyApart()         { p.other.Wake() }
+func (p *jointPeer) Poller() sched.Poller { return nil }
 
 // joint returns the way to the other end if that is in this process too, or nil.
 func (e *End) joint() *jointPeer {

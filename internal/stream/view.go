@@ -120,7 +120,7 @@ func (e *End) discard(n int) (done int, err error) {
 // release gives n bytes back to the peer and tells it if it waits for them.
 func (e *End) release(n int) {
 	e.rx.Discard(n)
-	if e.rx.SpaceWanted(false) {
+	if e.rx.SpaceWanted() {
 		e.peer.Notify()
 	}
 }

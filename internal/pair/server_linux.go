@@ -1,12 +1,10 @@
-package ctnet
+package pair
 
 import (
 	"context"
 	"errors"
 	"net"
 	"os"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,9 +14,10 @@ import (
 	"cutthrough.example/internal/stream"
 )
 
-// A door is the socket on which other applications attach to a listener.
-type door struct {
-	l      *Listener
+// A Door is the socket on which other applications attach to a listener.
+type Door struct {
+	l      Listener
+	host   *Host
 	socket *rendezvous.Socket
 
 	// Handshakes under way, with those who may connect and with those who
@@ -35,23 +34,24 @@ const maxHandshakes = 64
 // connected. They are sent with the connection.
 const helloTimeout = time.Second
 
-// openDoor makes the door of a listener. It lets nobody in until accept is called.
-func openDoor(ctx context.Context, l *Listener) (*door, error) {
-	socket, err := rendezvous.Bind(ctx, l.key, l.kernel != nil)
+// Open makes the door of a listener, where it is found by key. It lets nobody in until Serve
+// is called.
+func (h *Host) Open(ctx context.Context, l Listener, key string) (*Door, error) {
+	socket, err := rendezvous.Bind(ctx, key, l.Shared())
 	if err != nil {
 		return nil, err
 	}
-	d := &door{
+	return &Door{
 		l:        l,
+		host:     h,
 		socket:   socket,
 		hands:    make(chan struct{}, maxHandshakes),
 		refusals: make(chan struct{}, maxHandshakes),
-	}
-	return d, nil
+	}, nil
 }
 
-// accept lets applications in, until the socket is closed.
-func (d *door) accept() {
+// Serve lets applications in, until Close.
+func (d *Door) Serve() {
 	var wait time.Duration
 	for {
 		ch, err := d.socket.Accept()
@@ -69,13 +69,13 @@ func (d *door) accept() {
 }
 
 // admit has a handshake done with whoever has connected, in its turn.
-func (d *door) admit(ch rendezvous.Channel) {
+func (d *Door) admit(ch rendezvous.Channel) {
 	cred, err := ch.PeerCred()
 	if err != nil {
 		ch.Close()
 		return
 	}
-	if d.l.allows(cred) {
+	if d.l.Allows(cred) {
 		d.hands <- struct{}{}
 		go d.attach(ch, cred)
 		return
@@ -90,7 +90,7 @@ func (d *door) admit(ch rendezvous.Channel) {
 
 // turnAway tells one who may not connect so. It reads what that one says first:
 // to close a socket with unread bytes is a reset, which would hide the answer.
-func (d *door) turnAway(ch rendezvous.Channel, cred rendezvous.Cred) {
+func (d *Door) turnAway(ch rendezvous.Channel, cred rendezvous.Cred) {
 	ch.SetDeadline(time.Now().Add(helloTimeout))
 	m, fds, err := ch.Receive()
 	rendezvous.CloseAll(fds)
@@ -103,12 +103,12 @@ func (d *door) turnAway(ch rendezvous.Channel, cred rendezvous.Cred) {
 
 // served does what m asks for if it is not to connect and comes from this user or
 // root.
-func (d *door) served(ch rendezvous.Channel, cred rendezvous.Cred, m rendezvous.Message) bool {
+func (d *Door) served(ch rendezvous.Channel, cred rendezvous.Cred, m rendezvous.Message) bool {
 	switch {
 	case !rendezvous.Trusted(cred):
 	case m.Kind == rendezvous.KindInspect:
-		return d.l.app.answerInspect(ch) == nil
-	case m.Kind == rendezvous.KindTakeover && d.l.kernel != nil:
+		return d.host.answerInspect(ch) == nil
+	case m.Kind == rendezvous.KindTakeover && d.l.Shared():
 		d.retire()
 		return ch.Send(rendezvous.Message{Kind: rendezvous.KindTaken}) == nil
 	}
@@ -116,20 +116,20 @@ func (d *door) served(ch rendezvous.Channel, cred rendezvous.Cred, m rendezvous.
 }
 
 // retire makes new connections go to whoever listens there now.
-func (d *door) retire() {
-	d.l.retired.Store(true)
-	r := &d.l.app.remote
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for s := range r.servers {
-		if s.l == d.l {
+func (d *Door) retire() {
+	d.l.Retire()
+	h := d.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.servers {
+		if s.door == d {
 			s.ch.Send(rendezvous.Message{Kind: rendezvous.KindRetire}) // if not, the next Dial finds out
 		}
 	}
 }
 
-// close stops letting applications in, and tells those inside.
-func (d *door) close() {
+// Close stops letting applications in, and tells those inside.
+func (d *Door) Close() {
 	d.socket.Close()
 	d.retire()
 }
@@ -137,21 +137,21 @@ func (d *door) close() {
 // A server is this application's pair with one that has dialed its listener.
 type server struct {
 	pair
-	l     *Listener
-	addr  net.Addr // of this end of the connections
+	door  *Door
+	place Place
 	table *segpool.Table
-	conns slotTable[accepted]
+	conns slotTable[Accepted]
 }
 
 // attach does the handshake with an application, and then reads its messages.
-func (d *door) attach(ch rendezvous.Channel, cred rendezvous.Cred) {
-	r := &d.l.app.remote
-	if r.begin(ch) != nil {
+func (d *Door) attach(ch rendezvous.Channel, cred rendezvous.Cred) {
+	h := d.host
+	if h.begin(ch) != nil {
 		ch.Close()
 		<-d.hands
 		return
 	}
-	defer r.end(ch)
+	defer h.end(ch)
 	ch.SetDeadline(time.Now().Add(helloTimeout))
 	s, err := d.handshake(ch, cred)
 	ch.SetDeadline(time.Time{})
@@ -173,7 +173,7 @@ func (d *door) attach(ch rendezvous.Channel, cred rendezvous.Cred) {
 
 // handshake returns the pair, or nil without an error if that was not what was
 // asked for.
-func (d *door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (_ *server, err error) {
+func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (_ *server, err error) {
 	var undo cleanup
 	defer func() {
 		if err != nil {
@@ -198,27 +198,27 @@ func (d *door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (_ *server
 		return nil, rendezvous.Broken(err)
 	}
 	undo.add(block.Free)
-	s := &server{pair: pair{app: d.l.app, ch: ch, cred: Cred(cred), block: block}, l: d.l}
+	s := &server{pair: pair{host: d.host, ch: ch, cred: cred, block: block}, door: d}
 	s.self = s
 	if err := s.meet(hello, sleepFD, bellFD); err != nil {
 		return nil, err
 	}
 	undo.add(s.part)
-	s.addr = d.l.answers(string(hello.Name[:min(hello.NameLen, rendezvous.MaxTarget)]))
-	if s.addr == nil || d.l.retired.Load() {
+	s.place = d.l.Place(string(hello.Name[:min(hello.NameLen, rendezvous.MaxTarget)]))
+	if s.place == nil {
 		return nil, syscall.ECONNREFUSED
 	}
-	ask, err := checkSizes(sizes{int(hello.ToServer), int(hello.ToClient)})
+	sz, err := s.place.Sizes(Sizes{int(hello.ToServer), int(hello.ToClient)})
 	if err != nil {
 		return nil, err
 	}
-	g, err := segpool.NewGeometry(d.l.sizes.decide(ask))
+	g, err := segpool.NewGeometry(sz.ToServer, sz.ToClient)
 	if err != nil {
 		return nil, err
 	}
-	s.table = segpool.NewTable(g, s.app.account)
-	r := &s.app.remote
-	worker, number, ownSleepFD, err := r.worker()
+	s.table = segpool.NewTable(g, s.host.Account)
+	h := s.host
+	worker, number, ownSleepFD, err := h.worker()
 	if err != nil {
 		return nil, err
 	}
@@ -240,12 +240,12 @@ func (d *door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (_ *server
 		s.die(s.cutNext())
 		s.table.Close()
 	}}
-	err = ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, App: s.app.id, Worker: uint32(number),
+	err = ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, App: s.host.ID, Worker: uint32(number),
 		ToServer: uint32(g.ToServer), ToClient: uint32(g.ToClient)}, ownSleepFD, bell.FD())
 	if err != nil {
 		return nil, err
 	}
-	return s, r.register(&s.pair, func() { r.servers[s] = struct{}{} })
+	return s, h.register(&s.pair, func() { h.servers[s] = struct{}{} })
 }
 
 // read reads the control channel, and ends the pair when that ends.
@@ -270,8 +270,8 @@ func (s *server) read() {
 			s.table.Drop(int(m.Segment))
 		}
 	}
-	r := &s.app.remote
-	r.unregister(func() { delete(r.servers, s) })
+	h := s.host
+	h.unregister(func() { delete(h.servers, s) })
 	s.die(s.cutNext())
 	s.table.Close()
 }
@@ -286,26 +286,28 @@ func (s *server) add(k, fd int) error {
 }
 
 // cutAccepted ends a connection whose peer is gone.
-func (s *server) cutAccepted(a *accepted) {
-	s.cut(&a.Conn)
+func (s *server) cutAccepted(a *Accepted) {
+	s.cut(a.owner.End())
 	if !a.answered.Load() {
-		s.l.backlog.withdraw(a)
+		s.door.l.Withdraw(a.owner)
 	}
 }
 
 // cutNext returns what ends the connections, one after the other.
 func (s *server) cutNext() func() bool { return s.conns.inTurn(s.cutAccepted) }
 
-func (s *server) appendConns(conns []seen) []seen {
-	s.conns.all(func(a *accepted) { conns = append(conns, seen{halfOpen: !a.answered.Load(), Conn: &a.Conn}) })
-	return conns
+func (s *server) each(f func(e *stream.End, owner any, halfOpen bool)) {
+	s.conns.all(func(a *Accepted) {
+		halfOpen := !a.answered.Load()
+		f(a.owner.End(), a.owner, halfOpen)
+	})
 }
 
 // handle is called by the worker for each event. One at a slot that is not in
 // use is a Dial.
 func (s *server) handle(id uint32) {
 	if a := s.conns.get(id); a != nil {
-		a.end.Wake()
+		a.owner.End().Wake()
 		a.checkDialer()
 		return
 	}
@@ -315,154 +317,4 @@ func (s *server) handle(id uint32) {
 		s.ref()
 		s.worker.Connect(func() { s.incoming(slot) })
 	}
-}
-
-// An accepted is the accepting end of a connection.
-type accepted struct {
-	Conn
-	s    *server
-	slot segpool.Slot
-
-	origin origin // the listener's
-
-	// The half-open.
-	once     sync.Once
-	answered atomic.Bool
-	taken    atomic.Bool   // by Accept
-	refused  syscall.Errno // why, if it was
-}
-
-// incoming is called by the worker for each Dial, with a reference to the pair
-// that is the connection's.
-func (s *server) incoming(slot segpool.Slot) {
-	a := &accepted{s: s, slot: slot}
-	number := slot.Number.Load()
-	if errno := a.count(&Addr{app: s.peerApp, number: number}); errno != 0 {
-		s.table.Refuse(slot, uint32(errno), a.tell)
-		s.unref()
-		return
-	}
-	slot.ToServer.Header.ResetConsumer()
-	slot.ToClient.Header.ResetProducer()
-	a.end.Init(slot.ToServer, slot.ToClient, a, stream.Options{RaceKey: raceKey(s.peerApp, number), TCP: isTCP(s.addr)})
-	a.local = s.addr
-	a.cred = s.cred
-	s.conns.set(slot.ID, a)
-	s.l.backlog.offer(a)
-	// Whoever gave up, or died, before the connection was to be found in the
-	// table has told nobody.
-	if s.dead.Load() {
-		s.cutAccepted(a)
-	} else {
-		a.checkDialer()
-	}
-}
-
-// count takes what the connection needs of what there is a limit of, and gives it
-// the address of its dialer, which is own on network "ct".
-func (a *accepted) count(own *Addr) (errno syscall.Errno) {
-	s := a.s
-	if s.l.retired.Load() {
-		return syscall.ECONNREFUSED
-	}
-	if s.l.elsewhere() {
-		return errHandedOn.Errno
-	}
-	if s.app.account.AddConn() != nil {
-		return syscall.ENOBUFS
-	}
-	var err error
-	if a.remote, a.origin, err = s.l.ends(s.addr, own); err != nil {
-		s.app.account.RemoveConn()
-		return syscall.ENOBUFS
-	}
-	a.slot.Origin.Store(uint64(a.origin))
-	return 0
-}
-
-// uncount undoes count.
-func (a *accepted) uncount() {
-	a.s.app.account.RemoveConn()
-	if a.origin != 0 {
-		a.s.l.origins.give(a.origin)
-	}
-}
-
-// checkDialer removes the connection from the backlog if its dialer has given up. The
-// dialer notifies after it has said so.
-func (a *accepted) checkDialer() {
-	if !a.taken.Load() && a.givenUp() {
-		a.s.l.backlog.withdraw(a)
-	}
-}
-
-// givenUp reports whether the dialer has given up: nobody has the connection, even if
-// it was answered.
-func (a *accepted) givenUp() bool {
-	if !a.end.Enter() {
-		return false
-	}
-	defer a.end.Leave()
-	st := segpool.State(a.slot.ClientState.Load())
-	return st.Use() != a.slot.Use || st.Code() == segpool.GivenUp
-}
-
-func (a *accepted) answer() {
-	a.once.Do(func() {
-		if !a.end.Enter() {
-			return // closed with the application
-		}
-		a.slot.SayServer(segpool.Accepted)
-		a.answered.Store(true)
-		a.tell()
-		a.end.Leave()
-	})
-}
-
-func (a *accepted) accept() *Conn {
-	a.answer()
-	a.taken.Store(true)
-	if a.givenUp() {
-		a.drop()
-		return nil
-	}
-	return &a.Conn
-}
-
-func (a *accepted) drop() {
-	a.answer() // a Dial that still waits would not hear of anything else
-	a.end.Abort()
-}
-
-func (a *accepted) refuse(errno syscall.Errno) {
-	a.end.Withdraw(func() { a.refused = errno })
-}
-
-// tell notifies the dialer if it waits for the answer. It says so before it
-// looks at the answer for the last time. It is called by those who serve more than
-// this connection: the worker, Accept, and Close.
-func (a *accepted) tell() {
-	if segpool.State(a.slot.ClientState.Load()).Code() == segpool.ConnectNtf {
-		a.NotifyApart()
-	}
-}
-
-func (a *accepted) Notify()      { a.s.remote.Notify(a.slot.ID) }
-func (a *accepted) NotifyApart() { a.s.notifyApart(a.slot.ID) }
-
-func (a *accepted) Watch() sched.Watch { return a.s.worker }
-
-// Release lets go of the slot.
-func (a *accepted) Release() {
-	s := a.s
-	// Out of the table first: once the client may use the slot again, an event
-	// there is a Dial.
-	s.conns.set(a.slot.ID, nil)
-	if a.refused != 0 {
-		s.table.Refuse(a.slot, uint32(a.refused), a.tell)
-	} else {
-		s.table.Free(a.slot)
-	}
-	a.uncount()
-	s.unref()
 }

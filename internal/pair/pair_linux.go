@@ -1,12 +1,12 @@
-package ctnet
+package pair
 
 import (
 	"sync/atomic"
-	"unsafe"
 
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/stream"
 )
 
 // A pair is what this application has with another one: a control channel, and
@@ -18,11 +18,11 @@ import (
 // one while the pair is alive, one for each connection, and one for each Dial
 // under way.
 type pair struct {
-	app     *app
+	host    *Host
 	self    member // the client or server that this is a part of
 	ch      rendezvous.Channel
 	peerApp uint64
-	cred    Cred
+	cred    rendezvous.Cred
 
 	remote sched.Remote // the peer's worker
 	source sched.Source // what the peer tells this application
@@ -35,20 +35,10 @@ type pair struct {
 	dead atomic.Bool
 }
 
-// blockSize is the size of the memory with the bitmaps: first the one that the
-// client's events to the server are in, then the other one, each on pages of its
-// own.
-const blockSize = 2 * bitmapPages
-
-const bitmapPages = (sched.BitmapSize + 4095) &^ 4095
-
-// sleepPageSize is the size of an application's sleep words.
-const sleepPageSize = sched.MaxWorkers * sched.WordSize
-
 // unref gives up a reference.
 func (p *pair) unref() {
 	if p.refs.Add(-1) == 0 {
-		p.app.remote.remove(p.self)
+		p.host.remove(p.self)
 		p.block.Free()
 		p.part()
 	}
@@ -81,7 +71,8 @@ func (p *pair) notifyApart(slot uint32) {
 
 // A member is a client or a server.
 type member interface {
-	appendConns(conns []seen) []seen
+	// each calls f with each connection, and whether its dialer has not been answered.
+	each(f func(e *stream.End, owner any, halfOpen bool))
 }
 
 // die ends a pair whose control channel has ended. The worker tells the connections, after
@@ -101,15 +92,19 @@ func (p *pair) die(cutNext func() bool) {
 	})
 }
 
-// cut ends a connection whose pair has ended. One that App.Close has overtaken is closed,
+// cut ends a connection whose pair has ended. One that [Host.Close] has overtaken is closed,
 // as are those that it found.
-func (p *pair) cut(c *Conn) {
-	if p.app.remote.isClosed() {
-		c.end.Abort()
+func (p *pair) cut(e *stream.End) {
+	if p.host.isClosed() {
+		e.Abort()
 	} else {
-		c.end.PeerGone()
+		e.PeerGone()
 	}
 }
+
+// raceKey returns a key for the connection with this number of the dialing application: the
+// same at both ends.
+func raceKey(app, number uint64) uint64 { return app ^ number }
 
 // A slotTable finds connections by slot. It grows by chunks, which stay.
 type slotTable[C any] struct {
@@ -209,14 +204,4 @@ func (p *pair) meet(m rendezvous.Message, sleepFD, bellFD int) (err error) {
 func (p *pair) part() {
 	p.sleep.Free()
 	p.remote.Bell.Close()
-}
-
-// bitmaps returns the two directions of a block.
-func bitmaps(block *segpool.Memory) (toServer, toClient sched.Bitmap) {
-	return sched.NewBitmap(block.Bytes[:bitmapPages]), sched.NewBitmap(block.Bytes[bitmapPages:])
-}
-
-// sleepWord returns the sleep word of a worker.
-func sleepWord(m *segpool.Memory, worker int) *atomic.Uint32 {
-	return (*atomic.Uint32)(unsafe.Pointer(&m.Bytes[worker*sched.WordSize]))
 }

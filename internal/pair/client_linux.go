@@ -1,4 +1,4 @@
-package ctnet
+package pair
 
 import (
 	"context"
@@ -26,7 +26,7 @@ type client struct {
 	addr net.Addr // of the other end
 	pool *segpool.Pool
 
-	conns slotTable[dialed]
+	conns slotTable[Dialed]
 
 	// growing is the segment that is being made, if one is; added is the
 	// server's answer to it.
@@ -44,9 +44,8 @@ type client struct {
 // A clientKey is what a client is for. Fifo sizes are those of a pair, so Dials
 // that ask for different ones use different pairs.
 type clientKey struct {
-	key  string // of the listener
-	name string // the target's: its network and address as they were dialed
-	ask  sizes
+	key, name string
+	ask       Sizes
 }
 
 // idleLinger is how long a pair without connections is kept, so that a Dial now
@@ -57,57 +56,50 @@ const (
 	limboLinger = 64 * time.Second
 )
 
-// errRetired means that the pair takes no more connections.
-var errRetired = errors.New("pair retired")
-
 // An attachment is a handshake under way, for which others may wait.
 type attachment struct {
 	done chan struct{}
 	err  error // once it is done
 }
 
-// dialRemote connects to a listener of another application.
-func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (*Conn, error) {
-	for retry := true; ; retry = false {
-		p, err := a.remote.client(ctx, clientKey{key, t.name, ask}, t.addr)
-		if err != nil {
-			return nil, err
-		}
-		c, err := p.connect(ctx)
-		p.done()
-		if err == errRetired {
-			// Known from earlier, so there may be another listener now.
-			p.retire()
-			if retry {
-				continue
-			}
-			err = syscall.ECONNREFUSED // there is a listener, and it is closing
-		}
-		return c, err
+// Dial connects to a listener of another application. The connection is d, whose memory it
+// uses if Dial returns nil; otherwise d must not be used again. ErrRetired means that
+// another Dial may find another listener.
+func (h *Host) Dial(ctx context.Context, t Target, d Dialing) error {
+	p, err := h.client(ctx, t)
+	if err != nil {
+		return err
 	}
+	err = p.connect(ctx, d)
+	p.done()
+	if err == ErrRetired {
+		p.retire()
+	}
+	return err
 }
 
 // client returns the pair for a key, attaching to the listener if there is none.
 // The caller calls done.
-func (r *remotes) client(ctx context.Context, key clientKey, remote net.Addr) (*client, error) {
-	r.mu.Lock()
+func (h *Host) client(ctx context.Context, t Target) (*client, error) {
+	key := clientKey{t.Key, t.Name, t.Ask}
+	h.mu.Lock()
 	for {
-		if r.closed {
-			r.mu.Unlock()
+		if h.closed {
+			h.mu.Unlock()
 			return nil, net.ErrClosed
 		}
-		if p := r.clients[key]; p != nil {
+		if p := h.clients[key]; p != nil {
 			p.dialing++
-			r.mu.Unlock()
+			h.mu.Unlock()
 			return p, nil
 		}
-		other := r.attaching[key]
+		other := h.attaching[key]
 		if other == nil {
 			break
 		}
 		// Another Dial is at it. If it fails for reasons of its own, this one
 		// tries.
-		r.mu.Unlock()
+		h.mu.Unlock()
 		select {
 		case <-other.done:
 			if other.err != nil && other.err != context.Canceled && other.err != context.DeadlineExceeded {
@@ -116,35 +108,35 @@ func (r *remotes) client(ctx context.Context, key clientKey, remote net.Addr) (*
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		r.mu.Lock()
+		h.mu.Lock()
 	}
 	own := &attachment{done: make(chan struct{})}
-	r.attaching[key] = own
-	r.mu.Unlock()
+	h.attaching[key] = own
+	h.mu.Unlock()
 
-	p, err := r.attach(ctx, key, remote)
+	p, err := h.attach(ctx, key, t.Remote)
 
 	own.err = err
-	r.mu.Lock()
-	delete(r.attaching, key)
-	r.mu.Unlock()
+	h.mu.Lock()
+	delete(h.attaching, key)
+	h.mu.Unlock()
 	close(own.done)
 	return p, err
 }
 
 // done ends a Dial's use of the pair.
 func (p *client) done() {
-	r := &p.app.remote
-	r.mu.Lock()
+	h := p.host
+	h.mu.Lock()
 	p.dialing--
-	r.mu.Unlock()
+	h.mu.Unlock()
 	if p.pool.Idle() {
 		p.linger()
 	}
 }
 
 // attach does the handshake with the listener that key names.
-func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_ *client, err error) {
+func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (_ *client, err error) {
 	var undo cleanup
 	defer func() {
 		if err != nil {
@@ -155,11 +147,11 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 	if err != nil {
 		return nil, err
 	}
-	if err := r.begin(ch); err != nil {
+	if err := h.begin(ch); err != nil {
 		ch.Close()
 		return nil, err
 	}
-	undo.add(func() { r.end(ch) })
+	undo.add(func() { h.end(ch) })
 	done := ch.LimitHandshake(ctx)
 	defer func() {
 		done()
@@ -175,7 +167,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 		}
 	}()
 
-	worker, number, sleepFD, err := r.worker()
+	worker, number, sleepFD, err := h.worker()
 	if err != nil {
 		return nil, err
 	}
@@ -191,8 +183,8 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 	}
 	undo.add(bell.Close)
 
-	hello := rendezvous.Message{Kind: rendezvous.KindHello, App: r.app.id, Worker: uint32(number),
-		ToServer: uint32(key.ask.toServer), ToClient: uint32(key.ask.toClient)}
+	hello := rendezvous.Message{Kind: rendezvous.KindHello, App: h.ID, Worker: uint32(number),
+		ToServer: uint32(key.ask.ToServer), ToClient: uint32(key.ask.ToClient)}
 	hello.NameLen = uint32(copy(hello.Name[:], key.name))
 	if err := ch.Send(hello, blockFD, sleepFD, bell.FD()); err != nil {
 		return nil, err
@@ -202,7 +194,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 		return nil, err
 	}
 	p := &client{
-		pair:    pair{app: r.app, ch: ch, cred: Cred(cred), worker: worker, block: block},
+		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block},
 		key:     key,
 		addr:    remote,
 		added:   make(chan syscall.Errno, 1),
@@ -218,7 +210,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 	if err != nil {
 		return nil, rendezvous.ErrProtocol
 	}
-	p.pool = segpool.NewPool(g, r.app.account, p.drop)
+	p.pool = segpool.NewPool(g, h.Account, p.drop)
 	toServer, toClient := bitmaps(block)
 	p.remote.Events = toServer
 	p.source = sched.Source{Events: toClient, Handle: p.handle, Bell: bell}
@@ -231,10 +223,10 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 	}
 	// From here on the worker may be using the memory.
 	undo = nil
-	if err := r.register(&p.pair, func() { r.clients[key] = p }); err != nil {
+	if err := h.register(&p.pair, func() { h.clients[key] = p }); err != nil {
 		p.die(p.cutNext())
 		p.pool.Close()
-		r.end(ch)
+		h.end(ch)
 		return nil, err
 	}
 	go p.read()
@@ -243,7 +235,7 @@ func (r *remotes) attach(ctx context.Context, key clientKey, remote net.Addr) (_
 
 // read reads the control channel, and ends the pair when that ends.
 func (p *client) read() {
-	r := &p.app.remote
+	h := p.host
 	for {
 		m, fds, err := p.ch.Receive()
 		rendezvous.CloseAll(fds)
@@ -267,26 +259,26 @@ func (p *client) read() {
 		}
 	}
 	p.dead.Store(true)
-	r.unregister(p.forget)
+	h.unregister(p.forget)
 	close(p.added)
 	p.die(p.cutNext())
 	p.pool.Close()
-	r.end(p.ch)
+	h.end(p.ch)
 }
 
 // retire makes later Dials attach anew.
 func (p *client) retire() {
-	r := &p.app.remote
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	h := p.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	p.forget()
 }
 
 // forget is retire with remotes.mu held.
 func (p *client) forget() {
-	r := &p.app.remote
-	if r.clients[p.key] == p {
-		delete(r.clients, p.key)
+	h := p.host
+	if h.clients[p.key] == p {
+		delete(h.clients, p.key)
 	}
 }
 
@@ -299,9 +291,9 @@ func (p *client) linger() { p.timer.start(idleLinger, p.uses.Load()) }
 func (p *client) idle() bool {
 	after, uses := p.timer.stop()
 	limbo := p.pool.Reap()
-	r := &p.app.remote
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	h := p.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if p.dialing > 0 || !p.pool.Idle() {
 		// The end of that Dial or connection sets the timer.
 		if limbo {
@@ -360,19 +352,21 @@ func (t *idleTimer) stop() (after time.Duration, uses uint64) {
 // handle is called by the worker for each event.
 func (p *client) handle(id uint32) {
 	if d := p.conns.get(id); d != nil {
-		d.end.Wake()
+		d.owner.End().Wake()
 	}
 }
 
 // cutNext returns what ends the connections, one after the other.
 func (p *client) cutNext() func() bool {
-	return p.conns.inTurn(func(d *dialed) { p.cut(&d.Conn) })
+	return p.conns.inTurn(func(d *Dialed) { p.cut(d.owner.End()) })
 }
 
-func (p *client) appendConns(conns []seen) []seen {
-	// Whether it is answered first: then its address is there.
-	p.conns.all(func(d *dialed) { conns = append(conns, seen{halfOpen: !d.connected.Load(), Conn: &d.Conn}) })
-	return conns
+func (p *client) each(f func(e *stream.End, owner any, halfOpen bool)) {
+	// connected first: then what Dialing.Connected has set is there.
+	p.conns.all(func(d *Dialed) {
+		halfOpen := !d.connected.Load()
+		f(d.owner.End(), d.owner, halfOpen)
+	})
 }
 
 // drop is called by the pool before a segment goes.
@@ -429,7 +423,7 @@ func (p *client) addSegment() error {
 	defer unix.Close(fd)
 	if err := p.ch.Send(rendezvous.Message{Kind: rendezvous.KindAdd, Segment: uint32(k)}, fd); err != nil {
 		m.Free()
-		return errRetired
+		return ErrRetired
 	}
 	timeout := time.NewTimer(rendezvous.HandshakeTimeout)
 	defer timeout.Stop()
@@ -437,7 +431,7 @@ func (p *client) addSegment() error {
 	case errno, ok := <-p.added:
 		if !ok {
 			m.Free()
-			return errRetired
+			return ErrRetired
 		}
 		if errno != 0 {
 			m.Free()
@@ -453,158 +447,4 @@ func (p *client) addSegment() error {
 		return err
 	}
 	return nil
-}
-
-// A dialed is the dialing end of a connection.
-type dialed struct {
-	Conn
-	p    *client
-	slot segpool.Slot
-
-	connected atomic.Bool // and local is set
-}
-
-// connect makes a connection.
-func (p *client) connect(ctx context.Context) (*Conn, error) {
-	p.uses.Add(1)
-	if err := p.app.account.AddConn(); err != nil {
-		return nil, err
-	}
-	if !p.ref() {
-		p.app.account.RemoveConn()
-		return nil, errRetired
-	}
-	slot, err := p.pool.Alloc()
-	for err == segpool.ErrFull && !p.dead.Load() {
-		if err = p.grow(ctx); err == nil {
-			slot, err = p.pool.Alloc()
-		}
-	}
-	if err != nil {
-		p.app.account.RemoveConn()
-		p.unref()
-		if err == segpool.ErrFull {
-			err = errRetired
-		}
-		return nil, err
-	}
-
-	d := &dialed{p: p, slot: slot}
-	number := p.app.number.Add(1)
-	slot.ToServer.Header.ResetProducer()
-	slot.ToClient.Header.ResetConsumer()
-	slot.Number.Store(number)
-	d.end.Init(slot.ToClient, slot.ToServer, d, stream.Options{RaceKey: raceKey(p.app.id, number), TCP: isTCP(p.addr)})
-	d.remote = p.addr
-	d.cred = p.cred
-	// Inside, so that the slot stays: App.Close may close the connection now.
-	d.end.Enter()
-	defer d.end.Leave()
-	p.conns.set(slot.ID, d)
-	d.slot.SayClient(segpool.Connect)
-	d.Notify()
-	d.awaitAnswer(ctx)
-	if err := d.decide(ctx); err != nil {
-		d.end.Abort()
-		return nil, err
-	}
-	d.local = d.origin(number)
-	d.connected.Store(true)
-	if p.dead.Load() {
-		p.cut(&d.Conn) // it may have died before the connection was in the table
-	}
-	return &d.Conn, nil
-}
-
-// decide returns nil if the connection was made, and otherwise why not.
-func (d *dialed) decide(ctx context.Context) error {
-	if d.end.Closed() {
-		return net.ErrClosed // by App.Close
-	}
-	switch st := d.answer(); st.Code() {
-	case segpool.Accepted:
-		return nil
-	case segpool.Refused:
-		if errno := syscall.Errno(st.Detail()); errno != syscall.ECONNREFUSED {
-			return errno
-		}
-		return errRetired
-	}
-	// Nobody has answered. If the server does now, it finds the Dial given up.
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return errRetired
-}
-
-// answer returns the server's answer to this use of the slot, or 0.
-func (d *dialed) answer() segpool.State {
-	st := segpool.State(d.slot.ServerState.Load())
-	if st.Use() != d.slot.Use {
-		return 0
-	}
-	if st.Code() == segpool.Done {
-		// Accepted, and already closed. What was written can be read.
-		return segpool.MakeState(st.Use(), segpool.Accepted)
-	}
-	return st
-}
-
-// origin returns the address of this end. On network tcp the server says what it
-// is; it is shown, and nothing else.
-func (d *dialed) origin(number uint64) net.Addr {
-	switch a := d.p.addr.(type) {
-	case *net.TCPAddr:
-		return origin(d.slot.Origin.Load()).addr(a.AddrPort().Addr())
-	case *net.UnixAddr:
-		return unnamed
-	}
-	return &Addr{app: d.p.app.id, number: number}
-}
-
-// awaitAnswer waits for the server's answer, the context's end or the peer's.
-func (d *dialed) awaitAnswer(ctx context.Context) {
-	ready := func() bool {
-		return d.answer() != 0 || d.p.dead.Load() || ctx.Err() != nil || d.end.Closed()
-	}
-	var stop func() bool
-	d.end.AwaitPeer(ready, func() {
-		if stop == nil {
-			stop = context.AfterFunc(ctx, d.end.Wake)
-		}
-		// The server looks at this after it has answered.
-		d.slot.SayClient(segpool.ConnectNtf)
-	})
-	if stop != nil {
-		stop()
-	}
-}
-
-func (d *dialed) Notify()      { d.p.remote.Notify(d.slot.ID) }
-func (d *dialed) NotifyApart() { d.p.notifyApart(d.slot.ID) }
-
-func (d *dialed) Watch() sched.Watch { return d.p.worker }
-
-// Release lets go of the slot.
-func (d *dialed) Release() {
-	p := d.p
-	p.conns.set(d.slot.ID, nil)
-	toClient, toServer := d.end.Used()
-	used := segpool.Used{ToServer: toServer, ToClient: toClient}
-	if d.connected.Load() {
-		if p.pool.Free(d.slot, segpool.Done, used) {
-			p.linger()
-		}
-	} else {
-		answer := d.answer()
-		if p.pool.Free(d.slot, segpool.GivenUp, used) {
-			p.linger()
-		}
-		if answer.Code() != segpool.Refused {
-			// After it was said: the server looks when it is notified.
-			p.notifyApart(d.slot.ID)
-		}
-	}
-	p.app.account.RemoveConn()
-	p.unref()
 }

@@ -1,0 +1,140 @@
+package ctnet
+
+import (
+	"context"
+	"net"
+	"syscall"
+
+	"cutthrough.example/internal/pair"
+	"cutthrough.example/internal/rendezvous"
+	"cutthrough.example/internal/stream"
+)
+
+// Connections with other applications: what package pair asks of ours.
+
+// A dialedConn is the dialing end of a connection with another application.
+type dialedConn struct {
+	Conn
+	link pair.Dialed
+}
+
+// dialRemote connects to a listener of another application.
+func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (*Conn, error) {
+	for range 2 {
+		d := &dialedConn{Conn: Conn{remote: t.addr}}
+		err := a.remote.Dial(ctx, pair.Target{Key: key, Name: t.name, Ask: pair.Sizes(ask), Remote: t.addr}, d)
+		if err == nil {
+			return &d.Conn, nil
+		}
+		if err != pair.ErrRetired {
+			return nil, err
+		}
+		// The pair is known from earlier, so there may be another listener now.
+	}
+	return nil, syscall.ECONNREFUSED // not rendezvous.ErrNobody: there is a listener, and it is closing
+}
+
+func (d *dialedConn) End() *stream.End        { return &d.end }
+func (d *dialedConn) Link() *pair.Dialed      { return &d.link }
+func (d *dialedConn) Options() stream.Options { return stream.Options{TCP: isTCP(d.remote)} }
+
+// Begin sets what is known of the other end.
+func (d *dialedConn) Begin(peer *rendezvous.Cred, remote net.Addr) {
+	d.cred, d.remote = (*Cred)(peer), remote
+}
+
+// Connected sets the address of this end. On network tcp the listener says what it is; it
+// is shown, and nothing else.
+func (d *dialedConn) Connected(app, number, o uint64) {
+	switch a := d.remote.(type) {
+	case *net.TCPAddr:
+		d.local = origin(o).addr(a.AddrPort().Addr())
+	case *net.UnixAddr:
+		d.local = unnamed
+	default:
+		d.local = &Addr{app: app, number: number}
+	}
+}
+
+// An acceptedConn is the accepting end of a connection with another application.
+type acceptedConn struct {
+	Conn
+	link   pair.Accepted
+	origin origin // the listener's
+}
+
+func (a *acceptedConn) End() *stream.End     { return &a.end }
+func (a *acceptedConn) Link() *pair.Accepted { return &a.link }
+
+func (a *acceptedConn) answer()                    { a.link.Answer() }
+func (a *acceptedConn) drop()                      { a.link.Drop() }
+func (a *acceptedConn) refuse(errno syscall.Errno) { a.link.Refuse(errno) }
+
+func (a *acceptedConn) accept() *Conn {
+	if !a.link.Take() {
+		return nil
+	}
+	return &a.Conn
+}
+
+// A served is a listener as other applications come to it.
+type served struct{ l *Listener }
+
+func (s served) Allows(c rendezvous.Cred) bool {
+	if s.l.allow == nil {
+		return rendezvous.Trusted(c)
+	}
+	return s.l.allow(Cred(c))
+}
+
+func (s served) Shared() bool { return s.l.kernel != nil }
+
+func (s served) Retire() { s.l.retired.Store(true) }
+
+func (s served) Withdraw(a pair.Accepting) { s.l.backlog.withdraw(a.(*acceptedConn)) }
+
+func (s served) Place(name string) pair.Place {
+	addr := s.l.answers(name)
+	if addr == nil || s.l.retired.Load() {
+		return nil
+	}
+	return servedAs{s.l, addr}
+}
+
+// A servedAs is a listener as it was dialed by the applications of a pair.
+type servedAs struct {
+	l    *Listener
+	addr net.Addr // of the accepting ends
+}
+
+func (s servedAs) Sizes(ask pair.Sizes) (pair.Sizes, error) {
+	sz, err := checkSizes(sizes(ask))
+	if err != nil {
+		return ask, err
+	}
+	sz.ToServer, sz.ToClient = s.l.sizes.decide(sz)
+	return pair.Sizes(sz), nil
+}
+
+func (s servedAs) Make(from pair.Dialer) (_ pair.Accepting, o stream.Options, _ uint64, errno syscall.Errno) {
+	if s.l.retired.Load() {
+		return nil, o, 0, syscall.ECONNREFUSED
+	}
+	if s.l.elsewhere() {
+		return nil, o, 0, errHandedOn.Errno
+	}
+	remote, origin, err := s.l.ends(s.addr, &Addr{app: from.App, number: from.Number})
+	if err != nil {
+		return nil, o, 0, syscall.ENOBUFS
+	}
+	a := &acceptedConn{Conn: Conn{local: s.addr, remote: remote, cred: (*Cred)(from.Cred)}, origin: origin}
+	return a, stream.Options{TCP: isTCP(s.addr)}, uint64(origin), 0
+}
+
+func (s servedAs) Offer(a pair.Accepting) { s.l.backlog.offer(a.(*acceptedConn)) }
+
+func (s servedAs) Released(a pair.Accepting) {
+	if o := a.(*acceptedConn).origin; o != 0 {
+		s.l.origins.give(o)
+	}
+}

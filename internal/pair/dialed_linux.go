@@ -1,0 +1,156 @@
+package pair
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"syscall"
+
+	"cutthrough.example/internal/sched"
+	"cutthrough.example/internal/segpool"
+)
+
+// A Dialed is the dialing end's link to its pair.
+type Dialed struct {
+	owner Dialing
+	p     *client
+	slot  segpool.Slot
+
+	connected atomic.Bool // and Dialing.Connected was called
+}
+
+// connect makes a connection.
+func (p *client) connect(ctx context.Context, owner Dialing) error {
+	p.uses.Add(1)
+	if err := p.host.Account.AddConn(); err != nil {
+		return err
+	}
+	if !p.ref() {
+		p.host.Account.RemoveConn()
+		return ErrRetired
+	}
+	slot, err := p.pool.Alloc()
+	for err == segpool.ErrFull && !p.dead.Load() {
+		if err = p.grow(ctx); err == nil {
+			slot, err = p.pool.Alloc()
+		}
+	}
+	if err != nil {
+		p.host.Account.RemoveConn()
+		p.unref()
+		if err == segpool.ErrFull {
+			err = ErrRetired
+		}
+		return err
+	}
+
+	d, e := owner.Link(), owner.End()
+	d.owner, d.p, d.slot = owner, p, slot
+	number := p.host.Numbers.Add(1)
+	slot.ToServer.Header.ResetProducer()
+	slot.ToClient.Header.ResetConsumer()
+	slot.SetNumber(number)
+	o := owner.Options()
+	o.RaceKey = raceKey(p.host.ID, number)
+	e.Init(slot.ToClient, slot.ToServer, d, o)
+	owner.Begin(&p.cred, p.addr)
+	// Inside, so that the slot stays: Host.Close may close the connection now.
+	e.Enter()
+	defer e.Leave()
+	p.conns.set(slot.ID, d)
+	d.slot.SayClient(segpool.Connect)
+	d.Notify()
+	d.awaitAnswer(ctx)
+	if err := d.decide(ctx); err != nil {
+		e.Abort()
+		return err
+	}
+	owner.Connected(p.host.ID, number, d.slot.Origin())
+	d.connected.Store(true)
+	if p.dead.Load() {
+		p.cut(e) // it may have died before the connection was in the table
+	}
+	return nil
+}
+
+// decide returns nil if the connection was made, and otherwise why not.
+func (d *Dialed) decide(ctx context.Context) error {
+	if d.owner.End().Closed() {
+		return net.ErrClosed // by Host.Close
+	}
+	switch st := d.answer(); st.Code() {
+	case segpool.Accepted:
+		return nil
+	case segpool.Refused:
+		if errno := syscall.Errno(st.Detail()); errno != syscall.ECONNREFUSED {
+			return errno
+		}
+		return ErrRetired
+	}
+	// Nobody has answered. If the server does now, it finds the Dial given up.
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return ErrRetired
+}
+
+// answer returns the server's answer to this use of the slot, or 0.
+func (d *Dialed) answer() segpool.State {
+	st := d.slot.ServerState()
+	if st.Use() != d.slot.Use {
+		return 0
+	}
+	if st.Code() == segpool.Done {
+		// Accepted, and already closed. What was written can be read.
+		return segpool.MakeState(st.Use(), segpool.Accepted)
+	}
+	return st
+}
+
+// awaitAnswer waits for the server's answer, the context's end or the peer's.
+func (d *Dialed) awaitAnswer(ctx context.Context) {
+	e := d.owner.End()
+	ready := func() bool {
+		return d.answer() != 0 || d.p.dead.Load() || ctx.Err() != nil || e.Closed()
+	}
+	var stop func() bool
+	e.AwaitPeer(ready, func() {
+		if stop == nil {
+			stop = context.AfterFunc(ctx, e.Wake)
+		}
+		// The server looks at this after it has answered.
+		d.slot.SayClient(segpool.ConnectNtf)
+	})
+	if stop != nil {
+		stop()
+	}
+}
+
+// Notify is of stream.Peer, as the others.
+func (d *Dialed) Notify()              { d.p.remote.Notify(d.slot.ID) }
+func (d *Dialed) NotifyApart()         { d.p.notifyApart(d.slot.ID) }
+func (d *Dialed) Poller() sched.Poller { return d.p.worker }
+
+// Release lets go of the slot.
+func (d *Dialed) Release() {
+	p := d.p
+	p.conns.set(d.slot.ID, nil)
+	toClient, toServer := d.owner.End().Used()
+	used := segpool.Used{ToServer: toServer, ToClient: toClient}
+	if d.connected.Load() {
+		if p.pool.Free(d.slot, segpool.Done, used) {
+			p.linger()
+		}
+	} else {
+		answer := d.answer()
+		if p.pool.Free(d.slot, segpool.GivenUp, used) {
+			p.linger()
+		}
+		if answer.Code() != segpool.Refused {
+			// After it was said: the server looks when it is notified.
+			p.notifyApart(d.slot.ID)
+		}
+	}
+	p.host.Account.RemoveConn()
+	p.unref()
+}

@@ -1,0 +1,164 @@
+package pair
+
+import (
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"cutthrough.example/internal/rendezvous"
+	"cutthrough.example/internal/sched"
+	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/stream"
+	"golang.org/x/sys/unix"
+)
+
+// A Host is an application's side of all its pairs. It costs nothing until the first of
+// them is there.
+type Host struct {
+	Config
+
+	mu      sync.Mutex
+	closed  bool
+	sleep   *segpool.Memory // the workers' sleep words; others can only read them
+	sleepFD int
+	group   *sched.Group
+	clients map[clientKey]*client // that take Dials
+	servers map[*server]struct{}
+	all     map[member]struct{} // with a control channel or connections
+	// attaching are the client's handshakes under way.
+	attaching map[clientKey]*attachment
+
+	channels map[rendezvous.Channel]struct{} // open ones, also of handshakes
+	users    sync.WaitGroup                  // a goroutine for each of these
+
+	// Absences are the targets at which there was no listener.
+	Absences rendezvous.Absences
+}
+
+// maxServers is the most pairs that an application has as the server.
+const maxServers = 4096
+
+// Init must be called before anything else.
+func (h *Host) Init(c Config) {
+	h.Config = c
+	h.clients = make(map[clientKey]*client)
+	h.all = make(map[member]struct{})
+	h.attaching = make(map[clientKey]*attachment)
+	h.channels = make(map[rendezvous.Channel]struct{})
+	h.servers = make(map[*server]struct{})
+}
+
+// begin counts a channel on which a handshake begins, until end. It fails if the
+// application is closed. Between the two the application's workers stay.
+func (h *Host) begin(ch rendezvous.Channel) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return net.ErrClosed
+	}
+	h.channels[ch] = struct{}{}
+	h.users.Add(1)
+	return nil
+}
+
+// end closes a channel.
+func (h *Host) end(ch rendezvous.Channel) {
+	h.mu.Lock()
+	delete(h.channels, ch)
+	h.mu.Unlock()
+	ch.Close()
+	h.users.Done()
+}
+
+// worker returns the worker that serves the next pair, its number, and the
+// descriptor of the sleep words.
+func (h *Host) worker() (w *sched.Worker, number, sleepFD int, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, 0, 0, net.ErrClosed
+	}
+	if h.group == nil {
+		m, fd, err := segpool.CreateShared("ctnet sleep words", sleepPageSize, true)
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		h.sleep, h.sleepFD = m, fd
+		h.group = sched.NewGroup(func(i int) *atomic.Uint32 { return sleepWord(m, i) })
+	}
+	w, number = h.group.Next()
+	return w, number, h.sleepFD, nil
+}
+
+// register adds a pair, unless the application is closed.
+func (h *Host) register(p *pair, add func()) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return net.ErrClosed
+	}
+	if len(h.servers) >= maxServers {
+		return &segpool.LimitError{What: "applications that have dialed this one", Limit: maxServers}
+	}
+	add()
+	h.all[p.self] = struct{}{}
+	return nil
+}
+
+// remove forgets a pair that has no reference left.
+func (h *Host) remove(m member) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.all, m)
+}
+
+// unregister undoes what register's add has done.
+func (h *Host) unregister(remove func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	remove()
+}
+
+// Each calls f with each end of a connection that the application has with another one: its
+// Dialing or Accepting, and whether the dialer has not been answered.
+func (h *Host) Each(f func(owner any, halfOpen bool)) {
+	for _, m := range h.members() {
+		m.each(func(_ *stream.End, owner any, halfOpen bool) { f(owner, halfOpen) })
+	}
+}
+
+func (h *Host) members() []member {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.all))
+}
+
+func (h *Host) isClosed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.closed
+}
+
+// Close ends all pairs, resets their connections, and waits until what belongs
+// to them is gone.
+func (h *Host) Close() {
+	h.mu.Lock()
+	h.closed = true
+	all := slices.Collect(maps.Keys(h.all))
+	channels := slices.Collect(maps.Keys(h.channels))
+	h.mu.Unlock()
+	for _, m := range all {
+		m.each(func(e *stream.End, _ any, _ bool) { e.Abort() })
+	}
+	for _, ch := range channels {
+		ch.Close()
+	}
+	h.users.Wait()
+	if h.group != nil {
+		h.group.Wait()
+		h.sleep.Free()
+		unix.Close(h.sleepFD)
+	}
+}

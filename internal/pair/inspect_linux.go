@@ -1,0 +1,59 @@
+package pair
+
+import (
+	"bytes"
+	"context"
+
+	"golang.org/x/sys/unix"
+
+	"cutthrough.example/internal/rendezvous"
+	"cutthrough.example/internal/segpool"
+)
+
+// maxAnswer is the largest answer that is looked at, in bytes.
+const maxAnswer = 256 << 20
+
+// Inspect asks the application that listens on a socket for what its [Config.Inspect]
+// returns.
+func Inspect(ctx context.Context, path string) ([]byte, rendezvous.Cred, error) {
+	ch, cred, err := rendezvous.DialPath(ctx, path)
+	if err != nil {
+		return nil, cred, err
+	}
+	defer ch.Close()
+	done := ch.LimitHandshake(ctx)
+	defer done()
+	if err := ch.Send(rendezvous.Message{Kind: rendezvous.KindInspect}); err != nil {
+		return nil, cred, err
+	}
+	m, fds, err := ch.Expect(rendezvous.KindSnapshot, 1)
+	if err != nil {
+		return nil, cred, err
+	}
+	if m.Size > maxAnswer {
+		rendezvous.CloseAll(fds)
+		return nil, cred, rendezvous.ErrProtocol
+	}
+	mem, err := segpool.OpenShared(fds[0], int(m.Size), false)
+	if err != nil {
+		return nil, cred, err
+	}
+	defer mem.Free()
+	return bytes.Clone(mem.Bytes), cred, nil
+}
+
+// answerInspect sends what Config.Inspect returns.
+func (h *Host) answerInspect(ch rendezvous.Channel) error {
+	b, err := h.Config.Inspect()
+	if err != nil {
+		return err
+	}
+	mem, fd, err := segpool.CreateShared("ctnet snapshot", len(b), true)
+	if err != nil {
+		return err
+	}
+	defer mem.Free()
+	defer unix.Close(fd)
+	copy(mem.Bytes, b)
+	return ch.Send(rendezvous.Message{Kind: rendezvous.KindSnapshot, Size: uint32(len(b))}, fd)
+}

@@ -1,0 +1,268 @@
+package pair
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"cutthrough.example/internal/leakcheck"
+	"cutthrough.example/internal/rendezvous"
+	"cutthrough.example/internal/ring"
+	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/stream"
+)
+
+// An app is what a Host needs of an application.
+type app struct {
+	Host
+	numbers atomic.Uint64
+	account *segpool.Account
+}
+
+func newApp(t *testing.T, id uint64) *app {
+	a := &app{account: segpool.NewAccount(segpool.Limits{Conns: 1000, Segments: 100, Bytes: 1 << 40})}
+	a.Init(Config{ID: id, Numbers: &a.numbers, Account: a.account, Inspect: func() ([]byte, error) { return []byte("inspected"), nil }})
+	return a
+}
+
+// useDir gives a test a rendezvous directory of its own.
+func useDir(t *testing.T) {
+	dir, err := os.MkdirTemp("", "ctnet")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv("CTNET_DIR", dir)
+	leakcheck.Check(t)
+}
+
+// A dialing is the dialing end of a connection.
+type dialing struct {
+	stream.End
+	link        Dialed
+	app, number uint64
+	origin      uint64
+	peer        *rendezvous.Cred
+	remote      net.Addr
+}
+
+func (d *dialing) end() *stream.End { return &d.End }
+
+// A dialingOwner is a dialing as the package sees it.
+type dialingOwner struct{ *dialing }
+
+func (d dialingOwner) End() *stream.End                             { return d.end() }
+func (d dialingOwner) Link() *Dialed                                { return &d.link }
+func (d dialingOwner) Options() stream.Options                      { return stream.Options{} }
+func (d dialingOwner) Begin(peer *rendezvous.Cred, remote net.Addr) { d.peer, d.remote = peer, remote }
+func (d dialingOwner) Connected(app, number, origin uint64) {
+	d.dialing.app, d.number, d.origin = app, number, origin
+}
+
+func (a *app) dial(t *testing.T, key, name string) (*dialing, error) {
+	d := new(dialing)
+	return d, a.Dial(t.Context(), Target{Key: key, Name: name, Remote: new(net.UnixAddr)}, dialingOwner{d})
+}
+
+// An accepting is the accepting end of a connection.
+type accepting struct {
+	end      stream.End
+	link     Accepted
+	from     Dialer
+	released atomic.Int32
+}
+
+func (a *accepting) End() *stream.End { return &a.end }
+func (a *accepting) Link() *Accepted  { return &a.link }
+
+// A listener has connections served as soon as they come.
+type listener struct {
+	name    string
+	errno   syscall.Errno // for all Dials
+	serve   func(a *accepting)
+	users   sync.WaitGroup
+	retired atomic.Bool
+
+	mu        sync.Mutex
+	made      []*accepting
+	withdrawn int
+}
+
+func (l *listener) Allows(c rendezvous.Cred) bool { return rendezvous.Trusted(c) }
+func (l *listener) Shared() bool                  { return false }
+func (l *listener) Retire()                       { l.retired.Store(true) }
+
+func (l *listener) Withdraw(a Accepting) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.withdrawn++
+	a.Link().Drop()
+}
+
+func (l *listener) Place(name string) Place {
+	if name != l.name || l.retired.Load() {
+		return nil
+	}
+	return l
+}
+
+func (l *listener) Sizes(Sizes) (Sizes, error) { return Sizes{ring.MinSize, ring.MinSize}, nil }
+
+func (l *listener) Make(from Dialer) (Accepting, stream.Options, uint64, syscall.Errno) {
+	if l.errno != 0 {
+		return nil, stream.Options{}, 0, l.errno
+	}
+	a := &accepting{from: from}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.made = append(l.made, a)
+	return a, stream.Options{}, 42, 0
+}
+
+func (l *listener) Released(a Accepting) { a.(*accepting).released.Add(1) }
+
+func (l *listener) Offer(a Accepting) {
+	l.users.Go(func() {
+		if a.Link().Take() {
+			l.serve(a.(*accepting))
+		}
+	})
+}
+
+func echo(a *accepting) {
+	for b := make([]byte, 1000); ; {
+		n, err := a.end.Read(b)
+		if err == nil {
+			_, err = a.end.Write(b[:n])
+		}
+		if err != nil {
+			a.end.Close()
+			return
+		}
+	}
+}
+
+// open lets applications attach to l.
+func (a *app) open(t *testing.T, key string, l *listener) *Door {
+	d, err := a.Open(t.Context(), l, key)
+	require.NoError(t, err)
+	var serving sync.WaitGroup
+	serving.Go(d.Serve)
+	t.Cleanup(func() {
+		d.Close()
+		serving.Wait()
+	})
+	return d
+}
+
+// TestPair dials a listener, and is told what it says.
+func TestPair(t *testing.T) {
+	useDir(t)
+	serverApp, clientApp := newApp(t, 1), newApp(t, 2)
+	defer serverApp.Close()
+	defer clientApp.Close()
+	l := &listener{name: "it", serve: echo}
+	serverApp.open(t, "k", l)
+	_, err := clientApp.dial(t, "none", "it")
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	_, err = clientApp.dial(t, "k", "another")
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	var last *dialing
+	for i := range 100 {
+		d, err := clientApp.dial(t, "k", "it")
+		require.NoError(t, err)
+		require.EqualValues(t, 2, d.app)
+		require.EqualValues(t, 42, d.origin)
+		require.Equal(t, os.Getpid(), d.peer.PID)
+		require.NotNil(t, d.remote)
+		if i > 0 {
+			require.Same(t, last.remote, d.remote, "one address for all")
+		}
+		last = d
+		go d.Write(make([]byte, 10_000))
+		_, err = io.ReadFull(d, make([]byte, 10_000))
+		require.NoError(t, err)
+		l.mu.Lock()
+		a := l.made[i]
+		l.mu.Unlock()
+		require.Equal(t, Dialer{App: 2, Number: d.number, Cred: a.from.Cred}, a.from)
+		open := 0
+		clientApp.Each(func(owner any, halfOpen bool) {
+			require.Equal(t, dialingOwner{d}, owner)
+			require.False(t, halfOpen)
+			open++
+		})
+		require.Equal(t, 1, open)
+		require.NoError(t, d.Close())
+		require.Eventually(t, func() bool { return a.released.Load() == 1 }, leakcheck.Patience, time.Microsecond)
+	}
+	require.Zero(t, clientApp.account.Usage().Conns)
+	require.Eventually(t, func() bool { return serverApp.account.Usage().Conns == 0 }, leakcheck.Patience, time.Millisecond)
+	path, err := rendezvous.List()
+	require.NoError(t, err)
+	b, _, err := Inspect(t.Context(), path[0])
+	require.NoError(t, err)
+	require.Equal(t, "inspected", string(b))
+	serverApp.open(t, "full", &listener{name: "it", errno: syscall.ENOBUFS})
+	_, err = clientApp.dial(t, "full", "it")
+	require.Equal(t, syscall.ENOBUFS, err)
+}
+
+// TestTwoUsesOfASlot has a client ask for a connection at a slot at which it has asked for
+// another one, before the worker has seen to that. One of them is made; none is left when
+// the client is gone.
+func TestTwoUsesOfASlot(t *testing.T) {
+	useDir(t)
+	serverApp, clientApp := newApp(t, 1), newApp(t, 2)
+	defer serverApp.Close()
+	defer clientApp.Close()
+	l := &listener{name: "it", serve: func(a *accepting) {
+		a.end.Read(make([]byte, 1))
+		a.end.Close()
+	}}
+	serverApp.open(t, "k", l)
+	_, err := clientApp.dial(t, "k", "it")
+	require.NoError(t, err)
+	var p *client
+	for _, m := range clientApp.members() {
+		p = m.(*client)
+	}
+	var s *server
+	for _, m := range serverApp.members() {
+		s = m.(*server)
+	}
+	block, blocked := make(chan struct{}), make(chan struct{})
+	s.worker.Connect(func() {
+		close(blocked)
+		<-block
+	})
+	<-blocked
+	var slots []segpool.Slot
+	for range 10 {
+		slot, err := p.pool.Alloc()
+		require.NoError(t, err)
+		slots = append(slots, slot)
+		for range 2 {
+			slot.Use++
+			slot.SayClient(segpool.Connect)
+			s.handle(slot.ID) // as by a goroutine that delivers events for the worker
+		}
+		slot.Use--
+		slot.SayClient(segpool.Connect)
+	}
+	close(block)
+	p.ch.Close() // as when its process dies
+	require.Eventually(t, func() bool { return serverApp.account.Usage().Conns == 0 }, leakcheck.Patience, time.Millisecond)
+	l.users.Wait()
+	for _, a := range l.made {
+		require.EqualValues(t, 1, a.released.Load())
+	}
+	for _, slot := range slots {
+		p.pool.Free(slot, segpool.Done, segpool.Used{})
+	}
+}
