@@ -12,81 +12,93 @@ import (
 	"cutthrough.example/internal/wait"
 )
 
-// A halfOpen is a connection that was asked for and not yet accepted.
+// A halfOpen is a connection through shared memory that a dialer has asked for and that was
+// not accepted yet. To answer it is to tell the dialer that it is connected.
 type halfOpen interface {
-	// answer tells the dialer that it is connected. When it returns the dialer has
-	// been told; it may be called again.
+	// answer answers the dialer. The dialer has been told when answer returns. It may be
+	// called again.
 	answer()
-	// accept returns the accepting end, answered, or nil if the dialer has given up.
+	// accept answers, and returns the accepting end, or nil if the dialer has given up.
 	accept() *Conn
 	// refuse tells the dialer that it is not connected.
 	refuse(errno syscall.Errno)
-	// drop resets a connection that nobody accepts, answered.
+	// drop answers, and resets the connection: it will not be accepted.
 	drop()
 }
 
-// A backlog is a listener's queue of half-opens, in the order in which they
-// came. The first so many are answered: their dialers are connected, as with
-// TCP before Accept is called. The others wait for those to be accepted.
+// A backlog is what a listener's Accept takes connections from. They come from two sources:
 //
-// Beside them there may be a connection of the kernel's, whose own queue is the
-// kernel's.
+//   - The queue has the connections through shared memory, in the order in which dialers
+//     asked for them. The first size of them are answered, so their dialers are connected, as
+//     with TCP before Accept is called. The others are answered as Accept makes room.
+//   - The kernel's listener. A goroutine accepts its connections and hands them over, one at
+//     a time ([backlog.offerKernel]). All others wait in the kernel's own queue, where another
+//     process that has the same listener can take them.
+//
+// Accept takes from both in turns. What an Accept does is decided in one place,
+// [backlog.next].
+//
+// A closed backlog drains: for drainTime Accept still returns connections that would be
+// lost otherwise. These are the connection that the kernel's listener has accepted, and after
+// a takeover the answered connections of the queue ([drainAnswered]). After drainTime, or as
+// soon as no more connections can come, Accept returns net.ErrClosed.
 type backlog struct {
-	wait.Deadline
-	size int
+	wait.Deadline // of Accept
+	size          int
+	pending       func() bool // reports whether the kernel has a connection; nil if that is not known
+
+	// bell wakes goroutines that wait in accept. Whatever changes next's result from
+	// stepWait to another one rings it, and a goroutine that it has woken rings it for
+	// the others, unless they would wait.
 	bell wait.Bell
 
-	mu     sync.Mutex
-	queue  []halfOpen
-	kernel []*kernelConn // to be accepted: one, and more only once it is closed
-	streak int           // accepted since the kernel's last one
-	closed bool
+	closing chan struct{} // closed when the backlog is
 
-	// drained is closed when the kernel's listener gives no more connections;
-	// nil if there is none.
-	drained chan struct{}
-
-	// pending reports whether the kernel has a connection that it has not
-	// handed over yet; nil if that can't be told.
-	pending func() bool
+	mu          sync.Mutex
+	queue       []halfOpen
+	kernel      *kernelConn // handed over and not taken; nil if there is none
+	kernelEnded bool        // the kernel's listener will give no more connections
+	streak      int         // connections taken from the queue since the kernel's last one, or since awaitKernel waited in vain
+	closed      bool
+	drained     bool // closed, and drainTime is over
 }
 
-// maxStreak is how many connections are accepted at most while the kernel has one
-// that waits, and its goroutine is late with it. That costs a system call.
-const maxStreak = 8
-
-// A kernelConn is a connection that the kernel's listener has accepted, or the
-// reason why it has not.
+// A kernelConn is what the Accept of the kernel's listener has returned.
 type kernelConn struct {
 	conn  net.Conn
 	err   error
-	taken chan struct{} // closed when it was, or never will be
+	taken chan struct{} // closed when accept has taken it
 }
+
+const (
+	// maxStreak is how many connections are taken from the queue in a row before Accept
+	// asks whether the kernel has a connection, which is a system call, and waits for it.
+	maxStreak = 8
+
+	// kernelPatience is how long Accept waits then. The kernel's connection is handed
+	// over within microseconds, unless the thread of the goroutine that accepts it waits
+	// for a CPU.
+	kernelPatience = 10 * time.Millisecond
+
+	// drainTime is how long connections can be accepted after the backlog was closed.
+	drainTime = time.Second
+)
 
 func (b *backlog) init(size int) {
 	b.size = size
 	b.bell = wait.NewBell()
+	b.closing = make(chan struct{})
+	b.kernelEnded = true
 }
 
-// drainTime is how long a connection that can be accepted though the listener is
-// closed waits for that.
-const drainTime = time.Second
-
-// offerKernel hands over a connection of the kernel's, or an error, and waits until
-// it is taken or the backlog is closed.
-func (b *backlog) offerKernel(c net.Conn, err error) {
-	k := &kernelConn{c, err, make(chan struct{})}
-	b.mu.Lock()
-	b.kernel = append(b.kernel, k)
-	closed := b.closed
-	b.mu.Unlock()
-	b.bell.Ring()
-	if !closed {
-		<-k.taken
-	}
+// expectKernel makes the backlog expect connections of the kernel's, until endKernel. It is
+// called before any other method but init.
+func (b *backlog) expectKernel(pending func() bool) {
+	b.kernelEnded = false
+	b.pending = pending
 }
 
-// offer queues h. It never blocks.
+// offer adds h to the queue. It never blocks.
 func (b *backlog) offer(h halfOpen) {
 	b.mu.Lock()
 	if b.closed {
@@ -103,19 +115,8 @@ func (b *backlog) offer(h halfOpen) {
 	}
 }
 
-// take removes the queue's element i. Its place among the answered goes to the
-// one behind these, which the caller must answer, with mu released.
-func (b *backlog) take(i int) (h, next halfOpen) {
-	h = b.queue[i]
-	b.queue = slices.Delete(b.queue, i, i+1)
-	if i < b.size && len(b.queue) >= b.size {
-		next = b.queue[b.size-1]
-	}
-	return h, next
-}
-
-// withdraw removes a half-open whose dialer has given up, if it is still there,
-// and closes it.
+// withdraw removes h, whose dialer has given up, from the queue if it is still there, and
+// drops it.
 func (b *backlog) withdraw(h halfOpen) {
 	b.mu.Lock()
 	i := slices.Index(b.queue, h)
@@ -123,111 +124,172 @@ func (b *backlog) withdraw(h halfOpen) {
 		b.mu.Unlock()
 		return
 	}
-	_, next := b.take(i)
+	_, answerNow := b.take(i)
 	b.mu.Unlock()
-	if next != nil {
-		next.answer()
-		b.bell.Ring()
+	if answerNow != nil {
+		answerNow.answer()
 	}
 	h.drop()
 }
 
-// accept returns the first of the queue or the kernel's connection, in turns if
-// there are both, waiting for one.
+// take removes the queue's element i. If that makes room for another connection to be
+// answered, take returns it too, and the caller answers it when it has released mu.
+func (b *backlog) take(i int) (h, answerNow halfOpen) {
+	h = b.queue[i]
+	b.queue = slices.Delete(b.queue, i, i+1)
+	if i < b.size && len(b.queue) >= b.size {
+		answerNow = b.queue[b.size-1]
+	}
+	return h, answerNow
+}
+
+// offerKernel hands over what the Accept of the kernel's listener has returned, and waits
+// until it was taken. It returns false if the backlog is closed: the caller accepts no more.
+func (b *backlog) offerKernel(c net.Conn, err error) bool {
+	k := &kernelConn{c, err, make(chan struct{})}
+	b.mu.Lock()
+	open, lost := !b.closed, b.drained
+	if open || err == nil && !lost {
+		b.kernel = k
+	}
+	b.mu.Unlock()
+	b.bell.Ring()
+	if lost && err == nil {
+		c.Close()
+	}
+	if !open {
+		return false
+	}
+	select {
+	case <-k.taken:
+		return true
+	case <-b.closing:
+		return false
+	}
+}
+
+// endKernel says that offerKernel will not be called again.
+func (b *backlog) endKernel() {
+	b.mu.Lock()
+	b.kernelEnded = true
+	b.mu.Unlock()
+	b.bell.Ring()
+}
+
+// A step is what an Accept does next.
+type step int
+
+const (
+	stepWait        step = iota // there is nothing to accept
+	stepTakeQueued              // take the queue's first
+	stepTakeKernel              // take the kernel's
+	stepAwaitKernel             // wait for the kernel's: it is its turn
+	stepDeadline                // fail: the deadline has passed
+	stepClosed                  // fail: the backlog is closed, and nothing is left
+)
+
+// next decides what an Accept does next. The caller holds mu.
+func (b *backlog) next() step {
+	queued, kernel := len(b.queue) > 0, b.kernel != nil
+	switch {
+	case !b.closed && b.Passed():
+		return stepDeadline
+	case queued && kernel:
+		if b.streak > 0 {
+			return stepTakeKernel
+		}
+		return stepTakeQueued
+	case kernel:
+		return stepTakeKernel
+	case queued:
+		if b.streak >= maxStreak && b.pending != nil && !b.closed {
+			return stepAwaitKernel
+		}
+		return stepTakeQueued
+	case b.closed && (b.kernelEnded || b.drained):
+		return stepClosed
+	}
+	return stepWait
+}
+
+// accept returns the next connection, waiting for it.
 func (b *backlog) accept() (net.Conn, error) {
-	for late := false; ; {
+	for {
 		b.mu.Lock()
-		if b.closed && len(b.queue) == 0 && len(b.kernel) == 0 {
+		switch b.next() {
+		case stepWait:
 			b.mu.Unlock()
-			b.bell.Ring() // to others who wait
-			return b.last()
-		}
-		if b.Passed() {
-			b.mu.Unlock()
-			b.bell.Ring()
-			return nil, os.ErrDeadlineExceeded
-		}
-		if len(b.kernel) == 0 && len(b.queue) > 0 && b.streak >= maxStreak && b.pending != nil && !late {
+			<-b.bell
+		case stepAwaitKernel:
 			b.mu.Unlock()
 			b.awaitKernel()
-			late = true
-			continue
-		}
-		if len(b.kernel) > 0 && (b.streak > 0 || len(b.queue) == 0) {
-			k := b.takeKernel()
-			b.streak = 0
-			more := b.more()
-			if !b.closed {
-				close(k.taken) // otherwise close has done so, or nobody waits
-			}
-			b.mu.Unlock()
-			if more {
-				b.bell.Ring()
-			}
-			return k.conn, k.err
-		}
-		if len(b.queue) > 0 {
-			h, next := b.take(0)
-			if b.streak++; late {
-				b.streak = 1
-			}
-			more := b.more()
-			b.mu.Unlock()
-			if next != nil {
-				next.answer()
-			}
-			if more {
-				b.bell.Ring()
+		case stepTakeQueued:
+			h, answerNow := b.take(0)
+			b.streak++
+			b.unlockAndRing()
+			if answerNow != nil {
+				answerNow.answer()
 			}
 			if c := h.accept(); c != nil {
 				return c, nil
 			}
-			continue
+		case stepTakeKernel:
+			k := b.kernel
+			b.kernel = nil
+			b.streak = 0
+			b.unlockAndRing()
+			close(k.taken)
+			return k.conn, k.err
+		case stepDeadline:
+			b.unlockAndRing()
+			return nil, os.ErrDeadlineExceeded
+		case stepClosed:
+			b.unlockAndRing()
+			return nil, net.ErrClosed
 		}
-		b.mu.Unlock()
-		<-b.bell
 	}
 }
 
-// more reports whether another Accept has something to return, be it an error. The
-// caller has mu.
-func (b *backlog) more() bool { return len(b.queue) > 0 || len(b.kernel) > 0 || b.closed }
-
-// drop closes what nobody has accepted after the listener was closed.
-func (b *backlog) drop() {
-	b.mu.Lock()
-	queue, kernel := b.queue, b.kernel
-	b.queue, b.kernel = nil, nil
+// unlockAndRing releases mu, and wakes another goroutine in accept unless it would wait.
+func (b *backlog) unlockAndRing() {
+	more := b.next() != stepWait
 	b.mu.Unlock()
-	for _, h := range queue {
-		h.drop()
-	}
-	for _, k := range kernel {
-		if k.conn != nil {
-			k.conn.Close()
-		}
+	if more {
+		b.bell.Ring()
 	}
 }
 
-// awaitKernel waits for a moment for the connection that the kernel has, if it has
-// one. Another process that has the same listener may take it.
+// awaitKernel waits for the connection that the kernel has, if it has one, to be handed over.
+// It waits as long as the kernel has it, as another process that has the same listener
+// may take it, and no longer than kernelPatience.
 func (b *backlog) awaitKernel() {
-	if !b.pending() {
-		return
-	}
-	for start := time.Now(); time.Since(start) < time.Millisecond; runtime.Gosched() {
-		b.mu.Lock()
-		there := len(b.kernel) > 0 || b.closed
-		b.mu.Unlock()
-		if there {
-			return
+	const yields = 100
+	for start := time.Now(); b.pending() && time.Since(start) < kernelPatience; time.Sleep(100 * time.Microsecond) {
+		for range yields { // mostly the goroutine that hands it over is ready on this P
+			runtime.Gosched()
+			if b.kernelCame() {
+				return
+			}
 		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.kernel == nil {
+		b.streak = 0
 	}
 }
 
-// Expired is called when the deadline for accepting passes.
+// kernelCame reports whether there is no need to await the kernel's connection any more.
+func (b *backlog) kernelCame() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.kernel != nil || b.closed
+}
+
+// Expired is called when the deadline passes.
 func (b *backlog) Expired() { b.bell.Ring() }
 
+// waiting returns the length of the queue.
 func (b *backlog) waiting() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -240,71 +302,64 @@ func (b *backlog) isClosed() bool {
 	return b.closed
 }
 
-// takeKernel removes the first of the kernel's, of which there is one.
-func (b *backlog) takeKernel() *kernelConn {
-	k := b.kernel[0]
-	b.kernel = b.kernel[1:]
-	return k
-}
+// A closing says what becomes of the answered connections in the queue when the backlog is
+// closed. The other connections in the queue are refused.
+type closing int
 
-// last returns the connection that the kernel's listener gave while it was being
-// closed, if there is one, and net.ErrClosed otherwise.
-func (b *backlog) last() (net.Conn, error) {
-	if b.drained != nil {
-		select {
-		case <-b.drained:
-		case <-time.After(drainTime): // not a listener of package net's
-		}
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		for len(b.kernel) > 0 {
-			if k := b.takeKernel(); k.conn != nil {
-				return k.conn, nil
-			}
-		}
-	}
-	return nil, net.ErrClosed
-}
+const (
+	// resetAnswered resets them. Their dialers notice, and may dial again.
+	resetAnswered closing = iota
+	// drainAnswered leaves them to be accepted for drainTime. It is for a listener whose
+	// address another listener has taken over: for its dialers nothing has happened.
+	drainAnswered
+)
 
-// close refuses those who were not answered and resets those who were, or if drain
-// is set leaves these to be accepted for a moment. So it does with a connection that
-// the kernel has handed over: no one else has it. It returns false if the backlog was
-// closed before.
-func (b *backlog) close(drain bool) bool {
+// close closes the backlog. It returns false if the backlog was closed before.
+func (b *backlog) close(how closing) bool {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
 		return false
 	}
 	b.closed = true
-	queue := b.queue
+	n := min(len(b.queue), b.size)
+	answered, unanswered := b.queue[:n:n], b.queue[n:]
 	b.queue = nil
-	if drain {
-		n := min(len(queue), b.size)
-		b.queue, queue = queue[:n:n], queue[n:]
+	if how == drainAnswered {
+		b.queue, answered = answered, nil
 	}
-	kernel := b.kernel
+	if b.kernel != nil && b.kernel.err != nil {
+		b.kernel = nil // Accept returns net.ErrClosed
+	}
+	draining := len(b.queue) > 0 || !b.kernelEnded
 	b.mu.Unlock()
+	close(b.closing)
 	b.Stop()
 	b.bell.Ring()
-	for _, k := range kernel {
-		close(k.taken)
+	if draining {
+		time.AfterFunc(drainTime, b.endDrain)
 	}
-	if b.drained != nil || drain {
-		time.AfterFunc(drainTime, b.drop)
+	for _, h := range answered {
+		h.drop()
 	}
-	if drain {
-		for _, h := range queue {
-			h.refuse(syscall.ECONNREFUSED)
-		}
-		return true
-	}
-	for i, h := range queue {
-		if i < b.size {
-			h.drop()
-		} else {
-			h.refuse(syscall.ECONNREFUSED)
-		}
+	for _, h := range unanswered {
+		h.refuse(syscall.ECONNREFUSED)
 	}
 	return true
+}
+
+// endDrain closes the connections that were not accepted within drainTime.
+func (b *backlog) endDrain() {
+	b.mu.Lock()
+	b.drained = true
+	queue, k := b.queue, b.kernel
+	b.queue, b.kernel = nil, nil
+	b.mu.Unlock()
+	b.bell.Ring()
+	for _, h := range queue {
+		h.drop()
+	}
+	if k != nil {
+		k.conn.Close()
+	}
 }

@@ -17,25 +17,26 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fakeHalfOpen is a half-open that counts what happens to it, and the peer of
-// its connection.
+// A fakeHalfOpen is a half-open that counts the calls of its methods. It is the peer of its
+// connection too.
 type fakeHalfOpen struct {
 	stream.Peer // its other methods are not called
 
 	conn   Conn
-	dialer ring.Consumer // what the dialer has of the connection
+	dialer ring.Consumer // the dialing end's fifo for reading
 
 	once     sync.Once
 	decided  chan struct{} // closed when the dialer has been told
 	answers  atomic.Int32
 	refusals atomic.Int32
 	errno    syscall.Errno
-	accepts  atomic.Int32 // how many times accept returned it
-	givenUp  atomic.Bool  // by the dialer
+	accepts  atomic.Int32 // how many times accept returned the connection
+	givenUp  atomic.Bool  // the dialer has given up
 	releases atomic.Int32
 }
 
-// A fakeAddr tells which half-open a connection is of.
+// A fakeAddr is the remote address of a fakeHalfOpen's connection. It leads back to the
+// half-open.
 type fakeAddr struct {
 	net.Addr
 	h *fakeHalfOpen
@@ -183,9 +184,9 @@ func TestBacklogWithdraw(t *testing.T) {
 		b := newBacklog(2)
 		hs := offerMany(b, 6)
 		requireFates(t, hs, fateAnswered, fateAnswered, fateWaits, fateWaits, fateWaits, fateWaits)
-		b.withdraw(hs[1]) // the last of those answered
+		b.withdraw(hs[1]) // the last that was answered
 		requireFates(t, hs, fateAnswered, fateReset, fateAnswered, fateWaits, fateWaits, fateWaits)
-		b.withdraw(hs[4]) // one of those not answered: makes no room
+		b.withdraw(hs[4]) // was not answered: makes no room
 		requireFates(t, hs, fateAnswered, fateReset, fateAnswered, fateWaits, fateReset, fateWaits)
 		b.withdraw(hs[0]) // the first
 		requireFates(t, hs, fateReset, fateReset, fateAnswered, fateAnswered, fateReset, fateWaits)
@@ -212,7 +213,7 @@ func TestBacklogClose(t *testing.T) {
 		requireAccept(t, b, hs[0])
 		require.False(t, b.isClosed())
 		b.Set(time.Now().Add(time.Hour), b)
-		b.close(false)
+		b.close(resetAnswered)
 		require.True(t, b.isClosed())
 		time.Sleep(2 * time.Hour)
 		require.False(t, b.Passed(), "the deadline's timer was not stopped")
@@ -221,7 +222,7 @@ func TestBacklogClose(t *testing.T) {
 		for _, h := range hs {
 			b.withdraw(h)
 		}
-		b.close(false)
+		b.close(resetAnswered)
 		requireFates(t, hs, want...)
 		requireFates(t, offerMany(b, 2), fateRefused, fateRefused)
 		for range 2 {
@@ -248,7 +249,7 @@ func TestBacklogDeadline(t *testing.T) {
 			require.Equal(t, os.ErrDeadlineExceeded, r.err)
 			require.Equal(t, start.Add(time.Hour), r.at)
 		}
-		// What has come is for those who accept with another deadline.
+		// A connection that has come is accepted when there is another deadline.
 		hs := offerMany(b, 1)
 		for range 2 {
 			_, err := acceptFake(b)
@@ -268,7 +269,8 @@ func TestBacklogDeadline(t *testing.T) {
 	})
 }
 
-// acceptMany has n goroutines accept, and returns when they wait or have done so.
+// acceptMany starts n goroutines that accept, and returns when each of them has accepted or
+// waits.
 func acceptMany(b *backlog, n int) <-chan acceptResult {
 	results := make(chan acceptResult, n)
 	for range n {
@@ -287,8 +289,8 @@ type acceptResult struct {
 	at  time.Time
 }
 
-// TestBacklogWakesEnough has several wait: as many of them return as there is to
-// accept, and the others go on waiting.
+// TestBacklogWakesEnough has several goroutines wait in accept. As many return as there are
+// connections, and the others go on waiting.
 func TestBacklogWakesEnough(t *testing.T) {
 	for _, size := range []int{1, 2, 100} {
 		synctest.Test(t, func(t *testing.T) {
@@ -319,7 +321,7 @@ func TestBacklogWakesEnough(t *testing.T) {
 			}
 			require.Empty(t, results)
 
-			b.close(false)
+			b.close(resetAnswered)
 			synctest.Wait()
 			require.Len(t, results, left)
 			for range left {
@@ -327,6 +329,287 @@ func TestBacklogWakesEnough(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A fakeKernel stands for the kernel's listener: it hands connections over, one after the
+// other, as a goroutine does that accepts them.
+type fakeKernel struct {
+	b       *backlog
+	pending atomic.Int32 // connections in the kernel's queue
+	asked   atomic.Int32 // how many times pending was read
+}
+
+func newFakeKernel(b *backlog) *fakeKernel {
+	k := &fakeKernel{b: b}
+	b.expectKernel(func() bool {
+		k.asked.Add(1)
+		return k.pending.Load() > 0
+	})
+	return k
+}
+
+// A kernelSide is a connection of the kernel's that knows whether it was closed.
+type kernelSide struct {
+	net.Conn
+	closed atomic.Bool
+}
+
+func (c *kernelSide) Close() error {
+	c.closed.Store(true)
+	return nil
+}
+
+// give hands over n connections, and returns when it can't go on.
+func (k *fakeKernel) give(n int) []*kernelSide {
+	var conns []*kernelSide
+	for range n {
+		conns = append(conns, new(kernelSide))
+	}
+	k.pending.Add(int32(n))
+	go func() {
+		for _, c := range conns {
+			k.pending.Add(-1)
+			if !k.b.offerKernel(c, nil) {
+				k.b.endKernel()
+				return
+			}
+		}
+	}()
+	synctest.Wait()
+	return conns
+}
+
+// sources accepts n connections, and returns where they came from: k is the kernel, q the
+// queue. The goroutine that hands the kernel's over is never late.
+func sources(t *testing.T, b *backlog, n int) string {
+	t.Helper()
+	var from []byte
+	for range n {
+		synctest.Wait()
+		c, err := b.accept()
+		require.NoError(t, err)
+		if _, ok := c.(*kernelSide); ok {
+			from = append(from, 'k')
+		} else {
+			from = append(from, 'q')
+		}
+	}
+	return string(from)
+}
+
+// TestBacklogFair has connections of both kinds be there: they are accepted in turns. When
+// one kind is gone the other kind doesn't wait.
+func TestBacklogFair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBacklog(100)
+		k := newFakeKernel(b)
+		offerMany(b, 6)
+		k.give(3)
+		require.Equal(t, "qkqkqkqqq", sources(t, b, 9))
+		k.give(3)
+		require.Equal(t, "kkk", sources(t, b, 3))
+		k.give(3)
+		offerMany(b, 2)
+		require.Equal(t, "qkqkk", sources(t, b, 5))
+		require.Zero(t, k.asked.Load())
+		// Also for goroutines that wait.
+		results := acceptAny(b, 4)
+		k.give(2)
+		offerMany(b, 2)
+		synctest.Wait()
+		require.Len(t, results, 4)
+	})
+}
+
+// TestBacklogAwaitsKernel has the goroutine that hands the kernel's connections over be late.
+// After maxStreak others it is waited for, as long as the kernel has a connection and no
+// longer than kernelPatience.
+func TestBacklogAwaitsKernel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBacklog(100)
+		k := newFakeKernel(b)
+		offerMany(b, 90)
+		start := time.Now()
+		took := func() time.Duration {
+			d := time.Since(start)
+			start = time.Now()
+			return d
+		}
+		some := func(n int) {
+			t.Helper()
+			for range n {
+				h, err := acceptFake(b)
+				require.NoError(t, err)
+				require.NotNil(t, h)
+			}
+		}
+		// The kernel has none.
+		some(3 * maxStreak)
+		require.Zero(t, took())
+		require.EqualValues(t, 2, k.asked.Load())
+
+		// It has one, and the goroutine does nothing.
+		k.pending.Store(1)
+		some(1)
+		require.InDelta(t, kernelPatience, took(), float64(time.Millisecond))
+		some(maxStreak - 1)
+		require.Zero(t, took())
+		some(1)
+		require.InDelta(t, kernelPatience, took(), float64(time.Millisecond))
+		some(maxStreak - 1)
+
+		// The goroutine hands it over, late.
+		go func() {
+			time.Sleep(kernelPatience / 2)
+			k.b.offerKernel(new(kernelSide), nil)
+		}()
+		took()
+		require.Equal(t, "k", sources(t, b, 1))
+		require.InDelta(t, kernelPatience/2, took(), float64(time.Millisecond))
+		some(maxStreak)
+		require.Zero(t, took())
+
+		// Another process takes it.
+		time.AfterFunc(kernelPatience/2, func() { k.pending.Store(0) })
+		some(1)
+		require.InDelta(t, kernelPatience/2, took(), float64(time.Millisecond))
+		some(maxStreak - 1)
+
+		// The backlog is closed.
+		k.pending.Store(1)
+		time.AfterFunc(kernelPatience/2, func() { b.close(drainAnswered) })
+		took()
+		some(1)
+		require.InDelta(t, kernelPatience/2, took(), float64(time.Millisecond))
+		some(2 * maxStreak)
+		require.Zero(t, took())
+	})
+}
+
+// TestBacklogDrain closes a backlog whose listener's address another one has taken over. The
+// connections that were answered can be accepted for drainTime, whatever the deadline; the
+// others are refused.
+func TestBacklogDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBacklog(3)
+		hs := offerMany(b, 5)
+		b.Set(time.Now().Add(drainTime/4), b)
+		time.Sleep(drainTime / 2)
+		require.True(t, b.close(drainAnswered))
+		require.False(t, b.close(drainAnswered))
+		require.False(t, b.close(resetAnswered))
+		requireFates(t, hs, fateAnswered, fateAnswered, fateAnswered, fateRefused, fateRefused)
+		requireFates(t, offerMany(b, 1), fateRefused)
+		b.withdraw(hs[1])
+		requireAccept(t, b, hs[0])
+		time.Sleep(drainTime - time.Nanosecond)
+		synctest.Wait()
+		requireFates(t, hs, fateAccepted, fateReset, fateAnswered, fateRefused, fateRefused)
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		requireFates(t, hs, fateAccepted, fateReset, fateReset, fateRefused, fateRefused)
+		_, err := acceptFake(b)
+		require.Equal(t, net.ErrClosed, err)
+
+		// When all were accepted nobody waits for the time to pass.
+		b = newBacklog(3)
+		hs = offerMany(b, 2)
+		results := acceptMany(b, 1)
+		require.NoError(t, (<-results).err)
+		b.close(drainAnswered)
+		start := time.Now()
+		results = acceptMany(b, 3)
+		require.Len(t, results, 3)
+		requireFates(t, hs, fateAccepted, fateAccepted)
+		require.Zero(t, time.Since(start))
+	})
+}
+
+// TestBacklogLastKernel closes a backlog with a connection of the kernel's that was handed
+// over, or will be just after that. It is accepted, or closed in the end. Accept fails when
+// no more can come.
+func TestBacklogLastKernel(t *testing.T) {
+	run := func(name string, f func(t *testing.T, b *backlog, k *fakeKernel)) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBacklog(3)
+				f(t, b, newFakeKernel(b))
+			})
+		})
+	}
+	run("handed over", func(t *testing.T, b *backlog, k *fakeKernel) {
+		c := k.give(1)[0]
+		b.close(resetAnswered)
+		got, err := b.accept()
+		require.NoError(t, err)
+		require.Same(t, c, got)
+		require.False(t, c.closed.Load())
+		_, err = b.accept()
+		require.Equal(t, net.ErrClosed, err)
+	})
+	run("just after", func(t *testing.T, b *backlog, k *fakeKernel) {
+		before := acceptAny(b, 1)
+		b.close(resetAnswered)
+		after := acceptAny(b, 2)
+		require.Empty(t, before)
+		require.Empty(t, after)
+		require.False(t, b.offerKernel(new(kernelSide), nil))
+		b.endKernel()
+		synctest.Wait()
+		require.Len(t, before, 1)
+		require.Len(t, after, 2)
+		require.ElementsMatch(t, []error{nil, net.ErrClosed, net.ErrClosed}, []error{<-before, <-after, <-after})
+	})
+	run("not accepted", func(t *testing.T, b *backlog, k *fakeKernel) {
+		c := k.give(1)[0]
+		b.close(resetAnswered)
+		time.Sleep(drainTime)
+		synctest.Wait()
+		require.True(t, c.closed.Load())
+		_, err := b.accept()
+		require.Equal(t, net.ErrClosed, err)
+	})
+	run("too late", func(t *testing.T, b *backlog, k *fakeKernel) {
+		b.close(resetAnswered)
+		start := time.Now()
+		_, err := b.accept() // its listener's Accept doesn't return
+		require.Equal(t, net.ErrClosed, err)
+		require.Equal(t, drainTime, time.Since(start))
+		c := new(kernelSide)
+		require.False(t, b.offerKernel(c, nil))
+		require.True(t, c.closed.Load())
+		_, err = b.accept()
+		require.Equal(t, net.ErrClosed, err)
+	})
+	run("an error", func(t *testing.T, b *backlog, k *fakeKernel) {
+		more := make(chan bool, 1)
+		go func() { more <- b.offerKernel(nil, syscall.EMFILE) }()
+		synctest.Wait()
+		_, err := b.accept()
+		require.Equal(t, syscall.EMFILE, err)
+		require.True(t, <-more)
+		go func() { more <- b.offerKernel(nil, syscall.EMFILE) }()
+		synctest.Wait()
+		b.close(resetAnswered)
+		require.False(t, <-more)
+		require.False(t, b.offerKernel(nil, net.ErrClosed))
+		b.endKernel()
+		_, err = b.accept()
+		require.Equal(t, net.ErrClosed, err)
+	})
+}
+
+// acceptAny is acceptMany for connections of both kinds.
+func acceptAny(b *backlog, n int) <-chan error {
+	errs := make(chan error, n)
+	for range n {
+		go func() {
+			_, err := b.accept()
+			errs <- err
+		}()
+	}
+	synctest.Wait()
+	return errs
 }
 
 // TestBacklogStress has dialers offer and withdraw while others accept. It is in
@@ -383,7 +666,7 @@ func TestBacklogStress(t *testing.T) {
 		if closeAfter > 0 {
 			closed.Go(func() {
 				<-closing
-				b.close(false)
+				b.close(resetAnswered)
 			})
 		}
 		dialing.Wait()
@@ -393,7 +676,7 @@ func TestBacklogStress(t *testing.T) {
 			b.mu.Lock()
 			require.Empty(t, b.queue)
 			b.mu.Unlock()
-			b.close(false)
+			b.close(resetAnswered)
 		}
 		closed.Wait()
 		accepting.Wait()

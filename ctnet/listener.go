@@ -10,41 +10,45 @@ import (
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/hostnet"
 	"cutthrough.example/internal/pair"
 	"cutthrough.example/internal/syserr"
 )
 
-// A Listener accepts connections to its address. It implements net.Listener.
+// A Listener accepts connections to its address. It implements net.Listener. Any number of
+// goroutines may call its methods at the same time.
 //
-// On network "ct" all its connections are *Conn. On the others Accept returns those
-// and the ones that come through the kernel's socket, as package net made them, in
-// turns if there are both.
+// On network "ct" all its connections are *Conn. On the other networks Accept returns
+// connections through shared memory, which are *Conn, and connections through the kernel's
+// socket, which are what the kernel's listener returns. If there are both it returns them in
+// turns.
 type Listener struct {
 	app     *app
 	network string
 	addr    net.Addr
-	key     string // what dialers find it by; "" if they can't
-	sizes   sizes
+	key     string // dialers find the listener by it
+	sizes   sizes  // of the fifos of its connections
 	allow   func(Cred) bool
-	bubble  int
+	bubble  int // the number of the testing/synctest bubble that it was made in, or 0
 	backlog backlog
 	origins originTable // of its connections, on network tcp
 
-	kernel  net.Listener // on networks of the kernel's
-	door    *pair.Door   // for other applications; nil if there is none
-	retired atomic.Bool  // another one has taken over the address
+	kernel  net.Listener // the kernel's listener at this address; nil on network "ct"
+	door    *pair.Door   // the socket for other applications; nil if there is none
+	retired atomic.Bool  // another listener has taken over the address
 
-	begin     sync.Once   // to accept the kernel's connections
-	unwanted  bool        // are these
+	begin     sync.Once   // starts acceptKernel, or prevents that
+	unwanted  bool        // acceptKernel closes the kernel's connections
 	accepting atomic.Bool // Accept was called
 	handedOn  atomic.Bool // File was called
 }
 
-// errHandedOn says that whoever has the listener's socket accepts its connections.
+// errHandedOn means that another process, which has the kernel's socket, accepts the
+// listener's connections.
 var errHandedOn = syserr.New(syscall.EAGAIN, "the listener was handed on with File, and this process does not call Accept")
 
-// open lets dialers find the listener, those of this application last: by then
-// nothing can fail any more.
+// open lets dialers find the listener. It adds the listener to the application last: a dialer
+// of this application must not find a listener that then fails to open.
 func (l *Listener) open(ctx context.Context) (err error) {
 	if l.bubble == 0 {
 		if l.door, err = l.app.remote.Open(ctx, served{l}, l.key); err != nil {
@@ -61,8 +65,8 @@ func (l *Listener) open(ctx context.Context) (err error) {
 	return nil
 }
 
-// answers returns the address of the accepting end of connections that were dialed
-// by a name, or nil if the listener is not the one for it.
+// answers returns the local address of an accepted connection whose dialer has dialed name,
+// which is a target's. It returns nil if the listener doesn't listen at that address.
 func (l *Listener) answers(name string) net.Addr {
 	network, address := splitName(name)
 	if network != l.network {
@@ -84,8 +88,11 @@ func (l *Listener) answers(name string) net.Addr {
 	return l.addr
 }
 
-// Accept returns the next connection, waiting for it. It fails with
-// net.ErrClosed after Close and with os.ErrDeadlineExceeded after the deadline.
+// Accept waits for the next connection and returns it. The caller closes the connection.
+//
+// An error is a *net.OpError around net.ErrClosed after Close, os.ErrDeadlineExceeded after
+// the deadline, or what the kernel's listener returns, such as EMFILE; in this last case the
+// next Accept may succeed.
 func (l *Listener) Accept() (net.Conn, error) {
 	c, err := l.accept()
 	if err != nil {
@@ -94,8 +101,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// AcceptConn is Accept with the connection's own type, for a listener that has
-// none of the kernel's.
+// AcceptConn is Accept with the connection's own type. It is for network "ct": on a listener
+// that accepts the kernel's connections too it fails with EINVAL.
 func (l *Listener) AcceptConn() (*Conn, error) {
 	if l.kernel != nil {
 		return nil, opError("accept", nil, l.addr, syserr.New(syscall.EINVAL, "the kernel's connections are of another type, use Accept"))
@@ -107,6 +114,7 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 	return c.(*Conn), nil
 }
 
+// accept is Accept without the wrapping of errors. The first call starts acceptKernel.
 func (l *Listener) accept() (net.Conn, error) {
 	if l.kernel != nil && !l.accepting.Load() {
 		l.accepting.Store(true)
@@ -115,8 +123,28 @@ func (l *Listener) accept() (net.Conn, error) {
 	return l.backlog.accept()
 }
 
-// SetDeadline sets the time after which Accept fails, also if it is blocked
-// already. The zero time means never.
+// acceptKernel accepts the connections of the kernel's listener until the Listener is closed.
+// It is one connection ahead of Accept. It begins with the first Accept: before that the
+// connections may be for another process that has the socket too.
+func (l *Listener) acceptKernel() {
+	defer l.backlog.endKernel()
+	keepNonblocking := hostnet.KeepNonblocking(l.kernel)
+	for {
+		keepNonblocking()
+		c, err := l.kernel.Accept()
+		if l.unwanted && err == nil {
+			c.Close()
+			continue
+		}
+		if !l.backlog.offerKernel(c, err) {
+			return
+		}
+	}
+}
+
+// SetDeadline sets the time after which Accept fails with os.ErrDeadlineExceeded, also an
+// Accept that waits already. The zero time means never. SetDeadline fails with net.ErrClosed
+// after Close.
 func (l *Listener) SetDeadline(t time.Time) error {
 	if l.backlog.isClosed() {
 		return opError("set", nil, l.addr, net.ErrClosed)
@@ -125,16 +153,20 @@ func (l *Listener) SetDeadline(t time.Time) error {
 	return nil
 }
 
-// Close stops listening, and returns at once. Dials that wait are refused,
-// connections that nobody has accepted are reset, and those that were accepted
-// live on.
+// Close stops listening, and returns at once. Dials that wait are refused, connections in
+// the backlog are reset, and connections that were accepted live on. It fails with
+// net.ErrClosed if the listener was closed before.
 //
-// A connection that the kernel has handed over already is not lost: an Accept
-// within a second returns it, and net.ErrClosed only after that. If another listener
-// has taken over the address, the same is true of those in the backlog, whose
-// dialers can't know.
+// A connection that the kernel's listener has accepted already is not lost: an Accept
+// within a second returns it, and the next Accept returns net.ErrClosed. If another listener
+// has taken over the address, the same is true of the connections in the backlog, as their
+// dialers can't know about it.
 func (l *Listener) Close() error {
-	if !l.backlog.close(l.retired.Load()) {
+	answered := resetAnswered
+	if l.retired.Load() {
+		answered = drainAnswered
+	}
+	if !l.backlog.close(answered) {
 		return opError("close", nil, l.addr, net.ErrClosed)
 	}
 	l.app.removeListener(l)
@@ -142,23 +174,24 @@ func (l *Listener) Close() error {
 		l.door.Close()
 	}
 	if l.kernel != nil {
-		l.begin.Do(func() { close(l.backlog.drained) }) // it gave none
+		l.begin.Do(l.backlog.endKernel) // acceptKernel was not started
 		return l.kernel.Close()
 	}
 	return nil
 }
 
-// Addr returns the address that the listener listens on.
+// Addr returns the address that the listener listens on. The caller doesn't modify it.
 func (l *Listener) Addr() net.Addr { return l.addr }
 
-// File returns a duplicate of the kernel's socket, as *net.TCPListener has it, for
-// passing it to a process that is to take over. On network "ct" there is none.
+// File returns a duplicate of the kernel's socket, as net.TCPListener.File does, to be passed
+// to a process that takes over. The caller closes the file; that doesn't close the listener.
+// On network "ct" there is no socket, and File fails with EINVAL.
 //
-// os/exec and File.Fd make the socket blocking, for whoever has it. This listener
-// makes it non-blocking again before it accepts the next connection.
+// os/exec and os.File.Fd make the socket blocking, in all processes that have it. This
+// listener makes it non-blocking again before it accepts the next connection.
 //
-// If Accept was not called here, connections take the kernel's socket from then on, until
-// it is: if it never is, the other process serves them all.
+// After File, and until Accept is called here for the first time, dialers use the kernel's
+// socket. So if this process never calls Accept, the other process serves all connections.
 func (l *Listener) File() (*os.File, error) {
 	k, ok := l.kernel.(interface{ File() (*os.File, error) })
 	if !ok {
@@ -172,5 +205,5 @@ func (l *Listener) File() (*os.File, error) {
 	return f, nil
 }
 
-// elsewhere reports whether only another process accepts connections.
+// elsewhere reports whether another process, and not this one, accepts connections.
 func (l *Listener) elsewhere() bool { return l.handedOn.Load() && !l.accepting.Load() }

@@ -31,7 +31,7 @@ func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (
 		}
 		// The pair is known from earlier, so there may be another listener now.
 	}
-	return nil, rendezvous.ErrNobody
+	return nil, syscall.ECONNREFUSED // not rendezvous.ErrNobody: there is a listener, and it is closing
 }
 
 func (d *dialedConn) End() *stream.End        { return &d.end }

@@ -9,30 +9,50 @@ import (
 	"strings"
 
 	"cutthrough.example/internal/hostnet"
-	"cutthrough.example/internal/rendezvous"
 )
 
 // A target is what a Dial looks for.
 type target struct {
-	// name is the address as the dialer sees it, with its network, such as
-	// "tcp:127.0.0.1:80": what it tells the listener.
+	// name is the address with its network, such as "tcp:127.0.0.1:80". The dialer tells
+	// it to the listener.
 	name string
-	// keys are those that listeners there are found by, in the order in which
-	// the kernel would choose among them.
+	// keys are the keys under which a listener at the address can be found, in the order
+	// in which the kernel chooses among such listeners.
 	keys []string
 	addr net.Addr // the remote address of the connection
 
-	netns string // that the keys are for; "" if they are for any
+	netns string // the network namespace that the keys are for; "" if they are for all
 }
 
-// ctTarget returns the target for a name of network "ct".
+// networkCT is the network that the kernel doesn't have. Its addresses are names.
+const networkCT = "ct"
+
+// maxName is the largest length of a name, in bytes.
+const maxName = 200
+
+// checkName returns an error if an address can't be a name of network "ct".
+func checkName(address string) error {
+	switch {
+	case address == "":
+		return &net.AddrError{Err: "missing name"}
+	case len(address) > maxName:
+		return &net.AddrError{Err: fmt.Sprintf("name of %d bytes, the most is %d", len(address), maxName), Addr: address[:32] + "..."}
+	case strings.Contains(address, "\x00"):
+		return &net.AddrError{Err: "NUL in name", Addr: address}
+	case strings.Contains(address, ".."):
+		return &net.AddrError{Err: `".." in name`, Addr: address}
+	}
+	return nil
+}
+
+// ctTarget returns the target for a name of network "ct". It has one key.
 func ctTarget(name string) target {
 	key := networkCT + ":" + name
 	return target{name: key, keys: []string{key}, addr: &Addr{name: name}}
 }
 
-// tcpKey returns the key of a listener on an address of a network namespace, or
-// on all addresses of both families.
+// tcpKey returns the key of a listener on an address and port in a network namespace. If
+// dual is true the listener is on all addresses of IPv4 and IPv6.
 func tcpKey(netns string, addr netip.Addr, dual bool, port uint16) string {
 	host := addr.String()
 	if dual {
@@ -41,8 +61,9 @@ func tcpKey(netns string, addr netip.Addr, dual bool, port uint16) string {
 	return "tcp:" + netns + "/" + net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
 
-// tcpTarget returns the target for an address, if it is one of this host. A
-// listener on the very address comes before one on all addresses.
+// tcpTarget returns the target for an IP address and port. It returns false if no listener of
+// this host can be there. The key of a listener on the address itself comes before the keys of
+// listeners on all addresses.
 func tcpTarget(addr netip.AddrPort) (target, bool) {
 	ip := addr.Addr().Unmap()
 	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
@@ -68,13 +89,14 @@ func tcpTarget(addr netip.AddrPort) (target, bool) {
 	}, true
 }
 
-// tcpName returns the name of the target for an address.
+// tcpName returns the name of the target for an IP address and port.
 func tcpName(addr netip.AddrPort) string {
 	return "tcp:" + netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()).String()
 }
 
-// unixTarget returns the target for the path of a socket file. The file is what it
-// is found by, and not the path, which may come to mean another one.
+// unixTarget returns the target for the path of a socket file. The key identifies the file
+// and not the path, as another file may have the path later. If this process may not connect
+// to the file it is an error, as with the kernel.
 func unixTarget(path string) (target, error) {
 	t := target{name: "unix:" + path, addr: &net.UnixAddr{Name: path, Net: "unix"}}
 	key, err := unixKey(path)
@@ -90,12 +112,15 @@ func unixTarget(path string) (target, error) {
 	return t, nil
 }
 
-// unixKey returns the key of a listener on a path.
+// errNoNamespace means that the network namespace is not known in which an address is meant.
+var errNoNamespace = errors.New("the network namespace can't be determined")
+
+// unixKey returns the key of a listener on a path, or on an abstract name.
 func unixKey(path string) (string, error) {
 	if hostnet.IsAbstract(path) {
 		netns, ok := hostnet.NetNamespace()
 		if !ok {
-			return "", rendezvous.ErrNobody
+			return "", errNoNamespace
 		}
 		return "unix:" + netns + "/" + path, nil
 	}
@@ -103,13 +128,13 @@ func unixKey(path string) (string, error) {
 	return "unix:" + id, err
 }
 
-// listenerKey returns what dialers find a kernel's listener by.
+// listenerKey returns the key by which dialers find a listener of the kernel's.
 func listenerKey(kernel net.Listener) (string, error) {
 	switch addr := kernel.Addr().(type) {
 	case *net.TCPAddr:
 		netns, ok := hostnet.NetNamespace()
 		if !ok {
-			return "", errors.New("the network namespace is not to be found out")
+			return "", errNoNamespace
 		}
 		ap := addr.AddrPort()
 		ip := ap.Addr().Unmap().WithZone("")

@@ -6,12 +6,12 @@ import (
 	"net/http/httptrace"
 )
 
-// A tracer that a context brings, see net/http/httptrace, is to see a Dial through
-// shared memory as a connect that succeeded.
+// A context can carry a tracer, see net/http/httptrace, which package net's Dial tells about
+// each connect. A Dial through shared memory tells it about one connect, which succeeded.
 
-// traceConnect tells the context's tracer of a connect that succeeded. It comes late:
-// had there been no way through shared memory, the kernel's connect would be the one
-// to tell of.
+// traceConnect tells the context's tracer about a connect that succeeded. It tells about the
+// start of the connect only now: before, it was not known that the kernel's connect would not
+// follow, which tells the tracer itself.
 func traceConnect(ctx context.Context, network, address string) {
 	t := httptrace.ContextClientTrace(ctx)
 	if t == nil {
@@ -25,8 +25,8 @@ func traceConnect(ctx context.Context, network, address string) {
 	}
 }
 
-// withTrace returns a context for the kernel's Dial, which its tracer sees succeed if
-// that Dial is ended with errElsewhere.
+// withTrace returns a context for a Dial of package net's. If that Dial ends with errTookCut,
+// the tracer is told that the connect succeeded.
 func withTrace(ctx context.Context) context.Context {
 	t := httptrace.ContextClientTrace(ctx)
 	if t == nil || t.ConnectDone == nil {
@@ -34,7 +34,7 @@ func withTrace(ctx context.Context) context.Context {
 	}
 	own := *t
 	own.ConnectDone = func(network, address string, err error) {
-		if errors.Is(err, errElsewhere) {
+		if errors.Is(err, errTookCut) {
 			err = nil
 		}
 		t.ConnectDone(network, address, err)
@@ -42,11 +42,11 @@ func withTrace(ctx context.Context) context.Context {
 	return tracedContext{ctx, httptrace.WithClientTrace(context.Background(), &own)}
 }
 
-// A tracedContext is a context with another tracer. To add one would not do: it would be
-// called besides the other.
+// A tracedContext is a context with another tracer in place of its own. With
+// httptrace.WithClientTrace alone both tracers would be called.
 type tracedContext struct {
 	context.Context
-	trace context.Context
+	trace context.Context // has the other tracer, and no other value
 }
 
 func (c tracedContext) Value(key any) any {

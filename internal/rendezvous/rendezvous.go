@@ -14,8 +14,9 @@ import (
 	"cutthrough.example/internal/syserr"
 )
 
-// ErrNobody means that nobody listens under a key.
-var ErrNobody error = syscall.ECONNREFUSED
+// ErrNobody means that nobody listens under a key. It is compared by ==: the error of a live
+// listener that refuses a connection is ECONNREFUSED too, and is not this one.
+var ErrNobody error = syserr.New(syscall.ECONNREFUSED, "no ctnet listener is there")
 
 // Errors of Bind and Dial.
 var (

@@ -175,7 +175,7 @@ func DialPath(parent context.Context, path string) (ch Channel, cred Cred, err e
 		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
 			return ch, cred, ended()
 		case errors.Is(err, fs.ErrNotExist):
-			return ch, cred, ErrNobody // as when a dead process has left its file there
+			return ch, cred, ErrNobody
 		case errors.Is(err, syscall.EAGAIN):
 			select {
 			case <-ctx.Done():
@@ -183,6 +183,8 @@ func DialPath(parent context.Context, path string) (ch Channel, cred Cred, err e
 			case <-time.After(wait):
 				continue
 			}
+		case errors.Is(err, syscall.ECONNREFUSED):
+			return ch, cred, ErrNobody // a dead process has left its file there
 		case errors.As(err, &errno):
 			err = errno
 		}

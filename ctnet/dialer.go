@@ -1,0 +1,120 @@
+package ctnet
+
+import (
+	"context"
+	"net"
+	"syscall"
+	"time"
+
+	"cutthrough.example/internal/syserr"
+)
+
+// A Dialer has the options of a Dial. The zero value is what the function Dial uses. Any
+// number of goroutines may use a Dialer at the same time.
+type Dialer struct {
+	// App is the application that dials; nil is the process's own.
+	App *App
+
+	// Timeout is the longest time that a Dial takes; 0 is no limit. The limits of the
+	// context, and of Kernel, apply beside it, on all networks.
+	Timeout time.Duration
+
+	// ReadBuffer and WriteBuffer are the sizes in bytes of the fifos that the dialer
+	// asks for, from MinBuffer to MaxBuffer, rounded up to a power of two. If the
+	// listener has sizes of its own, these are used; 0 is no preference.
+	ReadBuffer, WriteBuffer int
+
+	// Kernel has the options of connections through the kernel's socket. If its
+	// LocalAddr is set, shared memory is not used, unless Path is CutThrough. Its
+	// Control and ControlContext functions are called before a connection through shared
+	// memory too, and may forbid the address.
+	Kernel net.Dialer
+
+	// Path says which way connections may take.
+	Path Path
+}
+
+// Dial connects to an address, see [Dialer.DialContext].
+func (d *Dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+// DialContext connects to an address. On network "ct" the connection is in the
+// listener's backlog when DialContext returns, accepted or not; DialContext waits while the
+// backlog is full. The context limits the call, not the connection. The caller
+// closes the connection.
+//
+// On networks "tcp", "tcp4", "tcp6" and "unix" it connects through shared memory if
+// the address is an address of this host and network namespace, and a listener of this
+// package is there that this process may connect to. In all other cases, also if
+// that listener does not answer within 250 ms, it does what net.Dialer does.
+//
+// An error is a *net.OpError around a syscall.Errno, such as ECONNREFUSED if there is no
+// listener, ENOBUFS if a limit is reached on either side, EACCES if the listener forbids the
+// connection and ETIMEDOUT if its process doesn't answer for 5 s; or around an error that is
+// context.Canceled, context.DeadlineExceeded, net.ErrClosed, a *net.AddrError or a
+// net.UnknownNetworkError.
+func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	for _, timeout := range []time.Duration{d.Timeout, d.Kernel.Timeout} {
+		if timeout != 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+	}
+	if !d.Kernel.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, d.Kernel.Deadline)
+		defer cancel()
+	}
+	switch network {
+	case networkCT:
+		return d.dialCT(ctx, address)
+	case "tcp", "tcp4", "tcp6", "unix":
+		return d.dialNet(ctx, network, address)
+	}
+	return nil, failure("dial", network, address, net.UnknownNetworkError(network))
+}
+
+// dialCT connects on network "ct".
+func (d *Dialer) dialCT(ctx context.Context, name string) (net.Conn, error) {
+	c, err := d.dialName(ctx, name)
+	if err != nil {
+		return nil, failure("dial", networkCT, name, err)
+	}
+	traceConnect(ctx, networkCT, name)
+	return c, nil
+}
+
+// dialName connects to the listener with a name of network "ct".
+func (d *Dialer) dialName(ctx context.Context, name string) (*Conn, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if d.Path == Kernel {
+		return nil, errNotTheKernels
+	}
+	ask, err := d.sizes()
+	if err != nil {
+		return nil, err
+	}
+	a, t, bubble := d.App.app(), ctTarget(name), currentBubble()
+	if l := a.listener(t.keys[0], bubble); l != nil {
+		return a.dialLocal(ctx, l, t, ask)
+	}
+	if bubble != 0 {
+		return nil, syserr.New(syscall.ECONNREFUSED, "nobody listens on this name in the same testing/synctest bubble")
+	}
+	return a.dialRemote(ctx, t.keys[0], t, ask)
+}
+
+// errNotTheKernels is the error of Path Kernel on network "ct".
+var errNotTheKernels = syserr.New(syscall.EINVAL, `network "ct" is not the kernel's`)
+
+// sizes returns the fifo sizes that a Dial asks for.
+func (d *Dialer) sizes() (sizes, error) {
+	return checkSizes(sizes{ToServer: d.WriteBuffer, ToClient: d.ReadBuffer})
+}

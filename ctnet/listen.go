@@ -1,0 +1,170 @@
+package ctnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+
+	"cutthrough.example/internal/hostnet"
+	"cutthrough.example/internal/syserr"
+)
+
+// A ListenConfig has the options of a listener. The zero value is what the function Listen
+// uses. Any number of goroutines may use a ListenConfig at the same time.
+type ListenConfig struct {
+	// App is the application that listens; nil is the process's own.
+	App *App
+
+	// ReadBuffer and WriteBuffer are the sizes in bytes of the fifos of accepted
+	// connections, from MinBuffer to MaxBuffer, rounded up to a power of two.
+	// 0 leaves the choice to the dialer.
+	ReadBuffer, WriteBuffer int
+
+	// Backlog is the number of connections that are established before they
+	// are accepted; further Dials wait. 0 is DefaultBacklog. The kernel's connections are
+	// not among them: they wait in the kernel's own queue.
+	Backlog int
+
+	// Allow reports whether a process may connect from another application. By default
+	// processes of the same user and of root may. On the networks that the kernel has too
+	// all others use the kernel's socket, if they can reach it. A listener calls Allow
+	// from one goroutine, and takes no other application in before it has returned.
+	Allow func(Cred) bool
+
+	// Kernel has the options of the kernel's listener.
+	Kernel net.ListenConfig
+
+	// Path says which way connections may take.
+	Path Path
+}
+
+// Listen listens on an address. The context limits the call, not the listener, which the
+// caller closes.
+//
+// On networks "tcp", "tcp4", "tcp6" and "unix" it listens on the kernel's socket too, and the
+// address is that of this socket. If shared memory can't be offered there, because the
+// directory in which applications find each other can't be used, it says so once through
+// slog.Default and returns the kernel's listener.
+//
+// An error is a *net.OpError around a syscall.Errno, such as EADDRINUSE, a *net.AddrError, a
+// net.UnknownNetworkError or what net.ListenConfig returns.
+func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	switch network {
+	case networkCT:
+		l, err := lc.listenCT(ctx, address)
+		if err != nil {
+			return nil, failure("listen", network, address, err)
+		}
+		return l, nil
+	case "tcp", "tcp4", "tcp6", "unix":
+		kernel, err := lc.Kernel.Listen(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		l, err := lc.over(ctx, kernel)
+		if err != nil {
+			kernel.Close()
+			return nil, failure("listen", network, address, err)
+		}
+		return l, nil
+	}
+	return nil, failure("listen", network, address, net.UnknownNetworkError(network))
+}
+
+// NewListener adds the cut-through to a listener that was made elsewhere, such as a
+// listener that was inherited from the process that this one replaces. The listener that it
+// returns owns inner, and closes it.
+//
+// inner must be a listener of package net's for a TCP or unix address, or a wrapper that
+// returns that listener's connections as they are. A wrapper that changes the bytes, as TLS
+// does, goes around the listener that NewListener returns.
+//
+// If another listener offers the cut-through at this address, this one takes over:
+// new connections come here, and the other listener keeps its connections.
+func (lc *ListenConfig) NewListener(inner net.Listener) (net.Listener, error) {
+	addr := inner.Addr()
+	switch addr.(type) {
+	case *net.TCPAddr, *net.UnixAddr:
+	default:
+		return nil, failure("listen", addr.Network(), addr.String(), net.UnknownNetworkError(addr.Network()))
+	}
+	l, err := lc.over(context.Background(), inner)
+	if err != nil {
+		return nil, failure("listen", addr.Network(), addr.String(), err)
+	}
+	return l, nil
+}
+
+// listenCT listens on a name of network "ct".
+func (lc *ListenConfig) listenCT(ctx context.Context, name string) (*Listener, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if lc.Path == Kernel {
+		return nil, errNotTheKernels
+	}
+	l, err := lc.newListener(networkCT, &Addr{name: name})
+	if err != nil {
+		return nil, err
+	}
+	l.key = ctTarget(name).keys[0]
+	l.bubble = currentBubble()
+	return l, l.open(ctx)
+}
+
+// over returns a listener that accepts connections through shared memory beside kernel's. It
+// returns kernel itself if Path forbids shared memory, or if shared memory can't be offered and
+// Path doesn't demand it.
+func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.Listener, error) {
+	if !lc.Path.mayCut() {
+		return kernel, nil
+	}
+	l, err := lc.newListener(kernel.Addr().Network(), kernel.Addr())
+	if err != nil {
+		return nil, err
+	}
+	l.kernel = kernel
+	l.backlog.expectKernel(hostnet.Pending(kernel))
+	if l.key, err = listenerKey(kernel); err == nil {
+		err = l.open(ctx)
+	}
+	if err != nil {
+		if lc.Path == CutThrough || errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
+			return nil, err
+		}
+		complain.Do(func() {
+			slog.Warn("ctnet: no cut-through, connections take the kernel's socket", "address", l.addr, "error", err)
+		})
+		return kernel, nil
+	}
+	l.unwanted = lc.Path == CutThrough
+	return l, nil
+}
+
+// complain is for the first listener that can't offer shared memory.
+var complain sync.Once
+
+// newListener makes a listener that dialers can't find yet.
+func (lc *ListenConfig) newListener(network string, addr net.Addr) (*Listener, error) {
+	sz, err := checkSizes(sizes{ToServer: lc.ReadBuffer, ToClient: lc.WriteBuffer})
+	if err != nil {
+		return nil, err
+	}
+	if lc.Backlog < 0 {
+		return nil, syserr.New(syscall.EINVAL, fmt.Sprintf("backlog %d is negative", lc.Backlog))
+	}
+	backlog := lc.Backlog
+	if backlog == 0 {
+		backlog = DefaultBacklog
+	}
+	l := &Listener{app: lc.App.app(), network: network, addr: addr, sizes: sz, allow: lc.Allow}
+	l.backlog.init(backlog)
+	return l, nil
+}

@@ -1,0 +1,338 @@
+package ctnet
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"cutthrough.example/internal/hostnet"
+	"cutthrough.example/internal/rendezvous"
+)
+
+// A netDial is one Dial on a network that the kernel has too: "tcp", "tcp4", "tcp6" or
+// "unix". It connects through shared memory if a listener of this package is at the address,
+// and through the kernel's socket otherwise.
+//
+// The functions are in the order in which a Dial calls them:
+//
+//	dialNet      may shared memory be used at all?
+//	run          tries the address as it is; then resolves it, or uses the kernel's socket
+//	resolve      has package net resolve the address, and tries each that comes out
+//	tryAddress   parses the address, as the program gave it
+//	tryResolved  parses the address, as package net resolved it
+//	tryTCP, tryUnix, tryTarget  look for a listener
+//	connect      connects to that listener
+type netDial struct {
+	app              *app
+	path             Path       // AnyPath or CutThrough
+	kernel           net.Dialer // for the kernel's socket
+	network, address string     // as they were given to Dial
+	ask              sizes
+}
+
+// An attempt is what came of trying to connect through shared memory.
+type attempt struct {
+	outcome outcome
+	conn    *Conn // if connected
+	err     error // if nobodyThere or failed
+}
+
+// An outcome says how an attempt ended.
+type outcome int
+
+const (
+	// connected: there is a connection.
+	connected outcome = iota
+	// nobodyThere: no listener of this package is at the address.
+	nobodyThere
+	// unresolved: the address is a name, or stands for other addresses, and has to be
+	// resolved first.
+	unresolved
+	// failed: a listener may be there, and the connection was not made.
+	failed
+)
+
+// attemptOf returns the attempt for the results of a call that connects.
+func attemptOf(c *Conn, err error) attempt {
+	if err != nil {
+		return attempt{outcome: failed, err: err}
+	}
+	return attempt{outcome: connected, conn: c}
+}
+
+// foundNobody is the attempt to connect to an address where no listener is.
+var foundNobody = attempt{outcome: nobodyThere, err: rendezvous.ErrNobody}
+
+// cutPatience is how long a Dial that can fall back to the kernel's socket waits for a
+// connection through shared memory, from the listener's socket on. A process that runs
+// answers within a millisecond. One that is stopped doesn't answer, but the kernel does.
+const cutPatience = 250 * time.Millisecond
+
+// dialNet connects on a network that the kernel has too.
+func (d *Dialer) dialNet(ctx context.Context, network, address string) (net.Conn, error) {
+	if !d.Path.mayCut() || d.Path == AnyPath && d.Kernel.LocalAddr != nil {
+		return d.Kernel.DialContext(ctx, network, address)
+	}
+	if ctx.Err() != nil {
+		_, err := d.Kernel.DialContext(ctx, network, address) // it doesn't connect; its error is package net's
+		return nil, asTimeout(err)
+	}
+	ask, err := d.sizes()
+	if err != nil {
+		return nil, failure("dial", network, address, err)
+	}
+	n := netDial{app: d.App.app(), path: d.Path, kernel: d.Kernel, network: network, address: address, ask: ask}
+	return n.run(ctx)
+}
+
+// run connects.
+func (n *netDial) run(ctx context.Context) (net.Conn, error) {
+	if n.kernel.Control != nil || n.kernel.ControlContext != nil {
+		// The program may forbid an address, and is asked before a connection is made.
+		// Package net asks it, for each address that comes out of resolving.
+		return n.resolve(ctx)
+	}
+	switch a := n.tryAddress(ctx); {
+	case a.outcome == connected:
+		traceConnect(ctx, n.network, n.address)
+		return a.conn, nil
+	case a.outcome == unresolved:
+		return n.resolve(ctx)
+	case !n.hasFallback():
+		return nil, failure("dial", n.network, n.address, a.err)
+	}
+	return n.kernel.DialContext(ctx, n.network, n.address)
+}
+
+// hasFallback reports whether the kernel's socket may be used.
+func (n *netDial) hasFallback() bool { return n.path != CutThrough }
+
+// resolve starts a Dial of package net's, which resolves the address. Before that Dial
+// connects to one of the addresses that come out, connections through shared memory are
+// tried there. The first that succeeds ends the Dial of package net's.
+func (n *netDial) resolve(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(withTrace(ctx))
+	defer cancel()
+	r := resolvingDial{netDial: *n, cancel: cancel}
+	kernel := n.kernel
+	kernel.ControlContext = r.beforeConnect
+	return r.result(kernel.DialContext(ctx, n.network, n.address))
+}
+
+// A resolvingDial is a netDial while a Dial of package net's resolves the address. That one
+// may try several addresses at a time, each in a goroutine, and may return before they end.
+type resolvingDial struct {
+	netDial                    // a copy: this one outlives the Dial, and only it needs the heap
+	cancel  context.CancelFunc // of package net's Dial
+
+	mu       sync.Mutex
+	cut      *Conn // the first connection through shared memory
+	returned bool  // package net's Dial has
+}
+
+// errTookCut is the error with which package net's Dial ends when there is a connection
+// through shared memory to the address that it was about to connect to.
+var errTookCut = errors.New("connected through shared memory")
+
+// beforeConnect is called by package net's Dial, with a socket, when it is about to connect
+// that socket to an address. If it returns an error then the socket is not connected.
+func (r *resolvingDial) beforeConnect(ctx context.Context, network, address string, socket syscall.RawConn) error {
+	if err := r.askProgram(ctx, network, address, socket); err != nil {
+		return err
+	}
+	switch a := r.tryResolved(ctx, network, address); {
+	case a.outcome == connected:
+		return r.keep(a.conn)
+	case r.hasFallback():
+		return nil
+	case a.outcome == nobodyThere:
+		return syscall.ECONNREFUSED // as from a connect
+	default:
+		return a.err
+	}
+}
+
+// askProgram calls the Control function of the program's Dialer, if there is one.
+func (r *resolvingDial) askProgram(ctx context.Context, network, address string, socket syscall.RawConn) error {
+	switch {
+	case r.kernel.ControlContext != nil:
+		return r.kernel.ControlContext(ctx, network, address, socket)
+	case r.kernel.Control != nil:
+		return r.kernel.Control(network, address, socket)
+	}
+	return nil
+}
+
+// keep keeps the first connection through shared memory, and ends package net's Dial.
+func (r *resolvingDial) keep(c *Conn) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cut != nil || r.returned {
+		c.end.Abort()
+		return context.Canceled
+	}
+	r.cut = c
+	r.cancel()
+	return errTookCut
+}
+
+// result returns the result of the Dial, given that of package net's.
+func (r *resolvingDial) result(kernel net.Conn, err error) (net.Conn, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.returned = true
+	if r.cut == nil {
+		return kernel, err
+	}
+	if kernel != nil {
+		kernel.Close() // connected to another address at the same moment
+	}
+	return r.cut, nil
+}
+
+// tryAddress tries to connect through shared memory to the address as it was given to Dial.
+func (n *netDial) tryAddress(ctx context.Context) attempt {
+	if n.network == "unix" {
+		return n.tryUnix(ctx, n.address)
+	}
+	addr, err := netip.ParseAddrPort(n.address)
+	if err != nil || addr.Addr().IsUnspecified() {
+		return attempt{outcome: unresolved}
+	}
+	if is4 := addr.Addr().Unmap().Is4(); n.network == "tcp4" && !is4 || n.network == "tcp6" && is4 {
+		return attempt{outcome: unresolved} // package net's Dial says what is wrong
+	}
+	return n.tryTCP(ctx, addr)
+}
+
+// tryResolved tries to connect through shared memory to an address that package net is about
+// to connect to.
+func (n *netDial) tryResolved(ctx context.Context, network, address string) attempt {
+	if network == "unix" {
+		return n.tryUnix(ctx, address)
+	}
+	addr, ok := parseResolved(network, address)
+	if !ok {
+		return foundNobody
+	}
+	return n.tryTCP(ctx, addr)
+}
+
+// parseResolved parses an address that package net is about to connect to. An address that
+// stands for this host is its loopback address: the kernel connects to that.
+func parseResolved(network, address string) (netip.AddrPort, bool) {
+	if strings.HasPrefix(address, ":") {
+		address = "[::]" + address
+	}
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return addr, false
+	}
+	if addr.Addr().IsUnspecified() {
+		ip := netip.IPv6Loopback()
+		if network == "tcp4" || addr.Addr().Is4() {
+			ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+		addr = netip.AddrPortFrom(ip, addr.Port())
+	}
+	return addr, true
+}
+
+// tryUnix tries to connect through shared memory to the listener at a socket file.
+func (n *netDial) tryUnix(ctx context.Context, path string) attempt {
+	t, err := unixTarget(path)
+	if err == errNoNamespace {
+		return foundNobody
+	}
+	if err != nil {
+		return attempt{outcome: failed, err: err}
+	}
+	absent, stamp := n.app.absent(t.name)
+	if absent && n.hasFallback() {
+		return foundNobody
+	}
+	return n.tryTarget(ctx, t, stamp)
+}
+
+// tryTCP tries to connect through shared memory to the listener at an IP address and port.
+func (n *netDial) tryTCP(ctx context.Context, addr netip.AddrPort) attempt {
+	// Whether the address is known to be absent comes first, as it costs least. What is
+	// known may be wrong for a thread in another network namespace; but then the kernel's
+	// socket is right.
+	name := tcpName(addr)
+	absent, stamp := n.app.absent(name)
+	if absent && n.hasFallback() {
+		return foundNobody
+	}
+	t, ok := tcpTarget(addr)
+	if !ok {
+		n.app.remote.Absences.Remember(name, stamp)
+		return foundNobody
+	}
+	return n.tryTarget(ctx, t, stamp)
+}
+
+// tryTarget tries to connect to the first listener that is found under one of the target's
+// keys. If there is none, that is remembered; stamp says when it becomes out of date.
+func (n *netDial) tryTarget(ctx context.Context, t target, stamp rendezvous.Stamp) attempt {
+	for i, key := range t.keys {
+		own := n.app.listener(key, 0)
+		if own != nil && own.retired.Load() {
+			own = nil
+		}
+		if own == nil && !rendezvous.Present(key) {
+			continue
+		}
+		if now, _ := hostnet.NetNamespace(); t.netns != "" && now != t.netns {
+			// The keys are for another network namespace than this thread's. The next
+			// Dial uses the right namespace.
+			return foundNobody
+		}
+		if forAllAddresses := i > 0; forAllAddresses && !hostnet.IsHere(t.addr.(*net.TCPAddr).AddrPort().Addr()) {
+			continue
+		}
+		if a := n.connect(ctx, own, key, t, stamp); a.outcome != nobodyThere {
+			return a
+		}
+		// A dead process has left its file under this key. The kernel would choose the
+		// next listener too.
+	}
+	n.app.remote.Absences.Remember(t.name, stamp)
+	return foundNobody
+}
+
+// connect connects to the listener under a key, which is own if that is one of this
+// application, within cutPatience if there is a fallback. A listener of another application
+// that can't be had is left alone for a while.
+func (n *netDial) connect(parent context.Context, own *Listener, key string, t target, stamp rendezvous.Stamp) attempt {
+	ctx := parent
+	if n.hasFallback() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(parent, cutPatience)
+		defer cancel()
+	}
+	if own != nil {
+		if own.elsewhere() {
+			return attempt{outcome: failed, err: errHandedOn}
+		}
+		return attemptOf(n.app.dialLocal(ctx, own, t, n.ask))
+	}
+	a := attemptOf(n.app.dialRemote(ctx, key, t, n.ask))
+	switch {
+	case a.err == rendezvous.ErrNobody:
+		return foundNobody
+	case a.outcome == failed && !isTransient(a.err) && parent.Err() == nil:
+		n.app.remote.Absences.Distrust(t.name, stamp)
+	}
+	return a
+}
+
+// isTransient reports whether err is the answer of a live listener that takes no connection
+// just now: it is closing, another listener has taken over its address, or it was handed on.
+// The next Dial may find it, or the other one, ready.
+func isTransient(err error) bool { return err == syscall.ECONNREFUSED || err == errHandedOn.Errno }

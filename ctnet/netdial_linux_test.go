@@ -1,0 +1,157 @@
+package ctnet
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"cutthrough.example/internal/rendezvous"
+)
+
+// listenAtKey listens on the socket of a key as the package does, and says nothing.
+func listenAtKey(t *testing.T, key string) *net.UnixListener {
+	t.Helper()
+	sum := sha256.Sum256([]byte(key))
+	path := filepath.Join(rendezvous.Dir(), hex.EncodeToString(sum[:12])+".sock")
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+// countDials listens on the socket of a key, and returns the number of dialers that came.
+// It hangs up on each of them.
+func countDials(t *testing.T, key string) *atomic.Int32 {
+	t.Helper()
+	ln := listenAtKey(t, key)
+	n := new(atomic.Int32)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			n.Add(1)
+			c.Close()
+		}
+	}()
+	return n
+}
+
+// agedDir waits until the directory's modification time is old enough to be relied on, so
+// that a Dial remembers what it has not found.
+func agedDir() { time.Sleep(100 * time.Millisecond) }
+
+// TestRefusedIsNotNobody dials a live listener that refuses connections with ECONNREFUSED,
+// in each way that there is. The kernel's socket is used, or the error is returned; but the
+// Dial does not go on to the next key, as it does when nobody listens under the first one,
+// and does not remember that nobody is there.
+func TestRefusedIsNotNobody(t *testing.T) {
+	for name, refuse := range map[string]func(l *Listener){
+		"the handshake": func(l *Listener) { l.retired.Store(true) },
+		"the connection": func(l *Listener) {
+			l.backlog.mu.Lock()
+			defer l.backlog.mu.Unlock()
+			l.backlog.closed = true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			useRunDir(t)
+			client := newTestApp(t, AppConfig{})
+			ln, err := (&ListenConfig{App: newTestApp(t, AppConfig{})}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer ln.Close()
+			to, ok := tcpTarget(ln.Addr().(*net.TCPAddr).AddrPort())
+			require.True(t, ok)
+			next := countDials(t, to.keys[1])
+			either, cut := Dialer{App: client}, Dialer{App: client, Path: CutThrough}
+			c, err := either.Dial("tcp", ln.Addr().String())
+			require.NoError(t, err)
+			require.IsType(t, &Conn{}, c, "before it refuses")
+			defer c.Close()
+
+			refuse(ln.(*Listener))
+			agedDir()
+			for range 2 {
+				c, err := either.Dial("tcp", ln.Addr().String())
+				require.NoError(t, err)
+				require.IsType(t, &net.TCPConn{}, c)
+				c.Close()
+				_, err = cut.Dial("tcp", ln.Addr().String())
+				require.ErrorIs(t, err, syscall.ECONNREFUSED)
+				require.Zero(t, next.Load(), "the Dial went on to the next key")
+				absent, _ := client.a.absent(to.name)
+				require.False(t, absent, "the listener is taken for absent")
+			}
+		})
+	}
+}
+
+// TestNobodyUnderAKey dials an address that a dead process has listened on, under all of its
+// keys but the last: the Dial goes on to that one. Without it the address is remembered.
+func TestNobodyUnderAKey(t *testing.T) {
+	useRunDir(t)
+	client := newTestApp(t, AppConfig{})
+	ln, err := (&ListenConfig{App: newTestApp(t, AppConfig{})}).Listen(t.Context(), "tcp4", ":0")
+	require.NoError(t, err)
+	defer ln.Close()
+	port := ln.Addr().(*net.TCPAddr).AddrPort().Port()
+	loopback := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(port)}
+	to, ok := tcpTarget(loopback.AddrPort())
+	require.True(t, ok)
+	leaveStaleKey(t, to.keys[0])
+	d := Dialer{App: client, Path: CutThrough}
+	c, err := d.Dial("tcp", loopback.String())
+	require.NoError(t, err)
+	c.Close()
+
+	require.NoError(t, ln.Close())
+	agedDir()
+	_, err = d.Dial("tcp", loopback.String())
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	require.ErrorContains(t, err, "no ctnet listener is there")
+	absent, _ := client.a.absent(to.name)
+	require.True(t, absent)
+}
+
+// leaveStaleKey leaves the socket file of a listener that is no more.
+func leaveStaleKey(t *testing.T, key string) {
+	t.Helper()
+	ln := listenAtKey(t, key)
+	ln.SetUnlinkOnClose(false)
+	require.NoError(t, ln.Close())
+}
+
+// TestCutThroughErrors has Dials fail that may only use shared memory, as no listener is there,
+// at an address and at a name. Programs may depend on the texts.
+func TestCutThroughErrors(t *testing.T) {
+	useRunDir(t)
+	socket := shortDir(t) + "/s"
+	ln, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	defer ln.Close()
+	d := Dialer{App: newTestApp(t, AppConfig{}), Path: CutThrough}
+	controlled := d
+	controlled.Kernel.Control = func(string, string, syscall.RawConn) error { return nil }
+	for _, c := range []struct {
+		d                      Dialer
+		network, address, want string
+	}{
+		{d, "tcp", "127.0.0.1:1", "dial tcp 127.0.0.1:1: connection refused: no ctnet listener is there"},
+		{d, "unix", socket, "dial unix " + socket + ": connection refused: no ctnet listener is there"},
+		{d, "tcp4", "localhost:1", "dial tcp4 127.0.0.1:1: connection refused"},
+		{controlled, "tcp", "127.0.0.1:1", "dial tcp 127.0.0.1:1: connection refused"},
+		{controlled, "unix", socket, "dial unix " + socket + ": connection refused"},
+	} {
+		_, err := c.d.Dial(c.network, c.address)
+		require.EqualError(t, err, c.want)
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	}
+}

@@ -1,0 +1,39 @@
+package ctnet
+
+import (
+	"os"
+	"sync"
+)
+
+// A Path says which way connections may take on the networks that the kernel has too: "tcp",
+// "tcp4", "tcp6" and "unix".
+type Path int
+
+const (
+	// AnyPath prefers shared memory, and uses the kernel's socket where shared memory can't
+	// be had. On network "ct" it is shared memory, as nothing else is there.
+	AnyPath Path = iota
+	// CutThrough is shared memory only: a Dial that would need the kernel's socket fails,
+	// with ECONNREFUSED if no listener of this package is there, and a Listen that can't
+	// offer shared memory fails.
+	CutThrough
+	// Kernel is the kernel's socket only, as with package net. On network "ct" it is an
+	// error, EINVAL.
+	Kernel
+)
+
+// kernelOnly reports whether the environment turns the cut-through off for the whole
+// process, so that the system's tools see its traffic. It does not concern network "ct".
+var kernelOnly = sync.OnceValue(func() bool { return os.Getenv("CTNET_KERNEL_ONLY") != "" })
+
+// mayCut reports whether connections may go through shared memory on a network that the
+// kernel has too.
+func (p Path) mayCut() bool {
+	switch p {
+	case Kernel:
+		return false
+	case CutThrough:
+		return true
+	}
+	return !kernelOnly() && currentBubble() == 0
+}
