@@ -1,6 +1,6 @@
 // Idle: a pair that nobody uses is ended, and one that is used is not.
 //
-// What it stands for: the client's side of a pair. Dials (remotes.client, client.connect,
+// What it stands for: the client's side of a pair. Dials (Host.client, client.connect,
 // client.done), their connections (dialed.release, Pool.Free), the timer (client.linger,
 // client.idle, idleTimer.start and stop), the goroutine that reads the control channel
 // (client.read, pair.die with its Cleanup) and the references to the pair's memory
@@ -8,7 +8,7 @@
 //
 // What it leaves out, and why that is sound:
 //   - Plain memory. Every step is one operation of sync/atomic, which is sequentially
-//     consistent, or is guarded by a lock (remotes.mu, Pool.mu, idleTimer.mu) for as long
+//     consistent, or is guarded by a lock (Host.mu, Pool.mu, idleTimer.mu) for as long
 //     as it takes, so interleaving is all that can happen.
 //   - What a Dial waits for: it either gets its connection or fails, and a connection stays
 //     open as long as it likes.
@@ -28,9 +28,9 @@
 
 #define DIALS 2
 
-// remotes.mu and what it guards
+// Host.mu and what it guards
 bit mu;
-bit registered = 1; // remotes.clients has the pair
+bit registered = 1; // Host.clients has the pair
 byte dialing = 1;   // the Dial that attached
 
 // Pool
@@ -98,7 +98,7 @@ inline release(later) {
 proctype Dial(bit attached) {
 	bit later, open;
 
-	// remotes.client
+	// Host.client
 	if
 	:: attached
 	:: else ->

@@ -4,20 +4,20 @@
  * memory until then.
  *
  * Stands for
- *	current, attaching   remotes.clients and remotes.attaching, for the listener; mu and
- *	                     closed are remotes' too
+ *	current, attaching   Host.clients and Host.attaching, for the listener; mu and
+ *	                     closed are Host's too
  *	dialing, uses, dead, refs   those of a client and of its pair
  *	inUse, poolClosed    of its Pool, each guarded by the pool's own lock
  *	deadline, since      its idleTimer: whether that runs, and uses
  *	hung                 its control channel has ended: at the peer's side, or here
- *	Dial                 app.dialRemote, remotes.client, client.connect and done; then the
+ *	Dial                 Host.Dial, Host.client, client.connect and done; then the
  *	                     connection, until it is released. The first one attaches, as there
  *	                     is no pair yet
- *	attach               remotes.attach, from begin on
+ *	attach               Host.attach, from begin on
  *	Read                 client.read, idle, and what follows when the channel has ended
  *	Cleanup              what pair.die has the worker do
  *	Ring                 the goroutine of pair.notifyApart
- *	Hangup, AppClose     the peer ends a channel; remotes.close
+ *	Hangup, AppClose     the peer ends a channel; Host.Close
  *
  * Left out
  *	The timer's own lock, limbo, and times: idle.pml.
@@ -35,8 +35,8 @@
  *	In the end no Dial finds a pair that has ended.
  *
  * Mutants
- *	DIAL_UNCOUNTED  a Dial counts itself after it has let go of remotes.mu
- *	LOOK_UNLOCKED   idle looks for Dials, lets go of remotes.mu, and forgets the pair then
+ *	DIAL_UNCOUNTED  a Dial counts itself after it has let go of Host.mu
+ *	LOOK_UNLOCKED   idle looks for Dials, lets go of Host.mu, and forgets the pair then
  *	REF_BLIND       a reference is taken though there was none left
  *	UNREF_EARLY     the worker gives up the pair's reference, then removes the source
  *	POST_LATE       a released connection gives up its reference, then notifies
@@ -50,7 +50,7 @@
 
 #define N 4 /* pairs that are made, and 1 */
 
-/* remotes */
+/* Host */
 bool mu, closed, attaching;
 byte current;
 
@@ -101,7 +101,7 @@ inline retire(p) {
 	d_step { !mu -> forget(p) }
 }
 
-/* pair.die, then Pool.Close and remotes.end */
+/* pair.die, then Pool.Close and Host.end */
 inline end(p) {
 	atomic { dead[p] = true; hung[p] = true; run Cleanup(p) }
 	poolClosed[p] = true
@@ -163,7 +163,7 @@ proctype Read(byte p) {
 
 /* Sets p, with the Dial counted; 0 if the application is closed. */
 inline attach() {
-	d_step { /* remotes.begin */
+	d_step { /* Host.begin */
 		!mu ->
 		if
 		:: closed
@@ -188,7 +188,7 @@ inline attach() {
 	d_step { !mu -> attaching = false }
 }
 
-/* remotes.client. Sets p likewise. */
+/* Host.client. Sets p likewise. */
 inline client() {
 	do
 	:: d_step { !mu && closed -> skip } break
