@@ -195,7 +195,7 @@ func TestNoWelcome(t *testing.T) {
 	echoServer(t, server, ListenConfig{App: server}, "echo")
 	fd, err := unix.Dup(p.block)
 	require.NoError(t, err)
-	mem, err := segpool.OpenShared(fd, blockSize, true)
+	mem, err := segpool.OpenShared(fd, blockSize, segpool.ByBoth)
 	require.NoError(t, err)
 	defer mem.Free()
 	for range 20 {

@@ -207,7 +207,7 @@ func takeHello(ch rendezvous.Channel, name string) (rendezvous.Message, error) {
 		err = fmt.Errorf("hello is for %q", got)
 	}
 	for i, size := range []int{blockSize, sleepPageSize} {
-		mem, openErr := segpool.OpenShared(fds[i], size, i == 0)
+		mem, openErr := segpool.OpenShared(fds[i], size, []segpool.Writer{segpool.ByBoth, segpool.ByMaker}[i])
 		if openErr != nil {
 			err = errors.Join(err, openErr)
 			continue
@@ -552,7 +552,7 @@ func takeAdd(ch rendezvous.Channel, k uint32) error {
 	if m.Segment != k {
 		err = fmt.Errorf("segment %d was added, not %d", m.Segment, k)
 	}
-	mem, openErr := segpool.OpenShared(fds[0], defaultGeometry.Size(), true)
+	mem, openErr := segpool.OpenShared(fds[0], defaultGeometry.Size(), segpool.ByBoth)
 	if openErr != nil {
 		return errors.Join(err, openErr)
 	}
@@ -961,7 +961,7 @@ func fakeAttach(t *testing.T, name string, p parts) rendezvous.Channel {
 	require.NoError(t, sendPacket(ch, hello(name), p.block, p.sleep, p.bell))
 	m, fds, err := ch.Expect(rendezvous.KindWelcome, 2)
 	require.NoError(t, err)
-	mem, err := segpool.OpenShared(fds[0], sleepPageSize, false)
+	mem, err := segpool.OpenShared(fds[0], sleepPageSize, segpool.ByMaker)
 	rendezvous.CloseAll(fds[1:])
 	require.NoError(t, err)
 	mem.Free()

@@ -172,7 +172,7 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 	if err != nil {
 		return nil, err
 	}
-	block, blockFD, err := segpool.CreateShared("ctnet events", blockSize, false)
+	block, blockFD, err := segpool.CreateShared("ctnet events", blockSize, segpool.ByBoth)
 	if err != nil {
 		return nil, err
 	}
@@ -403,7 +403,7 @@ func (p *client) addSegment() error {
 	if err != nil {
 		return err
 	}
-	m, fd, err := segpool.CreateShared("ctnet segment", p.pool.Geometry().Size(), false)
+	m, fd, err := segpool.CreateShared("ctnet segment", p.pool.Geometry().Size(), segpool.ByBoth)
 	if err != nil {
 		return err
 	}

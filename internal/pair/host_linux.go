@@ -82,7 +82,7 @@ func (h *Host) worker() (w *sched.Worker, number, sleepFD int, err error) {
 		return nil, 0, 0, net.ErrClosed
 	}
 	if h.group == nil {
-		m, fd, err := segpool.CreateShared("ctnet sleep words", sleepPageSize, true)
+		m, fd, err := segpool.CreateShared("ctnet sleep words", sleepPageSize, segpool.ByMaker)
 		if err != nil {
 			return nil, 0, 0, err
 		}

@@ -34,7 +34,7 @@ func Inspect(ctx context.Context, path string) ([]byte, rendezvous.Cred, error) 
 		rendezvous.CloseAll(fds)
 		return nil, cred, rendezvous.ErrProtocol
 	}
-	mem, err := segpool.OpenShared(fds[0], int(m.Size), false)
+	mem, err := segpool.OpenShared(fds[0], int(m.Size), segpool.ByMaker)
 	if err != nil {
 		return nil, cred, err
 	}
@@ -48,7 +48,7 @@ func (h *Host) answerInspect(ch rendezvous.Channel) error {
 	if err != nil {
 		return err
 	}
-	mem, fd, err := segpool.CreateShared("ctnet snapshot", len(b), true)
+	mem, fd, err := segpool.CreateShared("ctnet snapshot", len(b), segpool.ByMaker)
 	if err != nil {
 		return err
 	}

@@ -220,7 +220,7 @@ func (p *pair) adopt(m rendezvous.Message, sleepFD, bellFD int) (err error) {
 		rendezvous.CloseAll([]int{sleepFD, bellFD})
 		return rendezvous.Broken(err)
 	}
-	p.sleep, err = segpool.OpenShared(sleepFD, sleepPageSize, false)
+	p.sleep, err = segpool.OpenShared(sleepFD, sleepPageSize, segpool.ByMaker)
 	if err != nil {
 		p.remote.Bell.Close()
 		return rendezvous.Broken(err)

@@ -188,7 +188,7 @@ func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (*server, 
 		return nil, err
 	}
 	blockFD, sleepFD, bellFD := fds[0], fds[1], fds[2]
-	block, err := segpool.OpenShared(blockFD, blockSize, true)
+	block, err := segpool.OpenShared(blockFD, blockSize, segpool.ByBoth)
 	if err != nil {
 		rendezvous.CloseAll([]int{sleepFD, bellFD})
 		return nil, rendezvous.Broken(err)
@@ -278,7 +278,7 @@ func (s *server) read() {
 
 // add maps a segment that the client has made.
 func (s *server) add(k, fd int) error {
-	m, err := segpool.OpenShared(fd, s.table.Geometry().Size(), true)
+	m, err := segpool.OpenShared(fd, s.table.Geometry().Size(), segpool.ByBoth)
 	if err != nil {
 		return err
 	}

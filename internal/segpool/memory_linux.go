@@ -14,10 +14,17 @@ import (
 // against: a file that can shrink could fault whoever maps it.
 const sealed = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
+// A Writer says which side writes to shared memory.
+type Writer int
+
+const (
+	ByBoth  Writer = iota // both sides have it mapped writable
+	ByMaker               // only the mapping that was there first can write
+)
+
 // CreateShared makes memory that can be passed to another process: a mapping,
-// and the file descriptor to pass, which the caller closes. If owned is true
-// nobody but this mapping can write to it.
-func CreateShared(name string, size int, owned bool) (m *Memory, fd int, err error) {
+// and the file descriptor to pass, which the caller closes.
+func CreateShared(name string, size int, written Writer) (m *Memory, fd int, err error) {
 	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	fd, err = unix.MemfdCreate(name, flags|unix.MFD_NOEXEC_SEAL)
 	if err == unix.EINVAL { // Linux before 6.3
@@ -26,7 +33,7 @@ func CreateShared(name string, size int, owned bool) (m *Memory, fd int, err err
 	if err != nil {
 		return nil, -1, os.NewSyscallError("memfd_create", err)
 	}
-	if m, err = fill(fd, size, owned); err != nil {
+	if m, err = fill(fd, size, written); err != nil {
 		unix.Close(fd)
 		return nil, -1, err
 	}
@@ -35,7 +42,7 @@ func CreateShared(name string, size int, owned bool) (m *Memory, fd int, err err
 
 // fill gives a new memfd its size, maps it, and seals it. The seals come last, as
 // one of them forbids to map it like this.
-func fill(fd, size int, owned bool) (*Memory, error) {
+func fill(fd, size int, written Writer) (*Memory, error) {
 	if err := unix.Ftruncate(fd, int64(size)); err != nil {
 		return nil, os.NewSyscallError("ftruncate", err)
 	}
@@ -44,7 +51,7 @@ func fill(fd, size int, owned bool) (*Memory, error) {
 		return nil, err
 	}
 	seals := sealed
-	if owned {
+	if written == ByMaker {
 		seals |= unix.F_SEAL_FUTURE_WRITE
 	}
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
@@ -54,10 +61,11 @@ func fill(fd, size int, owned bool) (*Memory, error) {
 	return m, nil
 }
 
-// OpenShared maps memory that a peer made, and closes fd. The file must be what
-// CreateShared makes, of exactly the given size, so that no access to it can
-// fault, now or later.
-func OpenShared(fd, size int, writable bool) (*Memory, error) {
+// OpenShared maps memory that a peer made, and closes fd: read-only if it is written by its
+// maker. The file must be what CreateShared makes, of exactly the given size, so that no
+// access to it can fault, now or later.
+func OpenShared(fd, size int, written Writer) (*Memory, error) {
+	writable := written == ByBoth
 	defer unix.Close(fd)
 	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
 	if err == unix.EINVAL {

@@ -105,10 +105,10 @@ func dup(t *testing.T, fd int) int {
 
 func TestSharedRoundTrip(t *testing.T) {
 	size := two.Size()
-	m, fd, err := CreateShared("test", size, false)
+	m, fd, err := CreateShared("test", size, ByBoth)
 	require.NoError(t, err)
 	defer m.Free()
-	o, err := OpenShared(fd, size, true)
+	o, err := OpenShared(fd, size, ByBoth)
 	require.NoError(t, err)
 	defer o.Free()
 	require.Len(t, o.Bytes, size)
@@ -123,17 +123,17 @@ func TestSharedRoundTrip(t *testing.T) {
 }
 
 func TestOwnedIsReadOnlyForOthers(t *testing.T) {
-	m, fd, err := CreateShared("test", pageSize, true)
+	m, fd, err := CreateShared("test", pageSize, ByMaker)
 	require.NoError(t, err)
 	defer m.Free()
 	defer unix.Close(fd)
-	_, err = OpenShared(dup(t, fd), pageSize, true)
+	_, err = OpenShared(dup(t, fd), pageSize, ByBoth)
 	require.Error(t, err)
 	_, err = unix.MmapPtr(fd, 0, nil, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	require.ErrorIs(t, err, unix.EPERM)
 	_, err = unix.Pwrite(fd, []byte{1}, 0)
 	require.ErrorIs(t, err, unix.EPERM)
-	o, err := OpenShared(dup(t, fd), pageSize, false)
+	o, err := OpenShared(dup(t, fd), pageSize, ByMaker)
 	require.NoError(t, err)
 	defer o.Free()
 	require.Error(t, unix.Mprotect(o.Bytes, unix.PROT_READ|unix.PROT_WRITE))
@@ -142,7 +142,7 @@ func TestOwnedIsReadOnlyForOthers(t *testing.T) {
 }
 
 func TestSharedCannotChangeSize(t *testing.T) {
-	m, fd, err := CreateShared("test", pageSize, false)
+	m, fd, err := CreateShared("test", pageSize, ByBoth)
 	require.NoError(t, err)
 	defer m.Free()
 	defer unix.Close(fd)
@@ -153,12 +153,12 @@ func TestSharedCannotChangeSize(t *testing.T) {
 }
 
 func TestOpenSharedRejects(t *testing.T) {
-	m, shared, err := CreateShared("test", pageSize, false)
+	m, shared, err := CreateShared("test", pageSize, ByBoth)
 	require.NoError(t, err)
 	defer m.Free()
 	defer unix.Close(shared)
 	for _, size := range []int{1, pageSize - 1, pageSize + 1, 2 * pageSize} {
-		_, err := OpenShared(dup(t, shared), size, true)
+		_, err := OpenShared(dup(t, shared), size, ByBoth)
 		require.Error(t, err)
 	}
 
@@ -168,8 +168,8 @@ func TestOpenSharedRejects(t *testing.T) {
 		require.NoError(t, unix.Ftruncate(fd, pageSize))
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
 		require.NoError(t, err)
-		for _, writable := range []bool{false, true} {
-			_, err = OpenShared(dup(t, fd), pageSize, writable)
+		for _, written := range []Writer{ByBoth, ByMaker} {
+			_, err = OpenShared(dup(t, fd), pageSize, written)
 			require.Error(t, err)
 		}
 		unix.Close(fd)
@@ -181,7 +181,7 @@ func TestOpenSharedRejects(t *testing.T) {
 	defer w.Close()
 	_, err = OpenShared(dup(t, int(r.Fd())), pageSize, false)
 	require.Error(t, err)
-	_, err = OpenShared(-1, pageSize, false)
+	_, err = OpenShared(-1, pageSize, ByMaker)
 	require.Error(t, err)
 }
 
@@ -438,9 +438,9 @@ func TestLimits(t *testing.T) {
 
 // pair returns a pool and a table with one segment in common.
 func pair(t *testing.T) (*Pool, *Table) {
-	m, fd, err := CreateShared("test", two.Size(), false)
+	m, fd, err := CreateShared("test", two.Size(), ByBoth)
 	require.NoError(t, err)
-	o, err := OpenShared(fd, two.Size(), true)
+	o, err := OpenShared(fd, two.Size(), ByBoth)
 	require.NoError(t, err)
 	p, tab := NewPool(two, NewAccount(plenty), dropAll), NewTable(two, NewAccount(plenty))
 	require.NoError(t, p.Add(0, m))
