@@ -179,7 +179,7 @@ func TestOpenSharedRejects(t *testing.T) {
 	require.NoError(t, err)
 	defer r.Close()
 	defer w.Close()
-	_, err = OpenShared(dup(t, int(r.Fd())), pageSize, false)
+	_, err = OpenShared(dup(t, int(r.Fd())), pageSize, ByMaker)
 	require.Error(t, err)
 	_, err = OpenShared(-1, pageSize, ByMaker)
 	require.Error(t, err)
