@@ -94,7 +94,7 @@ func (c *Conn) Peek(n int) ([]byte, error) {
 	return b, c.opError("read", err)
 }
 
-// Discard skips the next n bytes, as bufio.Reader does: it waits for those that
+// Discard skips the next n bytes, as bufio.Reader does: it waits for bytes that
 // have not arrived, and returns an error if it skipped fewer.
 func (c *Conn) Discard(n int) (int, error) {
 	done, err := c.end.Discard(n)
@@ -156,7 +156,7 @@ func (c *Conn) SetReadBuffer(bytes int) error {
 func (c *Conn) SetWriteBuffer(bytes int) error { return c.SetReadBuffer(bytes) }
 
 // SetDeadline sets the time after which Read and Write fail with
-// os.ErrDeadlineExceeded, those that are blocked too. The zero time means never.
+// os.ErrDeadlineExceeded, also calls that are blocked. The zero time means never.
 func (c *Conn) SetDeadline(t time.Time) error {
 	if err := c.SetReadDeadline(t); err != nil {
 		return err
@@ -180,8 +180,8 @@ func (c *Conn) LocalAddr() net.Addr { return c.local }
 // RemoteAddr returns the other end's address.
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 
-// A Cred says who is at the other end: what the kernel said when its process
-// attached to this one. PID is 0 if the process is in a PID namespace that can't
+// A Cred identifies the process at the other end, as the kernel did when it attached to this
+// one. PID is 0 if the process is in a PID namespace that can't
 // be seen from here.
 type Cred struct {
 	PID, UID, GID int

@@ -27,7 +27,7 @@ type localPair struct {
 
 	junction stream.Junction
 
-	// The half-open. Whoever decides first has decided: the listener, or a dialer
+	// The half-open. The first one to decide has decided: the listener, or a dialer
 	// that gives up.
 	dialer  wait.Waiter
 	verdict atomic.Uint32

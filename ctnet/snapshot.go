@@ -32,7 +32,7 @@ type ListenerInfo struct {
 	Network string
 	Address string
 	Backlog int // connections that can wait to be accepted
-	Waiting int // those that do, and the Dials behind them
+	Waiting int // connections that wait, and Dials that are not answered yet
 }
 
 // A ConnInfo describes an end of a connection.

@@ -64,7 +64,7 @@ func Pending(kernel net.Listener) func() bool {
 
 // KeepNonblocking returns a function that makes a listener of the kernel's
 // non-blocking, should it have become blocking. That is a property of the socket, so
-// whoever has a duplicate can change it, and os/exec and os.File.Fd do. An accept
+// a process with a duplicate can change it, and os/exec and os.File.Fd do. An accept
 // that finds no connection would then hold up a thread, and Close would wait for it.
 func KeepNonblocking(kernel net.Listener) func() {
 	raw := rawConn(kernel)

@@ -48,8 +48,8 @@ func (s *server) incoming(slot segpool.Slot) {
 	owner.End().Init(slot.ToServer, slot.ToClient, a, o)
 	s.conns.set(slot.ID, a)
 	s.place.Offer(owner)
-	// Whoever gave up, or died, before the connection was to be found in the
-	// table has told nobody.
+	// A dialer that gave up, or died, before the connection was in the table has told
+	// nobody.
 	if s.dead.Load() {
 		s.cutAccepted(a)
 	} else {
@@ -126,8 +126,8 @@ func (a *Accepted) Refuse(errno syscall.Errno) {
 }
 
 // tell notifies the dialer if it waits for the answer. It says so before it
-// looks at the answer for the last time. It is called by those who serve more than
-// this connection: the worker, Accept, and Close.
+// looks at the answer for the last time. Its callers serve other peers too (the worker,
+// Accept) or never wait (Close), so the doorbell is rung apart.
 func (s *server) tell(slot segpool.Slot) {
 	if slot.ClientState().Code() == segpool.ConnectNtf {
 		s.notifyApart(slot.ID)

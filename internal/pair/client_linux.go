@@ -35,7 +35,7 @@ type client struct {
 	added   chan syscall.Errno
 
 	// An idle pair is ended after a while. uses counts Dials; dialing is the
-	// number of those under way, guarded by Host.mu.
+	// number of Dials under way, guarded by Host.mu.
 	dialing int
 	uses    atomic.Uint64
 	timer   idleTimer
@@ -321,7 +321,8 @@ type idleTimer struct {
 
 // start starts the timer, unless it runs and was started with as short a time.
 func (t *idleTimer) start(after time.Duration, uses uint64) {
-	// Whoever finds it running has changed before what is looked at after stop.
+	// A caller that finds it running has changed what idle looks at, before; idle looks
+	// after stop.
 	if t.runs(after) {
 		return
 	}

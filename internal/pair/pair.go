@@ -18,7 +18,7 @@ import (
 	"cutthrough.example/internal/stream"
 )
 
-// Sizes are those of a connection's fifos in bytes; 0 is no preference.
+// Sizes are the sizes of a connection's fifos in bytes; 0 is no preference.
 type Sizes struct {
 	ToServer, ToClient int
 }
@@ -42,7 +42,7 @@ var ErrRetired = errors.New("pair retired")
 type Dialing interface {
 	End() *stream.End
 	Link() *Dialed
-	// Options are those of the end but for its RaceKey.
+	// Options returns the options of the end; its RaceKey is set by this package.
 	Options() stream.Options
 	// Begin is called before anything else can find the connection. peer is the listener's
 	// process, and remote the Target's; all connections of a pair have the same ones.
@@ -72,7 +72,7 @@ type Listener interface {
 	// Allows reports whether a process may attach.
 	Allows(c rendezvous.Cred) bool
 	// Place returns what connections dialed by a name need to know of the listener, or nil
-	// if the listener is not the one for it, or takes none any more.
+	// if the listener does not have that name, or takes no connections any more.
 	Place(name string) Place
 	// Shared reports whether other processes may listen at the same place, by the kernel's
 	// leave, and so take it over.

@@ -59,8 +59,8 @@ func (p *pair) ref() bool {
 	}
 }
 
-// notifyApart is remote.Notify for those who must not hang whatever the peer has
-// done to its doorbell. The caller has a reference.
+// notifyApart is remote.Notify for callers that must not block whatever the peer has done to
+// its doorbell: it is rung by a goroutine of its own. The caller has a reference.
 func (p *pair) notifyApart(slot uint32) {
 	if p.remote.Post(slot) {
 		p.refs.Add(1)
@@ -94,8 +94,9 @@ func (p *pair) die(cutNext func() bool) {
 	})
 }
 
-// cut ends a connection whose pair has ended. One that [Host.Close] has overtaken is closed,
-// as are those that it found.
+// cut ends a connection whose pair has ended. If the pair was ended by [Host.Close] the
+// connection is closed, as Close does with the connections that it finds; otherwise its peer
+// is gone.
 func (p *pair) cut(e *stream.End) {
 	if p.host.isClosed() {
 		e.Abort()

@@ -20,18 +20,18 @@ type Door struct {
 	host   *Host
 	socket *rendezvous.Socket
 
-	// Handshakes under way, with those who may connect and with those who
+	// Handshakes under way: with processes that may attach, and with processes that
 	// are being told that they may not.
 	hands, refusals chan struct{}
 }
 
-// maxHandshakes bounds the handshakes of a kind at a time. Those who may connect
-// wait for their turn; who says nothing is in their way no longer than helloTimeout.
-// The others can't be in their way at all: one too many is cut off unanswered.
+// maxHandshakes bounds the handshakes of a kind at a time. Processes that may attach wait
+// for their turn; a silent client holds one of the places for at most helloTimeout. Processes
+// that may not attach have places of their own: beyond these they are cut off unanswered.
 const maxHandshakes = 64
 
-// helloTimeout is how long a listener waits for the first words of one who has
-// connected. They are sent with the connection.
+// helloTimeout is how long a listener waits for a client's hello, which the client sends as
+// soon as it is connected.
 const helloTimeout = time.Second
 
 // Open makes the door of a listener, where it is found by key. It lets nobody in until Serve
@@ -68,7 +68,7 @@ func (d *Door) Serve() {
 	}
 }
 
-// admit has a handshake done with whoever has connected, in its turn.
+// admit starts the handshake with a process that has connected, when there is a place.
 func (d *Door) admit(ch rendezvous.Channel) {
 	cred, err := ch.PeerCred()
 	if err != nil {
@@ -88,8 +88,8 @@ func (d *Door) admit(ch rendezvous.Channel) {
 	}
 }
 
-// turnAway tells one who may not connect so. It reads what that one says first:
-// to close a socket with unread bytes is a reset, which would hide the answer.
+// turnAway tells a process that it may not attach. It reads the hello first: to close a
+// socket with unread bytes is a reset, which would hide the answer.
 func (d *Door) turnAway(ch rendezvous.Channel, cred rendezvous.Cred) {
 	ch.SetDeadline(time.Now().Add(helloTimeout))
 	m, fds, err := ch.Receive()
@@ -115,7 +115,7 @@ func (d *Door) served(ch rendezvous.Channel, cred rendezvous.Cred, m rendezvous.
 	return false
 }
 
-// retire makes new connections go to whoever listens there now.
+// retire tells the clients to attach anew: another listener may be there now.
 func (d *Door) retire() {
 	d.l.Retire()
 	h := d.host
@@ -128,7 +128,7 @@ func (d *Door) retire() {
 	}
 }
 
-// Close stops letting applications in, and tells those inside.
+// Close lets no more applications attach, and tells those that have to attach anew.
 func (d *Door) Close() {
 	d.socket.Close()
 	d.retire()

@@ -8,7 +8,7 @@ import (
 )
 
 // Absences are the targets at which Dials have found nobody, or nobody to be had,
-// so that those that end up in the kernel don't ask again and again.
+// so that Dials that end up in the kernel don't ask again and again.
 type Absences struct {
 	mu    sync.Mutex
 	stamp Stamp // all the while

@@ -21,7 +21,7 @@ import (
 // it is silent but for segments that come and go; its end is the peer's end.
 
 // HandshakeTimeout bounds how long either side waits for the other's first
-// words. One that is alive answers within a millisecond.
+// words. A process that is alive answers within a millisecond.
 const HandshakeTimeout = 5 * time.Second
 
 // A Channel is one end of a control channel.
@@ -133,7 +133,7 @@ func CloseAll(fds []int) {
 	}
 }
 
-// PeerCred returns who is at the other end, as the kernel says.
+// PeerCred returns the credentials of the process at the other end, as the kernel says.
 func (ch Channel) PeerCred() (Cred, error) {
 	raw, err := ch.SyscallConn()
 	if err != nil {

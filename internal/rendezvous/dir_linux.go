@@ -32,7 +32,7 @@ func Dir() string {
 }
 
 // checkDir makes sure that only this user and root decide what is in dir. Others
-// may be allowed to look things up in it: who connects is found out later.
+// may be allowed to read it: credentials are checked when a process connects.
 func checkDir(dir string) error {
 	fi, err := os.Lstat(dir)
 	if err != nil {
@@ -61,7 +61,7 @@ func makeDir() (string, error) {
 
 const (
 	socketSuffix = ".sock"
-	nextSuffix   = ".next" // of one that is to replace it; as long
+	nextSuffix   = ".next" // of a socket that is to replace it; as long
 )
 
 // socketPath returns where in dir the listener for a key is found. The key may
@@ -79,7 +79,7 @@ const (
 	sweepLooks = 4 // files at a time
 
 	// sweepAge is the least age of a file that is looked at, which means to
-	// connect to it: who listens there is not to be troubled often.
+	// connect to it: a listener is not to be disturbed often.
 	sweepAge = time.Hour
 )
 

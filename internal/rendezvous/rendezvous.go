@@ -2,8 +2,8 @@
 // once they have: sockets in a directory, and messages with descriptors.
 //
 // A listener binds a socket under the hash of its key ([Bind]); a dialer connects to it
-// ([Dial]). What they have then is a [Channel]: the kernel says who is at the other end, and
-// its end is the other end's end.
+// ([Dial]). Then they have a [Channel]: the kernel gives the credentials of the process at
+// the other end, and the channel ends when that process does.
 package rendezvous
 
 import (
@@ -34,12 +34,12 @@ func Broken(err error) error {
 	return syserr.New(syscall.EPROTO, "the peer broke the protocol: "+err.Error())
 }
 
-// A Cred says who is at the other end of a channel, as the kernel does. PID is 0 if that
-// process is in a PID namespace that can't be seen from here.
+// A Cred identifies the process at the other end of a channel, as the kernel does. PID is 0
+// if the process is in a PID namespace that can't be seen from here.
 type Cred struct {
 	PID, UID, GID int
 }
 
-// Trusted is the rule for who may be at the other end if there is no other: this user and
-// root.
+// Trusted reports whether a process may be at the other end where nothing else is said: it
+// must belong to this user or root.
 func Trusted(c Cred) bool { return c.UID == os.Geteuid() || c.UID == 0 }

@@ -48,14 +48,14 @@ func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
 	}
 	// Under another name first, so that there is one at any time.
 	next := path[:len(path)-len(socketSuffix)] + nextSuffix
-	os.Remove(next) // of one who died here
+	os.Remove(next) // left by a process that died here
 	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: next, Net: "unixpacket"})
 	if err != nil {
 		return nil, errors.Unwrap(err)
 	}
 	// Under the lock only, see Close.
 	ln.SetUnlinkOnClose(false)
-	// Who may connect is decided by credentials.
+	// Credentials decide about a process that connects, not the file.
 	s := &Socket{ln: ln, path: path}
 	err = os.Chmod(next, 0o666)
 	if err == nil {
@@ -122,8 +122,7 @@ func (s *Socket) remove(wait time.Duration) bool {
 	return true
 }
 
-// Dial connects to the listener of a key, if it belongs to somebody who can be trusted. It
-// waits for room in the socket's queue.
+// Dial connects to the listener of a key, if its process is [Trusted]. It waits for room in the socket's queue.
 func Dial(ctx context.Context, key string) (Channel, Cred, error) {
 	dir := Dir()
 	err := checkDir(dir)

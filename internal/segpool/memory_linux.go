@@ -11,7 +11,7 @@ import (
 )
 
 // sealed is what every memfd that crosses a process boundary must be sealed
-// against: a file that can shrink could fault whoever maps it.
+// against: an access to the mapping of a file that has shrunk is a fault.
 const sealed = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
 // A Writer says which side writes to shared memory.

@@ -13,7 +13,7 @@ type Table struct {
 	geo     Geometry
 	account *Account
 
-	mu   sync.Mutex // held by those who change segs
+	mu   sync.Mutex // held to change segs
 	segs []atomic.Pointer[tableSegment]
 }
 

@@ -97,7 +97,7 @@ func (e *End) readFrom(r io.Reader) (n int64, refused bool, theirs, err error) {
 			default:
 				ring.RaceRelease(e.raceKey)
 				e.publish(m)
-				e.wrote(m)
+				e.maybeYield(m)
 				n += int64(m)
 			}
 			if lost := e.afterWrite(); lost != nil {
@@ -136,7 +136,7 @@ func (e *End) CopyTo(w io.Writer) (n int64, theirs, err error) {
 		}
 		ring.RaceAcquire(e.raceKey)
 		view := e.rx.View(min(have, copyPiece))
-		e.rx.Lend(len(view)) // before the lock: whoever finds that lent finds this
+		e.rx.Lend(len(view)) // before lend: a Close that finds the lock lent finds this
 		e.lend(reading)
 		m, theirs := w.Write(view)
 		e.gate.resume(reading)

@@ -42,7 +42,7 @@ type End struct {
 	peer Peer
 
 	scratch  []byte      // what Reserve lent in place of the fifo; guarded as tx
-	turn     int         // bytes written since others could run; guarded as tx
+	written  int         // bytes since the writer has yielded its P; guarded as tx
 	reserved atomic.Bool // Commit must follow
 
 	tcp bool // a Write after the peer's close does as TCP's; see unnoticed
@@ -56,15 +56,14 @@ type half struct {
 	waiters wait.Bell // for the gate's lock
 }
 
-// nearAhead is how many bytes a writer gets ahead of a reader in its own application
-// before it leaves its P to that one: so many are still in the CPU's cache.
+// nearAhead is how many bytes a writer gets ahead of a reader in its own process before it
+// yields its P: that many are still in the CPU's cache when the reader runs there.
 const nearAhead = 64 << 10
 
-// turnBytes is how much a goroutine writes before it lets others run. If the other end
-// keeps up it never has to wait, as it would with a kernel's small buffers, and the
-// runtime takes its P away only after 10 ms: so long would all others wait. Who reads
-// then waits too.
-const turnBytes = 1 << 20
+// yieldEvery is how many bytes a goroutine writes before it yields its P. A writer whose
+// reader keeps up never has to wait, as it would with a kernel's small buffers; otherwise
+// other goroutines starve until the runtime preempts it (10 ms).
+const yieldEvery = 1 << 20
 
 // Expired is called when the deadline passes.
 func (h *half) Expired() {
@@ -72,8 +71,8 @@ func (h *half) Expired() {
 	h.waiters.Ring()
 }
 
-// The bits of End.state. But for lingerZero they are set once and never
-// cleared. Whoever sets one wakes the goroutines that wait afterwards.
+// The bits of End.state. Except for lingerZero they are set once and never cleared. The
+// goroutine that sets a bit wakes the goroutines that wait afterwards.
 const (
 	isClosed    = 1 << iota // by Close
 	readClosed              // by CloseRead
@@ -278,7 +277,7 @@ type readEnd struct {
 	once bool // at once
 }
 
-// readEnd returns how reading ends. Call it before looking for bytes: all those that came
+// readEnd returns how reading ends. Call it before looking for bytes: all bytes that came
 // before the end are visible then. The call that tells the user of the end stops the
 // consumer. An honest peer publishes nothing after it has told of its end, but the end may
 // also be known from elsewhere: the control channel, CloseRead.
@@ -396,7 +395,7 @@ func (e *End) write(b []byte) (n int, err error) {
 			} else if e.tx.DataWanted() {
 				e.peer.Notify()
 			}
-			e.wrote(m)
+			e.maybeYield(m)
 			if e.joint() != nil && e.tx.Queued() >= nearAhead {
 				runtime.Gosched()
 			}
@@ -410,10 +409,10 @@ func (e *End) write(b []byte) (n int, err error) {
 	}
 }
 
-// wrote lets others run when many bytes were written.
-func (e *End) wrote(n int) {
-	if e.turn += n; e.turn >= turnBytes {
-		e.turn = 0
+// maybeYield yields the P when many bytes were written; these are n more.
+func (e *End) maybeYield(n int) {
+	if e.written += n; e.written >= yieldEvery {
+		e.written = 0
 		runtime.Gosched()
 	}
 }

@@ -166,7 +166,7 @@ func (e *End) endUnread() {
 	}
 }
 
-// wakeAll wakes whoever waits at this end.
+// wakeAll wakes all goroutines that wait at this end.
 func (e *End) wakeAll() {
 	e.rd.Expired()
 	e.wr.Expired()

@@ -25,8 +25,8 @@ type gate struct {
 	waiters [2]wait.Bell
 }
 
-// The word's bits. Those that there are for each kind of lock are the bits for
-// reading, shifted by the kind.
+// The word's bits. A bit that exists for each kind of lock is given for reading; shift it by
+// the kind.
 const (
 	gateClosed  = 1 << 0
 	gateLocked  = 1 << 1 // and 1 << 2
@@ -147,8 +147,8 @@ func (g *gate) resume(kind int) (closed bool) {
 	return g.word.And(^uint64(gateLent<<kind))&gateClosed != 0
 }
 
-// postpone leaves an ending to the holder of a lock, if there is one that is busy,
-// which is one that has not lent it. It reports whether it did.
+// postpone leaves an ending to the holder of a lock, if the lock is held and not lent. It
+// reports whether it did.
 func (g *gate) postpone(kind int, due uint64) bool {
 	for {
 		old := g.word.Load()
@@ -177,8 +177,8 @@ func (g *gate) enter() bool {
 // leave undoes enter. It reports whether the memory is to be let go of.
 func (g *gate) leave() (last bool) { return unused(g.word.Add(^uint64(gateRef - 1))) }
 
-// close closes the gate and enters it at once, for whoever closes to leave when
-// that is done. It returns false if the gate was closed before.
+// close closes the gate and enters it in one step: the caller leaves when it has done what
+// closing needs. It returns false if the gate was closed before.
 func (g *gate) close() bool {
 	for {
 		old := g.word.Load()

@@ -58,7 +58,7 @@ func (e *End) peek(n int) ([]byte, error) {
 	return b, err
 }
 
-// Discard skips the next n bytes, as bufio.Reader does: it waits for those that
+// Discard skips the next n bytes, as bufio.Reader does: it waits for bytes that
 // have not arrived, and returns an error if it skipped fewer.
 func (e *End) Discard(n int) (int, error) {
 	if n < 0 {
