@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cutthrough.example/internal/syserr"
 )
 
@@ -100,11 +102,23 @@ func takeOver(ctx context.Context, ch Channel) {
 
 // Close closes the socket and removes its file, unless another listener has put its own
 // there. It doesn't wait for the directory's lock.
+//
+// A file is known by its inode, whose number a later listener's file may have. The bound
+// socket keeps the inode; so the file is removed first, or the inode is kept until it is.
 func (s *Socket) Close() {
-	s.ln.Close()
-	if !s.remove(0) {
-		go s.remove(lockTimeout) // and if not it is found to be stale later
+	if s.remove(0) {
+		s.ln.Close()
+		return
 	}
+	fd, err := unix.Open(s.path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	s.ln.Close()
+	if err != nil {
+		return // there is no file to be removed
+	}
+	go func() {
+		s.remove(lockTimeout) // and if not it is found to be stale later
+		unix.Close(fd)
+	}()
 }
 
 // remove removes the file. It returns false if the directory was locked for all that time.
