@@ -52,7 +52,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 }
 
 // ReadFrom writes what it reads from r until io.EOF. r reads straight into the
-// fifo, which is what io.Copy to a Conn does. As with io.Copy to a socket it fails only
+// fifo, which is what io.Copy to a Conn does unless its source has WriteTo. As with io.Copy to a socket it fails only
 // when there is something to be written, and r's own error is returned as it is.
 //
 // While r.Read waits, so do other writers of the connection.

@@ -32,7 +32,8 @@ type ListenConfig struct {
 	// Allow reports whether a process may connect from another application. By default
 	// processes of the same user and of root may. On the networks that the kernel has too
 	// all others use the kernel's socket, if they can reach it. A listener calls Allow
-	// from one goroutine, and takes no other application in before it has returned.
+	// from one goroutine, and takes no other application in before it has returned. It is
+	// not asked about connections from inside the listener's own App.
 	Allow func(Cred) bool
 
 	// Kernel has the options of the kernel's listener.
