@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"cutthrough.example/internal/hostnet"
@@ -140,9 +140,9 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 		if lc.Path == CutThrough || errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
 			return nil, err
 		}
-		complain.Do(func() {
+		if !complained.Swap(true) { // no lock: the handler is the user's code
 			slog.Warn("ctnet: no cut-through, connections take the kernel's socket", "address", l.addr, "error", err)
-		})
+		}
 		return kernel, nil
 	}
 	l.unwanted = lc.Path == CutThrough
@@ -150,7 +150,7 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 }
 
 // complain is for the first listener that can't offer shared memory.
-var complain sync.Once
+var complained atomic.Bool
 
 // newListener makes a listener that dialers can't find yet.
 func (lc *ListenConfig) newListener(network string, addr net.Addr) (*Listener, error) {

@@ -48,8 +48,7 @@ func (s *server) incoming(slot segpool.Slot) {
 	owner.End().Init(slot.ToServer, slot.ToClient, a, o)
 	s.conns.set(slot.ID, a)
 	s.place.Offer(owner)
-	// A dialer that gave up, or died, before the connection was in the table has told
-	// nobody.
+	// If the dialer gave up, or died, before that, its notification found no connection.
 	if s.dead.Load() {
 		s.cutAccepted(a)
 	} else {
@@ -125,8 +124,8 @@ func (a *Accepted) Refuse(errno syscall.Errno) {
 	a.owner.End().Withdraw(func() { a.refused = uint32(errno) })
 }
 
-// tell notifies the dialer if it waits for the answer. It says so before it
-// looks at the answer for the last time. Its callers serve other peers too (the worker,
+// tell notifies the dialer if it waits for the answer: the dialer says ConnectNtf before its
+// last look. Its callers serve other peers too (the worker,
 // Accept) or never wait (Close), so the doorbell is rung apart.
 func (s *server) tell(slot segpool.Slot) {
 	if slot.ClientState().Code() == segpool.ConnectNtf {
@@ -134,7 +133,7 @@ func (s *server) tell(slot segpool.Slot) {
 	}
 }
 
-// Notify is of stream.Peer, as the others.
+// Notify, NotifyApart, Poller and Release implement stream.Peer.
 func (a *Accepted) Notify()              { a.s.remote.Notify(a.slot.ID) }
 func (a *Accepted) NotifyApart()         { a.s.notifyApart(a.slot.ID) }
 func (a *Accepted) Poller() sched.Poller { return a.s.worker }

@@ -321,8 +321,8 @@ type idleTimer struct {
 
 // start starts the timer, unless it runs and was started with as short a time.
 func (t *idleTimer) start(after time.Duration, uses uint64) {
-	// A caller that finds it running has changed what idle looks at, before; idle looks
-	// after stop.
+	// The caller has changed the pool or uses before this look. idle reads them after
+	// stop, so it sees the change.
 	if t.runs(after) {
 		return
 	}

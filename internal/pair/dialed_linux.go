@@ -152,7 +152,7 @@ func (d *Dialed) awaitAnswer(ctx context.Context) {
 	}
 }
 
-// Notify is of stream.Peer, as the others.
+// Notify, NotifyApart, Poller and Release implement stream.Peer.
 func (d *Dialed) Notify()              { d.p.remote.Notify(d.slot.ID) }
 func (d *Dialed) NotifyApart()         { d.p.notifyApart(d.slot.ID) }
 func (d *Dialed) Poller() sched.Poller { return d.p.worker }

@@ -24,14 +24,14 @@ type Host struct {
 	sleep   *segpool.Memory // the workers' sleep words; others can only read them
 	sleepFD int
 	group   *sched.Group
-	clients map[clientKey]*client // that take Dials
+	clients map[clientKey]*client // that Dials find
 	servers map[*server]struct{}
 	all     map[member]struct{} // with a control channel or connections
 	// attaching are the client's handshakes under way.
 	attaching map[clientKey]*flight
 
 	channels map[rendezvous.Channel]struct{} // open ones, also of handshakes
-	users    sync.WaitGroup                  // a goroutine for each of these
+	users    sync.WaitGroup                  // counts open channels; each has a goroutine
 
 	// Absences are the targets at which there was no listener.
 	Absences rendezvous.Absences

@@ -59,8 +59,8 @@ type Accepting interface {
 	Link() *Accepted
 }
 
-// A Dialer is the application that a connection comes from, as it says; but what the
-// kernel says it is.
+// A Dialer is the application that a connection comes from. App and Number are what it
+// claims; Cred is what the kernel says.
 type Dialer struct {
 	App, Number uint64
 	Cred        *rendezvous.Cred // the same for all connections of a pair
@@ -101,6 +101,7 @@ type Config struct {
 	ID      uint64         // of the application
 	Numbers *atomic.Uint64 // the number of the last connection dialed
 	Account *segpool.Account
-	// Inspect returns what an application of the same user is told that asks.
+	// Inspect returns the snapshot that is sent to a process of this user, or of root, that
+	// asks for it.
 	Inspect func() ([]byte, error)
 }

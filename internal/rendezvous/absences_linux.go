@@ -11,7 +11,7 @@ import (
 // so that Dials that end up in the kernel don't ask again and again.
 type Absences struct {
 	mu    sync.Mutex
-	stamp Stamp // all the while
+	stamp Stamp // the directory's state for which until is valid
 	until map[string]time.Time
 }
 

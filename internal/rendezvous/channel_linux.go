@@ -29,8 +29,8 @@ type Channel struct {
 	*net.UnixConn
 }
 
-// Send sends a message and descriptors. It never waits: that many messages are
-// not under way between processes that are well.
+// Send sends a message and descriptors. It never waits: a full socket is an error, which
+// peers that keep to the protocol never cause.
 func (ch Channel) Send(m Message, fds ...int) error {
 	m.Magic, m.Version = Magic, Version
 	var b bytes.Buffer

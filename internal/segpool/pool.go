@@ -11,7 +11,7 @@ import (
 // are also the first to be used again.
 const warmSlots = 8
 
-// ErrFull means that all slots are in use and Grow is needed.
+// ErrFull means that all slots are in use and the caller must add a segment.
 var ErrFull = errors.New("all slots in use")
 
 // A Pool is the client's side of a pair's segments: it chooses slots and knows

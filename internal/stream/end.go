@@ -426,7 +426,7 @@ func (e *End) beforeWrite() error {
 }
 
 // afterWrite returns an error if what was just published must not count. It does
-// count if this end is closed meanwhile, as the stream ends after it: see end.go. It
+// count if this end is closed meanwhile, as the stream ends after it: see ending.go. It
 // counts as well if the peer has closed, as with TCP: either the bytes were read, or
 // Read is going to say that the connection was reset. Programs rely on that: net/http
 // repeats a request that it wrote to a connection which the server was just closing,
@@ -489,9 +489,9 @@ func (e *End) unnoticed(err error) bool {
 }
 
 // awaitSpace waits until n bytes are free, or there is any other reason to look
-// again. One is, if fewer will do, that any are free and the peer waits for more than
-// it has. A caller for which fewer will not do must not go on for that: both would
-// find each other waiting again and again.
+// again. With fewer, one is that at least one byte is free and the peer waits for more
+// bytes than it has. A caller that needs all n must not set it: both sides would wake each
+// other for ever.
 func (e *End) awaitSpace(n int, fewer bool) {
 	ready := func() bool {
 		return e.tx.HasSpace(n) || e.wr.Passed() || e.tx.ConsumerClosed() ||

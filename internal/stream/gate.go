@@ -36,7 +36,7 @@ const (
 
 	// An ending that somebody else could not do, because a holder was busy. The
 	// holder does it when it unlocks or lends.
-	gateFin  = 1 << 8 // tell the peer that the stream has ended, for CloseWrite
+	gateFin  = 1 << 8 // tell the peer that the stream has ended, for CloseWrite and corrupt
 	gateShut = 1 << 9 // the shutdown of Close
 
 	gateRef = 1 << 16 // from here on: the number of goroutines inside
@@ -95,7 +95,8 @@ func (g *gate) lockSlow(kind int, d *wait.Deadline) error {
 func (g *gate) unlock(kind int) (due uint64, last bool) { return g.unlockWith(kind, 0) }
 
 // unlockPeeked is unlock of the lock for reading for a goroutine that has handed out
-// a view. In one step: between two a Read and a Close could end what has not begun.
+// a view. In one step: in two, a Read in between would clear a bit that is not set yet, and
+// a Close would release memory that is still in view.
 func (g *gate) unlockPeeked() (due uint64, last bool) { return g.unlockWith(reading, gatePeeked) }
 
 func (g *gate) unlockWith(kind int, set uint64) (due uint64, last bool) {
@@ -192,7 +193,7 @@ func (g *gate) close() bool {
 }
 
 // endPeek says that the view from the last Peek is not used any more. It reports
-// whether the memory is to be let go of, which is never so for a goroutine inside.
+// whether the memory is to be let go of, which is never so for a goroutine that holds a reference.
 func (g *gate) endPeek() (last bool) {
 	for {
 		old := g.word.Load()

@@ -1,0 +1,58 @@
+package conformance
+
+import (
+	"go/build"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// arrows are the packages that each package may import, of this module: docs/design.md
+// draws them. Go itself forbids no more than a way round in a circle.
+var arrows = map[string][]string{
+	"ctnet":               {"internal/hostnet", "internal/pair", "internal/rendezvous", "internal/ring", "internal/segpool", "internal/stream", "internal/syserr", "internal/wait"},
+	"internal/hostnet":    nil,
+	"internal/leakcheck":  nil,
+	"internal/pair":       {"internal/rendezvous", "internal/sched", "internal/segpool", "internal/stream", "internal/syserr"},
+	"internal/rendezvous": {"internal/syserr"},
+	"internal/ring":       nil,
+	"internal/sched":      nil,
+	"internal/segpool":    {"internal/ring"},
+	"internal/stream":     {"internal/ring", "internal/sched", "internal/syserr", "internal/wait"},
+	"internal/syserr":     nil,
+	"internal/wait":       nil,
+}
+
+// TestPackages makes sure that there are no other arrows, on any system, and that ctnet
+// loads and stores no shared memory: it does not import unsafe.
+func TestPackages(t *testing.T) {
+	const module = "cutthrough.example/"
+	root, err := filepath.Abs("..")
+	require.NoError(t, err)
+	dirs, err := os.ReadDir(filepath.Join(root, "internal"))
+	require.NoError(t, err)
+	for _, d := range dirs {
+		require.Contains(t, arrows, "internal/"+d.Name(), "it belongs into the table")
+	}
+	for name, allowed := range arrows {
+		for _, system := range []string{"linux", "darwin", "windows"} {
+			c := build.Default
+			c.GOOS = system
+			c.CgoEnabled = false
+			p, err := c.ImportDir(filepath.Join(root, name), 0)
+			require.NoError(t, err)
+			for _, i := range p.Imports {
+				if to, ok := strings.CutPrefix(i, module); ok && !slices.Contains(allowed, to) {
+					t.Errorf("%s imports %s on %s", name, to, system)
+				}
+				if i == "unsafe" && (name == "ctnet" || name == "internal/stream" || name == "internal/rendezvous") {
+					t.Errorf("%s imports unsafe on %s", name, system)
+				}
+			}
+		}
+	}
+}
