@@ -22,7 +22,7 @@ var exceptions = []exception{
 		"wait for a Dial that is too late for a timeout of microseconds; ctnet's is done by then"},
 	{"os", regexp.MustCompile("^(TestSendFile|TestSpliceFile)"),
 		"look into package net, for the system calls that it makes"},
-	{"net/http", regexp.MustCompile("^\\(the process\\)$"),
+	{"net/http", regexp.MustCompile(`^\(the process\)$`),
 		"looks for goroutines at its end; those of a pair without connections stay for two seconds"},
 }
 
