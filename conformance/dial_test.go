@@ -83,13 +83,17 @@ func TestDialTooLate(t *testing.T) {
 						got, net := opErrorOf(t, err), opErrorOf(t, want)
 						require.Equal(t, "dial", got.Op)
 						require.Equal(t, network, got.Net)
-						require.Equal(t, net.Err.Error(), got.Err.Error(), "%s to %s", w.name, at)
+						// Of a name package net says either, with the lookup and without the address
+						// or the other way round: that is a matter of luck.
+						byName := strings.HasPrefix(at, "localhost")
+						text := func(e error) string { return strings.TrimPrefix(e.Error(), "lookup localhost: ") }
+						require.Equal(t, text(net.Err), text(got.Err), "%s to %s", w.name, at)
 						require.Equal(t, net.Timeout(), got.Timeout(), "%s to %s", w.name, at)
 						require.Equal(t, net.Temporary(), got.Temporary(), "%s to %s", w.name, at)
 						for _, is := range []error{context.Canceled, context.DeadlineExceeded} {
 							require.Equal(t, errors.Is(want, is), errors.Is(err, is), "%s to %s: %v", w.name, at, is)
 						}
-						if network != "ct" {
+						if network != "ct" && (!byName || net.Addr != nil && got.Addr != nil) {
 							require.IsType(t, net.Addr, got.Addr, "%s to %s", w.name, at)
 						}
 					}
