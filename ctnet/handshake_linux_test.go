@@ -16,6 +16,7 @@ import (
 	"time"
 	"unsafe"
 
+	"cutthrough.example/internal/asuser"
 	"cutthrough.example/internal/leakcheck"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
@@ -416,7 +417,7 @@ func TestHandshakeForeignServer(t *testing.T) {
 	file := os.NewFile(uintptr(fd), "listener")
 	defer file.Close()
 	require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: socketFile(t, "foreign")}))
-	asUser(t, uid, func() { err = unix.Listen(fd, 1) })
+	asuser.Do(t, uid, func() { err = unix.Listen(fd, 1) })
 	require.NoError(t, err)
 
 	d := Dialer{App: a, Timeout: 20 * time.Millisecond}
@@ -935,7 +936,7 @@ func TestHandshakeAllow(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			allowed.Store(&c.allow)
 			var ch rendezvous.Channel
-			asUser(t, uid, func() { ch = fakeDial(t, c.name) })
+			asuser.Do(t, uid, func() { ch = fakeDial(t, c.name) })
 			require.NoError(t, sendPacket(ch, hello(c.name), p.block, p.sleep, p.bell))
 			if c.want != nil {
 				requireRefused(t, ch, c.want)

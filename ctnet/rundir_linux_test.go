@@ -91,25 +91,6 @@ func requireDials(t *testing.T, a *App, ln net.Listener) {
 	require.NoError(t, s.Close())
 }
 
-// asUser calls f on a thread whose effective user is uid. What f does to files
-// it does as before, except that it has no privileges.
-func asUser(t *testing.T, uid int, f func()) {
-	t.Helper()
-	const same = ^uintptr(0)
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	own := os.Geteuid()
-	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same)
-	require.Zero(t, errno)
-	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(own), 0, 0)
-	defer func() {
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(own), same); errno != 0 {
-			panic(errno) // the thread is not to be used any more
-		}
-	}()
-	f()
-}
-
 // nobody is a user that this one does not trust, and distrusted the error that
 // this brings. Only root can be somebody else: others check that they trust
 // themselves.

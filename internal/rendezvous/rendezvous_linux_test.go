@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"cutthrough.example/internal/asuser"
 	"cutthrough.example/internal/leakcheck"
 )
 
@@ -241,28 +242,10 @@ func TestUnfitDir(t *testing.T) {
 	} {
 		require.NoError(t, os.Chown(dir, c.owner, -1))
 		var err error
-		asUser(t, c.user, func() { err = checkDir(dir) })
+		asuser.Do(t, c.user, func() { err = checkDir(dir) })
 		require.ErrorIs(t, err, c.want, "user %d, directory of user %d", c.user, c.owner)
 	}
 	require.NoError(t, os.Chown(dir, 0, -1))
-}
-
-// asUser calls f on a thread whose effective user is uid, without privileges.
-func asUser(t *testing.T, uid int, f func()) {
-	t.Helper()
-	const same = ^uintptr(0)
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	own := os.Geteuid()
-	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same)
-	require.Zero(t, errno)
-	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(own), 0, 0)
-	defer func() {
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(own), same); errno != 0 {
-			panic(errno) // the thread is not to be used any more
-		}
-	}()
-	f()
 }
 
 // TestDialsTrusted has a socket of a user that nobody else trusts.
@@ -278,7 +261,7 @@ func TestDialsTrusted(t *testing.T) {
 	var err error
 	path, err := socketPath(Dir(), "k")
 	require.NoError(t, err)
-	asUser(t, 65534, func() { ln, err = net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"}) })
+	asuser.Do(t, 65534, func() { ln, err = net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"}) })
 	require.NoError(t, err)
 	defer ln.Close()
 	_, _, err = Dial(t.Context(), "k")

@@ -143,9 +143,6 @@ func (e *End) PeerGone() {
 // Enter keeps the fifos until Leave, unless the end is closed.
 func (e *End) Enter() bool { return e.gate.enter() }
 
-// Leave undoes Enter.
-func (e *End) Leave() { e.leave() }
-
 // Closed reports whether Close or Withdraw was called.
 func (e *End) Closed() bool { return e.state.Load()&isClosed != 0 }
 
@@ -188,7 +185,7 @@ func (e *End) Status() (s Status, ok bool) {
 	if !e.gate.enter() {
 		return Status{Closed: true}, e.gate.held()
 	}
-	defer e.leave()
+	defer e.Leave()
 	fin, reset := e.rx.Ended()
 	state := e.state.Load()
 	return Status{
@@ -540,6 +537,6 @@ func (e *End) control(f func()) error {
 		return net.ErrClosed
 	}
 	f()
-	e.leave()
+	e.Leave()
 	return nil
 }

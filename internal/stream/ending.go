@@ -34,8 +34,8 @@ func (e *End) unlocked(due uint64, last bool) {
 	}
 }
 
-// leave leaves the gate without a lock, as unlock does with one.
-func (e *End) leave() {
+// Leave undoes Enter: it leaves the gate without a lock, as unlock does with one.
+func (e *End) Leave() {
 	if e.gate.leave() {
 		e.peer.Release()
 	}
@@ -111,7 +111,7 @@ func (e *End) Close() error {
 	e.wakeAll()
 	e.rd.Stop()
 	e.wr.Stop()
-	e.leave()
+	e.Leave()
 	return nil
 }
 
@@ -129,7 +129,7 @@ func (e *End) Withdraw(first func()) {
 	}
 	first()
 	e.state.Or(isClosed)
-	e.leave()
+	e.Leave()
 }
 
 // shutdown tells the peer that this end is closed, or leaves that to a holder of a

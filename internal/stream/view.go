@@ -15,7 +15,7 @@ func (e *End) Buffered() int {
 	if !e.gate.enter() {
 		return 0
 	}
-	defer e.leave()
+	defer e.Leave()
 	return e.rx.Queued()
 }
 
