@@ -13,6 +13,7 @@ import (
 	"cutthrough.example/internal/pair"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/stream"
 	"cutthrough.example/internal/syserr"
 )
 
@@ -31,11 +32,20 @@ type AppConfig struct {
 	MaxConns    int   // connections; 100,000
 	MaxSegments int   // mappings of shared memory; 8,192
 	MaxBytes    int64 // address space of these; 256 GiB, on 32-bit systems 1 GiB
+
+	// MaxMemory is how many bytes the application's fifos may come to take of memory. The
+	// default is a quarter of what the process may have: the limit of its control group,
+	// where there is one, or else the machine's memory. A fifo begins small, grows as its
+	// reader keeps up, and gives its memory back when the connection is quiet. From three
+	// quarters of MaxMemory on fifos do not grow any more, and new connections begin with
+	// fifos of 4 KiB. Only a Peek or Reserve of more than a fifo holds still makes it
+	// larger.
+	MaxMemory int64
 }
 
 // NewApp makes an application.
 func NewApp(c AppConfig) (*App, error) {
-	limits := segpool.Limits{Conns: int64(c.MaxConns), Segments: int64(c.MaxSegments), Bytes: c.MaxBytes}
+	limits := segpool.Limits{Conns: int64(c.MaxConns), Segments: int64(c.MaxSegments), Bytes: c.MaxBytes, Memory: c.MaxMemory}
 	for _, l := range []struct {
 		v   *int64
 		def int64
@@ -43,6 +53,7 @@ func NewApp(c AppConfig) (*App, error) {
 		{&limits.Conns, 100_000},
 		{&limits.Segments, 8_192},
 		{&limits.Bytes, 1 << (30 + 8*(^uint(0)>>63))},
+		{&limits.Memory, defaultMemory()},
 	} {
 		if *l.v < 0 {
 			return nil, errors.New("ctnet: negative limit in AppConfig")
@@ -82,6 +93,7 @@ var processApp = sync.OnceValue(func() *app {
 type app struct {
 	id      uint64
 	account *segpool.Account
+	janitor stream.Janitor
 	number  atomic.Uint64 // of the last connection dialed
 	opened  atomic.Uint64 // listeners so far
 
@@ -112,7 +124,7 @@ func newApp(l segpool.Limits) *app {
 		local:     make(map[*localPair]struct{}),
 		pools:     make(map[segpool.Geometry]*segpool.Pool),
 	}
-	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Inspect: a.inspect})
+	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Janitor: &a.janitor, Inspect: a.inspect})
 	return a
 }
 
@@ -194,6 +206,7 @@ func (a *app) close() error {
 		p.server.end.Abort()
 	}
 	a.remote.Close()
+	a.janitor.Close()
 	a.poolMu.Lock()
 	defer a.poolMu.Unlock()
 	for _, p := range a.pools {

@@ -4,7 +4,8 @@ import (
 	"bytes"
 	"runtime"
 	"strconv"
-	"time"
+
+	"cutthrough.example/internal/wait"
 )
 
 // A testing/synctest bubble is a world of its own: a goroutine in it can't be
@@ -13,13 +14,9 @@ import (
 // neither starts a goroutine. The runtime has no call that tells which bubble the
 // caller is in, but the header of its stack trace does.
 
-// bubbles is when time is in a bubble: it begins at the start of the year 2000.
-// Outside, the clock is later, and that is all it takes to find out.
-var bubbles = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
-
 // currentBubble returns the number of the caller's bubble, or 0 if it is in none.
 func currentBubble() int {
-	if time.Now().After(bubbles) {
+	if !wait.InBubble() {
 		return 0
 	}
 	// goroutine 7 [running, synctest bubble 3]:

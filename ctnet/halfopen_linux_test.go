@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cutthrough.example/internal/segpool"
 	"github.com/stretchr/testify/require"
 )
 
@@ -245,8 +246,11 @@ func TestLocalAcceptNotGivenUp(t *testing.T) {
 	a := newTestApp(t, AppConfig{})
 	ln, err := (&ListenConfig{App: a}).Listen(t.Context(), "ct", t.Name())
 	require.NoError(t, err)
-	require.NoError(t, a.a.account.AddConn())
-	p, err := a.a.newLocalPair(ln.(*Listener), ctTarget(t.Name()), sizes{})
+	g, err := segpool.NewGeometry(sizes{}.decide(sizes{}))
+	require.NoError(t, err)
+	first, err := a.a.account.AddConn(g)
+	require.NoError(t, err)
+	p, err := a.a.newLocalPair(ln.(*Listener), ctTarget(t.Name()), g, first)
 	require.NoError(t, err)
 	require.True(t, p.decide(givenUp))
 	p.client.end.Abort()

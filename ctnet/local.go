@@ -43,12 +43,16 @@ const (
 
 func (p *localPair) halfOpen() bool { return p.verdict.Load() == undecided }
 
+// Trim gives back pages of the slot.
+func (p *localPair) Trim(b []byte) { p.slot.Trim(b) }
+
 // Release is called by each end when it is done with its fifos.
 func (p *localPair) Release() {
 	if p.ends.Add(-1) == 0 {
+		charged := p.client.end.Charged() + p.server.end.Charged()
 		p.free()
 		p.app.removeLocal(p)
-		p.app.account.RemoveConn()
+		p.app.account.ForgetConn(charged)
 	}
 }
 
@@ -93,12 +97,17 @@ func (p *localPair) decide(verdict uint32) bool {
 
 // dialLocal connects to a listener of the same application.
 func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (*Conn, error) {
-	if err := a.account.AddConn(); err != nil {
+	g, err := segpool.NewGeometry(l.sizes.decide(ask))
+	if err != nil {
 		return nil, err
 	}
-	p, err := a.newLocalPair(l, t, ask)
+	first, err := a.account.AddConn(g)
 	if err != nil {
-		a.account.RemoveConn()
+		return nil, err
+	}
+	p, err := a.newLocalPair(l, t, g, first)
+	if err != nil {
+		a.account.RemoveConn(g, first)
 		return nil, err
 	}
 	l.backlog.offer(p)
@@ -124,14 +133,11 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (
 	return &p.client, nil
 }
 
-func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error) {
+// newLocalPair makes a connection whose rings begin with a size of first.
+func (a *app) newLocalPair(l *Listener, t target, g segpool.Geometry, first int) (*localPair, error) {
 	accepted := l.answers(t.name)
 	if accepted == nil {
 		return nil, rendezvous.ErrNobody
-	}
-	g, err := segpool.NewGeometry(l.sizes.decide(ask))
-	if err != nil {
-		return nil, err
 	}
 	pool, slot, err := a.allocLocal(g)
 	if err != nil {
@@ -152,7 +158,7 @@ func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error)
 	p.client.local, p.client.remote, p.client.cred = dialer, t.addr, ownCred()
 	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
 	p.junction.Join(&p.client.end, &p.server.end, slot.ToServer, slot.ToClient, p,
-		stream.Options{RaceKey: key, TCP: isTCP(accepted)})
+		stream.Options{RaceKey: key, TCP: isTCP(accepted), First: first, Memory: a.account, Janitor: &a.janitor})
 	if !a.addLocal(p) {
 		p.free()
 		return nil, net.ErrClosed

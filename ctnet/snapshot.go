@@ -22,6 +22,7 @@ type Snapshot struct {
 	Conns    int64
 	Segments int64
 	Bytes    int64
+	Memory   int64 // what fifos may come to take as large as they are now
 
 	Listeners   []ListenerInfo
 	Connections []ConnInfo
@@ -69,6 +70,7 @@ func (a *app) snapshot() Snapshot {
 		Conns:    used.Conns,
 		Segments: used.Segments,
 		Bytes:    used.Bytes,
+		Memory:   used.Memory,
 	}
 	a.mu.Lock()
 	listeners := slices.Collect(maps.Keys(a.open))

@@ -33,7 +33,7 @@ func (s *server) incoming(slot segpool.Slot) {
 		return
 	}
 	number := slot.Number()
-	owner, o, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: &s.cred})
+	owner, o, first, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: &s.cred})
 	if errno != 0 {
 		s.table.Refuse(slot, uint32(errno), func() { s.tell(slot) })
 		s.unref()
@@ -44,8 +44,7 @@ func (s *server) incoming(slot segpool.Slot) {
 	slot.ToClient.Header.ResetProducer()
 	a := owner.Link()
 	a.owner, a.s, a.slot = owner, s, slot
-	o.RaceKey = raceKey(s.peerApp, number)
-	owner.End().Init(slot.ToServer, slot.ToClient, a, o)
+	owner.End().Init(slot.ToServer, slot.ToClient, a, s.host.options(o, raceKey(s.peerApp, number), first))
 	s.conns.set(slot.ID, a)
 	s.place.Offer(owner)
 	// If the dialer gave up, or died, before that, its notification found no connection.
@@ -56,14 +55,18 @@ func (s *server) incoming(slot segpool.Slot) {
 	}
 }
 
-// create has the listener make a connection, and counts it.
-func (s *server) create(from Dialer) (a Accepting, o stream.Options, origin uint64, errno syscall.Errno) {
-	a, o, origin, errno = s.place.Make(from)
-	if errno == 0 && s.host.Account.AddConn() != nil {
-		s.place.Released(a)
-		return nil, o, 0, syscall.ENOBUFS
+// create has the listener make a connection, and counts it. first is the size of the rings
+// to begin with.
+func (s *server) create(from Dialer) (a Accepting, o stream.Options, first int, origin uint64, errno syscall.Errno) {
+	if a, o, origin, errno = s.place.Make(from); errno != 0 {
+		return nil, o, 0, 0, errno
 	}
-	return a, o, origin, errno
+	first, err := s.host.Account.AddConn(s.table.Geometry())
+	if err != nil {
+		s.place.Released(a)
+		return nil, o, 0, 0, syscall.ENOBUFS
+	}
+	return a, o, first, origin, 0
 }
 
 // checkDialer removes the connection from the backlog if its dialer has given up. The
@@ -133,10 +136,11 @@ func (s *server) tell(slot segpool.Slot) {
 	}
 }
 
-// Notify, NotifyApart, Poller and Release implement stream.Peer.
+// Notify, NotifyApart, Poller, Trim and Release implement stream.Peer.
 func (a *Accepted) Notify()              { a.s.remote.Notify(a.slot.ID) }
 func (a *Accepted) NotifyApart()         { a.s.notifyApart(a.slot.ID) }
 func (a *Accepted) Poller() sched.Poller { return a.s.worker }
+func (a *Accepted) Trim(b []byte)        { a.slot.Trim(b) }
 
 // Release lets go of the slot.
 func (a *Accepted) Release() {
@@ -144,12 +148,13 @@ func (a *Accepted) Release() {
 	// Out of the table first: once the client may use the slot again, an event
 	// there is a Dial.
 	s.conns.set(a.slot.ID, nil)
+	charged := a.owner.End().Charged()
 	if a.refused != 0 {
 		s.table.Refuse(a.slot, a.refused, func() { s.tell(a.slot) })
 	} else {
 		s.table.Free(a.slot)
 	}
-	s.host.Account.RemoveConn()
+	s.host.Account.ForgetConn(charged)
 	s.place.Released(a.owner)
 	s.unref()
 }

@@ -24,31 +24,32 @@ type Dialed struct {
 // there, awaits the server's answer, and resolves what has come of it.
 func (p *client) connect(ctx context.Context, owner Dialing) error {
 	p.uses.Add(1)
-	slot, err := p.reserve(ctx)
+	slot, first, err := p.reserve(ctx)
 	if err != nil {
 		return err
 	}
-	d := p.publish(slot, owner)
+	d := p.publish(slot, first, owner)
 	defer owner.End().Leave()
 	d.awaitAnswer(ctx)
 	return d.resolve(ctx)
 }
 
-// reserve counts a connection and takes a slot for it, and a reference to the pair.
-func (p *client) reserve(ctx context.Context) (segpool.Slot, error) {
-	if err := p.host.Account.AddConn(); err != nil {
-		return segpool.Slot{}, err
+// reserve counts a connection and takes a slot for it, and a reference to the pair. first is
+// the size of the rings to begin with.
+func (p *client) reserve(ctx context.Context) (slot segpool.Slot, first int, err error) {
+	g := p.pool.Geometry()
+	if first, err = p.host.Account.AddConn(g); err != nil {
+		return slot, 0, err
 	}
 	if !p.ref() {
-		p.host.Account.RemoveConn()
-		return segpool.Slot{}, ErrRetired
+		p.host.Account.RemoveConn(g, first)
+		return slot, 0, ErrRetired
 	}
-	slot, err := p.alloc(ctx)
-	if err != nil {
+	if slot, err = p.alloc(ctx); err != nil {
 		p.unref()
-		p.host.Account.RemoveConn()
+		p.host.Account.RemoveConn(g, first)
 	}
-	return slot, err
+	return slot, first, err
 }
 
 // alloc takes a slot from the pool, which grows if there is none.
@@ -67,14 +68,13 @@ func (p *client) alloc(ctx context.Context) (segpool.Slot, error) {
 
 // publish makes the connection, and asks the server for it. The end is entered, so that the
 // slot stays: Host.Close may close the connection now.
-func (p *client) publish(slot segpool.Slot, owner Dialing) *Dialed {
+func (p *client) publish(slot segpool.Slot, first int, owner Dialing) *Dialed {
 	d, e := owner.Link(), owner.End()
 	d.owner, d.p, d.slot, d.number = owner, p, slot, p.host.Numbers.Add(1)
 	slot.ToServer.Header.ResetProducer()
 	slot.ToClient.Header.ResetConsumer()
 	slot.SetNumber(d.number)
-	o := owner.Options()
-	o.RaceKey = raceKey(p.host.ID, d.number)
+	o := p.host.options(owner.Options(), raceKey(p.host.ID, d.number), first)
 	e.Init(slot.ToClient, slot.ToServer, d, o)
 	owner.Begin(&p.cred, p.addr)
 	e.Enter()
@@ -152,16 +152,19 @@ func (d *Dialed) awaitAnswer(ctx context.Context) {
 	}
 }
 
-// Notify, NotifyApart, Poller and Release implement stream.Peer.
+// Notify, NotifyApart, Poller, Trim and Release implement stream.Peer.
 func (d *Dialed) Notify()              { d.p.remote.Notify(d.slot.ID) }
 func (d *Dialed) NotifyApart()         { d.p.notifyApart(d.slot.ID) }
 func (d *Dialed) Poller() sched.Poller { return d.p.worker }
+func (d *Dialed) Trim(b []byte)        { d.slot.Trim(b) }
 
 // Release lets go of the slot.
 func (d *Dialed) Release() {
 	p := d.p
 	p.conns.set(d.slot.ID, nil)
-	toClient, toServer := d.owner.End().Used()
+	e := d.owner.End()
+	charged := e.Charged()
+	toClient, toServer := e.Used()
 	used := segpool.Used{ToServer: toServer, ToClient: toClient}
 	if d.connected.Load() {
 		if p.pool.Free(d.slot, segpool.Done, used) {
@@ -177,6 +180,6 @@ func (d *Dialed) Release() {
 			p.notifyApart(d.slot.ID)
 		}
 	}
-	p.host.Account.RemoveConn()
+	p.host.Account.ForgetConn(charged)
 	p.unref()
 }

@@ -42,7 +42,7 @@ var ErrRetired = errors.New("pair retired")
 type Dialing interface {
 	End() *stream.End
 	Link() *Dialed
-	// Options returns the options of the end; its RaceKey is set by this package.
+	// Options returns the options of the end; this package sets all but TCP.
 	Options() stream.Options
 	// Begin is called before anything else can find the connection. peer is the listener's
 	// process, and remote the Target's; all connections of a pair have the same ones.
@@ -101,6 +101,7 @@ type Config struct {
 	ID      uint64         // of the application
 	Numbers *atomic.Uint64 // the number of the last connection dialed
 	Account *segpool.Account
+	Janitor *stream.Janitor
 	// Inspect returns the snapshot that is sent to a process of this user, or of root, that
 	// asks for it.
 	Inspect func() ([]byte, error)

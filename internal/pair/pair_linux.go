@@ -105,6 +105,12 @@ func (p *pair) cut(e *stream.End) {
 	}
 }
 
+// options completes the options of an end whose rings begin with a size of first.
+func (h *Host) options(o stream.Options, raceKey uint64, first int) stream.Options {
+	o.RaceKey, o.First, o.Memory, o.Janitor = raceKey, first, h.Account, h.Janitor
+	return o
+}
+
 // raceKey returns a key for the connection with this number of the dialing application: the
 // same at both ends.
 func raceKey(app, number uint64) uint64 { return app ^ number }

@@ -1,6 +1,9 @@
 package ring
 
-import "sync/atomic"
+import (
+	"math/bits"
+	"sync/atomic"
+)
 
 // A Consumer is the reading end of a fifo. One goroutine at a time may call its
 // methods, except for [Consumer.Close], [Consumer.Unread], [Consumer.Ended],
@@ -9,52 +12,139 @@ import "sync/atomic"
 type Consumer struct {
 	h    *Header
 	data []byte
-	mask uint64
+	mask uint64 // of the ring; 0 before one was seen
 
 	head uint64 // up to here bytes were released
 	tail uint64 // the producer's, as it was when last loaded and accepted
-	base uint64 // the producer's, as it was when the fifo was last found empty
+	base uint64 // the producer's, modulo the ring's size
 	high uint64 // the highest offset that was read
 
 	lent atomic.Uint64 // up to here bytes count as read; see Lend
 
 	stopped bool // the tail is not loaded any more; see Stop
 
+	owner   Owner
+	first   int          // the largest ring that the producer begins with
+	charged atomic.Int64 // to owner
+	held    bool         // the ring may not grow as it is
+
 	wait request // wantData
 	want answer  // wantSpace
 }
 
 // Init makes c the reading end of the fifo with header h over data, whose length is a
-// power of two. The fifo is new: its positions are 0.
-func (c *Consumer) Init(h *Header, data []byte) {
-	*c = Consumer{h: h, data: data, mask: uint64(len(data) - 1)}
+// power of two. The fifo is new: its positions are 0. The producer may begin with a ring of
+// first bytes, for which o was charged already. A nil owner allows the producer everything.
+func (c *Consumer) Init(h *Header, data []byte, first int, o Owner) {
+	first = min(first, len(data))
+	*c = Consumer{h: h, data: data, owner: o, first: first}
+	if o != nil {
+		c.charged.Store(int64(first))
+	}
+	c.allow()
 }
 
-// look loads the producer's tail, and also the base if the fifo was empty: only then
-// can the producer have chosen a new one. The load of the tail pairs with the store in
-// Producer.publish.
+// allow says how large the producer may make its ring. That is one step more than the ring
+// has, so that all fifos together do not grow much further than their
+// owner wants. A producer that has to make the ring larger, because a single call needs it,
+// does not ask; nor does one that has loaded the word before. So a ring that is larger than
+// allowed is nothing to complain of, and is charged to the owner like any other.
+func (c *Consumer) allow() {
+	size := max(int(c.mask+1), c.first)
+	switch {
+	case c.owner == nil:
+		size = len(c.data)
+	case size < len(c.data):
+		c.held = !c.owner.MayGrow(size)
+		if !c.held {
+			size *= 2
+		}
+	}
+	c.h.allow.Store(uint32(bits.Len(uint(size - 1))))
+}
+
+// look loads the producer's tail, and the place if there are more bytes. The load of the
+// tail pairs with the store in Producer.publish.
 func (c *Consumer) look() error {
 	if c.stopped {
 		return nil
 	}
 	tail := c.h.tail.Load()
-	// An honest tail only moves forward, and never more than the fifo's size past
-	// the head.
-	if n := tail - c.head; n > uint64(len(c.data)) || n < c.tail-c.head {
+	if tail == c.tail {
+		return nil
+	}
+	// After the load of the tail, as the producer stores the place before the tail that
+	// follows it. So this is the place of the last bytes, or a later one. That is right
+	// for them too: with a larger ring the producer has left each byte at its offset, or
+	// copied it, before it stored the place; and with any other it had seen a head that
+	// all these bytes lie before, so there are none.
+	place := place(c.h.place.Load())
+	log := place.log()
+	if log > 63 || 1<<log > uint64(len(c.data)) || 1<<log < MinSize {
 		return ErrCorrupt
 	}
-	if c.tail == c.head && tail != c.tail {
-		// After the load of the tail, as publish stores the base before the tail.
-		// A base that lies is harmless, as offsets are masked.
-		c.base = c.h.base.Load()
+	// An honest tail only moves forward, and never more than the ring's size past
+	// the head.
+	if n := tail - c.head; n > 1<<log || n < c.tail-c.head {
+		return ErrCorrupt
 	}
+	// A base that lies is harmless, as offsets are masked.
+	c.base = place.base()
 	c.tail = tail
+	if mask := uint64(1)<<log - 1; mask != c.mask {
+		c.adopt(mask)
+	}
 	return nil
 }
 
+// adopt goes on with a ring of another size.
+func (c *Consumer) adopt(mask uint64) {
+	c.mask = mask
+	// No copy is under way, and no view is out: from here on nothing is read where it lay
+	// in the old ring. It pairs with the load in Producer.roomAfter. A producer that waits
+	// for that is told of space as for a release: it raises its request, then loads this.
+	Store32(&c.h.seen, uint32(bits.Len64(mask)))
+	c.charge(mask)
+	c.allow()
+}
+
+// charge tells the owner of the ring's size. More goroutines than one may call it.
+func (c *Consumer) charge(mask uint64) {
+	if c.owner == nil {
+		return
+	}
+	size := int64(mask + 1)
+	n := size - c.charged.Swap(size)
+	if n == 0 {
+		return
+	}
+	c.owner.Charge(int(n))
+	if n > 0 {
+		c.owner.Spread() // to hear of it when the ring is smaller
+	}
+}
+
+// Settle tells the owner of the size of a ring that the producer has made smaller, as far as
+// the fifo is empty. Any goroutine may call it. It reports whether the ring is larger than it
+// was to begin with.
+func (c *Consumer) Settle() (large bool) {
+	log := place(c.h.place.Load()).log()
+	if size := int64(1) << min(log, 62); size >= MinSize && size < c.charged.Load() && c.h.Empty() {
+		c.charge(uint64(size - 1))
+	}
+	return c.charged.Load() > int64(c.first)
+}
+
+// Moved returns a number that changes with each publish and each release. Any goroutine may
+// call it.
+func (c *Consumer) Moved() uint64 { return c.h.tail.Load() + c.h.head.Load() }
+
+// Charged returns for how many bytes the owner is charged.
+func (c *Consumer) Charged() int { return int(c.charged.Load()) }
+
 // release gives n bytes, which begin at offset off, back to the producer.
 func (c *Consumer) release(off uint64, n int) {
-	c.high = max(c.high, min(off+uint64(n), uint64(len(c.data))))
+	c.high = max(c.high, min(off+uint64(n), c.mask+1))
 	c.head += uint64(n)
 	// After the copy: no earlier read overtakes an atomic store. It pairs with the
 	// loads of the head in Producer.look, which allows these bytes to be overwritten,
@@ -75,7 +165,7 @@ func (c *Consumer) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	off := (c.head - c.base) & c.mask
-	if m := copy(b[:n], c.data[off:]); m < n {
+	if m := copy(b[:n], c.data[off:c.mask+1]); m < n {
 		copy(b[m:n], c.data)
 	}
 	c.release(off, n)
@@ -98,7 +188,7 @@ func (c *Consumer) Buffered(n int) (int, error) {
 // rules. n must not exceed what [Consumer.Buffered] last returned.
 func (c *Consumer) View(n int) []byte {
 	off := (c.head - c.base) & c.mask
-	end := off + uint64(min(n, int(c.tail-c.head), len(c.data)-int(off)))
+	end := min(off+uint64(min(n, int(c.tail-c.head))), c.mask+1)
 	return c.data[off:end:end]
 }
 
@@ -106,7 +196,7 @@ func (c *Consumer) View(n int) []byte {
 // what [Consumer.Buffered] last returned.
 func (c *Consumer) Copy(b []byte) {
 	off := (c.head - c.base) & c.mask
-	if m := copy(b, c.data[off:]); m < len(b) {
+	if m := copy(b, c.data[off:c.mask+1]); m < len(b) {
 		copy(b[m:], c.data)
 	}
 }
@@ -122,7 +212,7 @@ func (c *Consumer) Discard(n int) {
 // Queued returns about how many bytes can be read. It is a value for display.
 func (c *Consumer) Queued() int { return c.h.queued(len(c.data)) }
 
-// Size returns the fifo's size in bytes.
+// Size returns the size in bytes that the fifo can come to.
 func (c *Consumer) Size() int { return len(c.data) }
 
 // HasData reports whether more than n bytes can be read now. A tail that lies
@@ -133,17 +223,22 @@ func (c *Consumer) HasData(n int) bool { return c.h.tail.Load()-c.head > uint64(
 // look for data once more before it waits ([Consumer.HasData]). A producer that publishes
 // after that look sees the request in [Producer.DataWanted], as both sides store before
 // they load.
-func (c *Consumer) RequestData() { c.wait.raise(&c.h.wantData) }
+func (c *Consumer) RequestData() {
+	if c.held {
+		c.allow() // there may be memory now
+	}
+	c.wait.raise(&c.h.wantData)
+}
 
 // DropRequest takes back the request of [Consumer.RequestData].
 func (c *Consumer) DropRequest() { c.wait.drop(&c.h.wantData) }
 
 // SpaceWanted reports whether the producer waits for space and should be notified now,
 // which is so if a useful part of the fifo is free by the last tail that the consumer has
-// loaded: a quarter. Call it after a release. If it returns true the caller must notify
+// loaded: a quarter of the ring. Call it after a release. If it returns true the caller must notify
 // the producer; the next call returns false until the producer waits again.
 func (c *Consumer) SpaceWanted() bool {
-	if int(c.tail-c.head) > len(c.data)-len(c.data)/4 {
+	if size := c.mask + 1; c.tail-c.head > size-size/4 {
 		return false
 	}
 	return c.AnySpaceWanted()

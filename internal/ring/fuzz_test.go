@@ -41,10 +41,15 @@ func FuzzHostile(f *testing.F) {
 			case 1:
 				rc.h.tail.Store(v)
 			case 2:
-				rc.h.base.Store(v)
+				rc.h.place.Store(v)
+				if v&(1<<63) != 0 {
+					rc.h.place.Store(12<<32 | v>>32) // one that may be true
+				}
 			case 3:
 				rp.h.wantData.Store(uint32(v))
 				rp.h.closed.Store(uint32(v >> 32))
+				rp.h.seen.Store(uint32(v))
+				rp.h.allow.Store(uint32(v >> 32))
 				rc.h.wantSpace.Store(uint32(v))
 				rc.h.ended.Store(uint32(v >> 32))
 			case 4:

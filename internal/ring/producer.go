@@ -1,5 +1,10 @@
 package ring
 
+import (
+	"math/bits"
+	"time"
+)
+
 // A Producer is the writing end of a fifo. One goroutine at a time may call its methods,
 // except for [Producer.Fin], [Producer.Reset], [Producer.ConsumerClosed],
 // [Producer.ConsumerWaits], [Producer.Queued] and [Producer.Size]: any goroutine may call
@@ -7,12 +12,19 @@ package ring
 type Producer struct {
 	h    *Header
 	data []byte
-	mask uint64
+	mask uint64 // of the ring; 0 before there is one
 
-	tail uint64 // up to here bytes were published
-	base uint64 // the position at offset 0, published or about to be
-	head uint64 // the consumer's, as it was when last loaded and accepted
-	high uint64 // the highest offset that was written to
+	tail   uint64 // up to here bytes were published
+	base   uint64 // the position at offset 0
+	head   uint64 // the consumer's, as it was when last loaded and accepted
+	room   uint64 // how many bytes after head may be in the fifo
+	walled bool   // until the consumer has seen the ring, it is written to its end only
+	high   uint64 // the highest offset that was written to, since the last Shrink
+
+	owner   Owner
+	first   int // the size of the ring to begin with, or the most that it may be
+	charged int // to owner
+	lap     lap
 
 	space request // wantSpace
 	want  answer  // wantData
@@ -20,10 +32,28 @@ type Producer struct {
 	copier *copier // made at the first copy of leastAround bytes or more
 }
 
+// A lap is where and when the producer has found the fifo full.
+type lap struct {
+	tail  uint64
+	at    time.Duration // 0 before the first one
+	given uint32        // the consumer's request that was answered last
+}
+
+// quick is how long a reader that keeps up takes at most for a byte: 2 MB/s. A reader also
+// keeps up if it has had to wait for bytes since the fifo was full, however long it took: it
+// may be one of many that share a CPU, and if some of their rings were made larger and some
+// were not, those would leave nothing to these.
+const quick = 500 * time.Nanosecond
+
+// epoch is when time begins for laps.
+var epoch = time.Now().Add(-1)
+
 // Init makes p the writing end of the fifo with header h over data, whose length is a
-// power of two. The fifo is new: its positions are 0.
-func (p *Producer) Init(h *Header, data []byte) {
-	*p = Producer{h: h, data: data, mask: uint64(len(data) - 1)}
+// power of two. The fifo is new: its positions are 0. The ring begins with first bytes, or
+// fewer, for which o was charged already.
+func (p *Producer) Init(h *Header, data []byte, first int, o Owner) {
+	first = min(first, len(data))
+	*p = Producer{h: h, data: data, owner: o, first: first, charged: first}
 }
 
 // look loads the consumer's head. The load pairs with the store in Consumer.release.
@@ -34,46 +64,180 @@ func (p *Producer) look() error {
 		return ErrCorrupt
 	}
 	p.head = head
+	p.room, p.walled = p.roomAfter(head)
 	return nil
 }
 
-// prepare returns the offset to write at and how many bytes are free. It rewinds if that
-// is possible. It loads the consumer's head only if, by the last one, less than want bytes
-// are free, or if it is time to try to rewind.
+// roomAfter returns how many bytes after head may be in the fifo, and whether that is less
+// than the ring holds.
+func (p *Producer) roomAfter(head uint64) (room uint64, walled bool) {
+	size := p.mask + 1
+	// The load pairs with the store in Consumer.adopt: from then on the consumer reads
+	// nothing where it lay in the smaller ring. If it has seen a ring of this size in an
+	// earlier life, then it has to look before it takes the first byte of this one.
+	if p.walled && p.h.seen.Load() != uint32(bits.Len64(p.mask)) {
+		return size - (head - p.base), true
+	}
+	return size, false
+}
+
+// prepare returns the offset to write at and how many bytes are free. It restarts the ring
+// if that is possible, and makes it larger if it should be. It loads the consumer's head
+// only if, by the last one, less than want bytes are free, or if it is time to try to
+// restart.
 func (p *Producer) prepare(want int) (off uint64, free int, err error) {
 	off = (p.tail - p.base) & p.mask
-	free = len(p.data) - int(p.tail-p.head)
-	if free >= want && off < rewindAfter {
+	free = int(p.room - (p.tail - p.head))
+	if free >= want && off < restartAfter {
 		return off, free, nil
 	}
 	if err := p.look(); err != nil {
 		return 0, 0, err
 	}
 	if p.head == p.tail {
-		// The consumer has released all that was published, so no byte in the
-		// fifo has an offset that the new base would change.
-		p.base = p.tail
-		off = 0
+		if p.mask == 0 {
+			p.begin()
+		}
+		p.restart()
 	}
-	return off, len(p.data) - int(p.tail-p.head), nil
+	if int(p.room-(p.tail-p.head)) < want && p.canGrow() && p.shouldGrow() {
+		p.grow()
+	}
+	return (p.tail - p.base) & p.mask, int(p.room - (p.tail - p.head)), nil
+}
+
+// begin chooses the first size of the ring. It is not done by Init, as the consumer may not
+// have said yet what it allows.
+func (p *Producer) begin() {
+	p.mask = uint64(p.first - 1)
+	if n := 1 << min(p.h.allow.Load(), 30); n < p.first {
+		p.mask = uint64(max(n, MinSize) - 1)
+	}
+	p.charge()
+}
+
+// restart makes the next byte lie at offset 0. The consumer has released all that was
+// published, so no byte in the fifo has an offset that the new base would change. Nor does
+// it matter whether the consumer loads this place or the one before with the last tail.
+func (p *Producer) restart() {
+	p.base = p.tail
+	p.room, p.walled = p.mask+1, false
+	p.publishPlace()
+}
+
+// publishPlace lets the consumer see the ring. It comes before the tail of the first bytes
+// in it: a consumer that sees the tail sees the place too. It pairs with the load in
+// Consumer.look.
+func (p *Producer) publishPlace() { p.h.place.Store(uint64(makePlace(p.mask, p.base))) }
+
+// canGrow reports whether the ring is smaller than the data area.
+func (p *Producer) canGrow() bool { return p.mask+1 < uint64(len(p.data)) }
+
+// Starves reports whether the consumer waits for more bytes than the ring holds, as the
+// producer has found it: then a Write or Space of more than is free makes the ring larger.
+// The load pairs with the store in Consumer.RequestData. The request was made after the
+// last publish, or it would have been answered, so the consumer waits although it has seen
+// all bytes. It might also be just about to see them: then the ring is larger than need be.
+func (p *Producer) Starves() bool {
+	if !p.canGrow() || p.tail == p.head {
+		return false
+	}
+	v := p.h.wantData.Load()
+	return v&raised != 0 && v != p.want.given
+}
+
+// shouldGrow reports whether the ring is too small, and whether both sides have the memory
+// for one of twice the size. The fifo is full.
+func (p *Producer) shouldGrow() bool {
+	if p.Starves() {
+		return true // no byte would ever pass
+	}
+	now, waited := time.Since(epoch), p.want.given != p.lap.given
+	switch {
+	case p.lap.at == 0, !waited && now-p.lap.at > time.Duration(p.mask)*quick:
+		p.lap = lap{p.tail, now, p.want.given}
+		return false
+	case p.tail-p.lap.tail <= p.mask:
+		return false
+	}
+	return bits.Len64(p.mask) < int(p.h.allow.Load()) &&
+		(p.owner == nil || p.owner.MayGrow(int(p.mask+1)))
+}
+
+// grow makes the ring twice as large.
+func (p *Producer) grow() {
+	size := p.mask + 1
+	off := (p.head - p.base) & p.mask
+	// The oldest byte keeps its offset. The bytes beyond the ring's old end lie at its
+	// start, and are copied to where they belong now. The consumer finds either copy,
+	// whichever place it loads.
+	if end := off + (p.tail - p.head); end > size {
+		copy(p.data[size:], p.data[:end-size])
+	}
+	p.mask = 2*size - 1
+	p.base = p.head - off
+	p.walled = true
+	p.room, _ = p.roomAfter(p.head)
+	p.publishPlace()
+	p.lap = lap{p.tail, time.Since(epoch), p.want.given}
+	p.charge()
+}
+
+// charge tells the owner of the ring's size.
+func (p *Producer) charge() {
+	n := int(p.mask+1) - p.charged
+	p.charged += n
+	if p.owner != nil && n != 0 {
+		p.owner.Charge(n)
+	}
+}
+
+// Shrink makes the ring of an empty fifo as small as it was to begin with, and returns the
+// part of the data area that nobody uses then, but for a page, if there is one: its pages can
+// be given back. It returns false if the fifo is not empty.
+//
+// The consumer has released every byte, so it reads none, and no view of it is out. It
+// reads again what comes with the next tail, and no producer writes meanwhile.
+func (p *Producer) Shrink() (unused []byte, ok bool) {
+	if p.mask == 0 {
+		return nil, true
+	}
+	if p.look() != nil || p.head != p.tail {
+		return nil, false
+	}
+	unused = p.data[min(PageSize, p.high):p.high]
+	p.high = 0
+	p.mask = min(p.mask, uint64(p.first-1))
+	p.restart()
+	p.charge()
+	return unused, true
 }
 
 // publish lets the consumer see the n bytes after the tail, which begin at offset off.
 func (p *Producer) publish(off uint64, n int) {
-	p.high = max(p.high, min(off+uint64(n), uint64(len(p.data))))
-	p.tail += uint64(n)
-	if off == 0 {
-		// Before the tail: a consumer that sees the tail sees the base too. It
-		// pairs with the load in Consumer.look.
-		p.h.base.Store(p.base)
+	if end := min(off+uint64(n), p.mask+1); end > p.high {
+		p.spread(end)
 	}
+	p.tail += uint64(n)
 	// After the bytes: no earlier write overtakes an atomic store. It pairs with the
 	// loads of the tail in Consumer.look, Consumer.HasData and Consumer.Unread.
 	Store64(&p.h.tail, p.tail)
 }
 
+// spread notes that the ring was written to up to an offset.
+func (p *Producer) spread(end uint64) {
+	if p.owner != nil && p.high <= PageSize && end > PageSize {
+		p.owner.Spread()
+	}
+	p.high = end
+}
+
 // Write copies as much of b as there is space for, [PieceSize] at most, and publishes it.
 // It returns 0 if the fifo is full.
+//
+// A Write that finds too little space makes the ring larger if a whole ring of bytes has
+// passed quickly, or the consumer has waited meanwhile, and neither side's owner nor the data area forbids it; or if the
+// consumer waits for more than the ring holds, which nobody forbids.
 func (p *Producer) Write(b []byte) (int, error) {
 	if len(b) > PieceSize {
 		b = b[:PieceSize]
@@ -85,7 +249,7 @@ func (p *Producer) Write(b []byte) (int, error) {
 	if len(b) > free {
 		b = b[:free]
 	}
-	n := min(len(b), len(p.data)-int(off))
+	n := min(len(b), int(p.mask+1)-int(off))
 	p.copy(p.data[off:], b[:n])
 	p.copy(p.data, b[n:])
 	p.publish(off, len(b))
@@ -105,9 +269,14 @@ func (p *Producer) copy(dst, src []byte) {
 }
 
 // Space returns the number of bytes that can be written now. It loads the consumer's head
-// if the producer knows of fewer than n free bytes.
+// if the producer knows of fewer than n free bytes. It makes a ring of less than n bytes
+// larger, whoever forbids it.
 func (p *Producer) Space(n int) (int, error) {
 	_, free, err := p.prepare(n)
+	for err == nil && n > int(p.mask+1) && p.canGrow() {
+		p.grow()
+		free = int(p.room - (p.tail - p.head))
+	}
 	return free, err
 }
 
@@ -116,7 +285,7 @@ func (p *Producer) Space(n int) (int, error) {
 // [Producer.Space], called before, says how many bytes are free in all.
 func (p *Producer) View() []byte {
 	off := (p.tail - p.base) & p.mask
-	end := min(off+uint64(len(p.data))-(p.tail-p.head), uint64(len(p.data)))
+	end := min(off+p.room-(p.tail-p.head), p.mask+1)
 	return p.data[off:end:end]
 }
 
@@ -131,8 +300,26 @@ func (p *Producer) Commit(n int) {
 // Taken reports whether the consumer has released all that was published.
 func (p *Producer) Taken() bool { return p.h.head.Load() == p.tail }
 
-// Size returns the fifo's size in bytes.
+// Size returns the size in bytes that the fifo can come to.
 func (p *Producer) Size() int { return len(p.data) }
+
+// Ring returns the size in bytes that the fifo has now.
+func (p *Producer) Ring() int {
+	if p.mask == 0 {
+		return p.first
+	}
+	return int(p.mask + 1)
+}
+
+// Charged returns for how many bytes the owner is charged.
+func (p *Producer) Charged() int { return p.charged }
+
+// Moved returns a number that changes with each publish and each release. Any goroutine may
+// call it, and Idle.
+func (p *Producer) Moved() uint64 { return p.h.tail.Load() + p.h.head.Load() }
+
+// Idle reports whether the consumer has released all that was published.
+func (p *Producer) Idle() bool { return p.h.Empty() }
 
 // Queued returns about how many bytes the consumer has not released. It is a value for
 // display.
@@ -141,7 +328,15 @@ func (p *Producer) Queued() int { return p.h.queued(len(p.data)) }
 // HasSpace reports whether at least n bytes are free now. A head that lies outside the
 // fifo counts as space: the call that writes there reports the error.
 func (p *Producer) HasSpace(n int) bool {
-	return uint64(len(p.data))-(p.tail-p.h.head.Load()) >= uint64(n)
+	head := p.h.head.Load()
+	if p.tail-head > p.tail-p.head {
+		return true
+	}
+	room, _ := p.roomAfter(head)
+	if head == p.tail {
+		room = p.mask + 1 // where prepare restarts
+	}
+	return room-(p.tail-head) >= uint64(n)
 }
 
 // RequestSpace announces that the producer is about to wait for space. The producer must
@@ -175,5 +370,6 @@ func (p *Producer) ConsumerClosed() bool { return p.h.closed.Load() != 0 }
 // answered.
 func (p *Producer) ConsumerWaits() bool { return p.h.wantData.Load()&raised != 0 }
 
-// Used returns how many bytes of the data area have been written to since Init.
+// Used returns how many bytes of the data area have been written to since Init, or since
+// the last Shrink.
 func (p *Producer) Used() int { return int(p.high) }

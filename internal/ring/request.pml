@@ -11,7 +11,11 @@
 // which may be old.
 //
 // What it leaves out, and why that is sound:
-//   - The bytes, and where they lie: base.pml.
+//   - The bytes, and where they lie: place.pml.
+//   - That the ring can become larger, which gives a Write or Reserve space where a Peek
+//     waits for more than the ring holds: awaitSpace has one more reason to look again, and
+//     that look makes the ring larger, so it moves a byte. As for a Write that goes on with
+//     fewer, the request of either side is stored before it looks at the other's.
 //   - Plain memory: each step is one operation of sync/atomic, which is sequentially
 //     consistent, or is private to one side.
 //   - How a notification travels: it arrives some time later, and two may become one, as

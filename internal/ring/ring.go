@@ -6,27 +6,41 @@
 // The producer counts the bytes that it has published (tail), and the consumer
 // counts the bytes that it has released (head). Both counters run freely through
 // 64 bits and are never reduced, so tail-head is always the number of bytes in the
-// fifo, also when they wrap. The byte at position p lies at offset (p-base)&(size-1).
+// fifo, also when they wrap. The bytes lie in a ring at the start of the data area. The
+// byte at position p lies at offset (p-base)&(size-1) of the ring.
 //
 // A producer that finds the fifo empty may choose a new base, so that it writes at
 // offset 0 again. Request-response traffic then stays in the same few cache lines,
 // and in one page of memory, whatever the fifo's size.
 //
+// The producer also chooses the ring's size, up to that of the data area: a small one to
+// begin with, a larger one where that helps the stream (see [Producer.Write]), a small one
+// again when the fifo is empty ([Producer.Shrink]). So the memory that a fifo takes is what
+// its reader is fast enough for. Base and size are in one word, the place.
+//
+// When the ring becomes larger the queued bytes keep their offsets, and those that lie at
+// the ring's start, beyond its old end, are copied to where they belong in the larger one.
+// A consumer that does not know of it yet reads them where they were: so the producer goes
+// no further than to the new ring's end, until the consumer has said that it knows (seen),
+// or has taken all.
+//
 // # Who writes what
 //
 // Every shared word has one writer. Words of different writers don't share a cache
-// line. The words that are written at each transfer (tail, base and head) don't share
+// line. The words that are written at each transfer (tail, place and head) don't share
 // a line with the words that are written seldom (flags and requests), so that loading
 // a flag or a request is a cache hit while a stream flows.
 //
 //	word       written by  read by    ordering
-//	base       producer    consumer   stored before the tail that follows it
+//	place      producer    consumer   stored before the tail that follows it
 //	tail       producer    consumer   stored after the bytes it covers
 //	head       consumer    producer   stored after the bytes were copied out
 //	fin,reset  producer    consumer   stored after the last tail; read before tail
 //	closed     consumer    producer   stored before the closer looks for unread bytes
 //	wantData   consumer    producer   stored before the consumer looks again
 //	wantSpace  producer    consumer   stored before the producer looks again
+//	seen       consumer    producer   stored after the load of the place that it names
+//	allow      consumer    producer   a wish
 //
 // Package sync/atomic is sequentially consistent, which is what the pairs of
 // the form "store mine, then load yours" need: if both sides do so at the same
@@ -38,9 +52,9 @@
 // Each side keeps its own position, and the last position of the peer that it has
 // accepted, in private memory. It loads a position of the peer once, and accepts it
 // if it lies between the last one and what is possible; otherwise the call returns
-// [ErrCorrupt]. Offsets are masked. So a peer that lies can spoil the bytes that it
-// was going to send and nothing else: no index leaves the fifo, and no length comes
-// from shared memory unchecked.
+// [ErrCorrupt]. So it does with the size in a place. Offsets are masked. So a peer that
+// lies can spoil the bytes that it was going to send and nothing else: no index leaves the
+// fifo, and no length comes from shared memory unchecked.
 //
 // # Waiting
 //
@@ -65,19 +79,26 @@ const (
 	MaxSize = 64 << 20
 )
 
+// FirstSize is the size of a ring to begin with, unless the fifo is smaller or there is
+// little memory left: what stays in a CPU's cache.
+const FirstSize = 64 << 10
+
 // HeaderSize is the number of bytes of shared memory that a fifo needs in addition
 // to its data.
 const HeaderSize = int(unsafe.Sizeof(Header{}))
+
+// PageSize is the size of the part of a fifo that it never gives back: a page.
+const PageSize = 4 << 10
 
 // PieceSize is the most that is copied between two publishes or releases, in bytes. A
 // larger transfer goes in pieces, so that the other side copies at the same time.
 const PieceSize = 32 << 10
 
-// rewindAfter is the offset from which a producer looks whether the fifo is
+// restartAfter is the offset from which a producer looks whether the fifo is
 // empty, to start again at offset 0. To look costs a cache miss on the consumer's
 // head, so a producer of short messages does it only once in this many bytes. Half a
 // page keeps all bytes of a request-response connection in one page.
-const rewindAfter = 2 << 10
+const restartAfter = 2 << 10
 
 // ErrCorrupt means that the shared words hold positions that no sequence of
 // writes and reads could have produced: the peer is broken or hostile.
@@ -103,9 +124,9 @@ const raised = 1
 // A Header is a fifo's shared words. It must start at a multiple of 64 bytes,
 // and be zero before the first [Producer] and [Consumer] are made on it.
 type Header struct {
-	tail atomic.Uint64 // the producer writes this line at each publish
-	base atomic.Uint64
-	_    [48]byte
+	tail  atomic.Uint64 // the producer writes this line at each publish
+	place atomic.Uint64
+	_     [48]byte
 
 	head atomic.Uint64 // the consumer writes this line at each release
 	_    [56]byte
@@ -116,13 +137,40 @@ type Header struct {
 
 	closed   atomic.Uint32 // the consumer writes this line seldom
 	wantData atomic.Uint32
-	_        [56]byte
+	seen     atomic.Uint32
+	allow    atomic.Uint32
+	_        [48]byte
 }
+
+// A place is where a ring's bytes lie: the logarithm of its size in the upper half, and the
+// base modulo the size in the lower half.
+type place uint64
+
+func makePlace(mask, base uint64) place {
+	return place(bits.Len64(mask))<<32 | place(base&mask)
+}
+
+// log returns the logarithm of the ring's size. It may be anything.
+func (p place) log() uint32 { return uint32(p >> 32) }
+
+// base returns the position at offset 0, modulo the ring's size if that is not a lie.
+func (p place) base() uint64 { return uint64(uint32(p)) }
 
 // At returns the header that lies at the start of mem.
 func At(mem []byte) *Header {
 	_ = mem[HeaderSize-1]
 	return (*Header)(unsafe.Pointer(unsafe.SliceData(mem)))
+}
+
+// An Owner is told of the memory that a ring takes. A nil Owner has any amount.
+type Owner interface {
+	// MayGrow reports whether there are n bytes more for a fifo to go faster.
+	MayGrow(n int) bool
+	// Charge counts n bytes more, which may be negative, whether they are there or not.
+	Charge(n int)
+	// Spread is called when the fifo may take memory that it does not need when it is
+	// empty.
+	Spread()
 }
 
 // A Fifo is the memory of one: its shared words, and its data, whose length is a power of
@@ -147,7 +195,7 @@ func (h *Header) Empty() bool { return h.tail.Load() == h.head.Load() }
 // ResetProducer brings the producer's words to their first state. The producer's side
 // calls it before the consumer's side looks at the fifo.
 func (h *Header) ResetProducer() {
-	h.base.Store(0)
+	h.place.Store(0)
 	h.ended.Store(0)
 	h.wantSpace.Store(0)
 	h.tail.Store(0)
@@ -158,6 +206,8 @@ func (h *Header) ResetProducer() {
 func (h *Header) ResetConsumer() {
 	h.closed.Store(0)
 	h.wantData.Store(0)
+	h.seen.Store(0)
+	h.allow.Store(0)
 	h.head.Store(0)
 }
 

@@ -32,8 +32,8 @@ type pair struct {
 
 func newPair(size int) *pair {
 	r := &pair{h: new(Header), data: make([]byte, size)}
-	r.p.Init(r.h, r.data)
-	r.c.Init(r.h, r.data)
+	r.p.Init(r.h, r.data, size, nil)
+	r.c.Init(r.h, r.data, size, nil)
 	return r
 }
 
@@ -44,14 +44,16 @@ func (r *pair) startAt(pos uint64, off int) {
 	b := r.take(1)
 	r.data[off] = b[0]
 	r.q = append(r.q[:0], b...)
+	r.p.mask = uint64(len(r.data) - 1)
 	r.p.head, r.p.tail, r.p.base = pos, pos+1, base
+	r.p.room = uint64(len(r.data))
 	r.p.high = uint64(off) + 1
-	// The consumer's base is stale: it has to load the producer's.
+	// The consumer's place is stale: it has to load the producer's.
 	r.c.head, r.c.tail, r.c.base = pos, pos, base-5
 	r.c.lent.Store(pos)
 	r.h.head.Store(pos)
 	r.h.tail.Store(pos + 1)
-	r.h.base.Store(base)
+	r.p.publishPlace()
 }
 
 // take returns n bytes to send.
@@ -325,9 +327,14 @@ func TestLyingProducer(t *testing.T) {
 		for range 4 {
 			v := lie(rnd, r.c.tail, 4096)
 			r.h.tail.Store(v)
-			r.h.base.Store(lie(rnd, r.c.base, 4096))
+			p := place(lie(rnd, r.c.base, 4096))
+			if rnd.IntN(2) == 0 {
+				p = place(12<<32 | uint64(uint32(p)))
+			}
+			r.h.place.Store(uint64(p))
 			// Not before the last tail, nor beyond a full fifo.
 			valid := v-r.c.head <= 4096 && v-r.c.head >= r.c.tail-r.c.head
+			valid = v == r.c.tail || valid && p.log() == 12
 			before := r.c.tail
 			_, err := r.c.Buffered(4097)
 			if valid {
@@ -346,9 +353,9 @@ func TestLyingProducer(t *testing.T) {
 	require.NotZero(t, good)
 }
 
-// TestLyingBase has a base that lies, while the positions are true. That spoils bytes and
-// nothing else.
-func TestLyingBase(t *testing.T) {
+// TestLyingPlace has a place that lies, while the positions are true. A base that lies spoils
+// bytes and nothing else. A size is one that the ring can have, and that holds what is there.
+func TestLyingPlace(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(6, 7))
 	r := newPair(4096)
 	b := make([]byte, 4096)
@@ -357,7 +364,18 @@ func TestLyingBase(t *testing.T) {
 		m, err := r.p.Write(pattern[:n])
 		require.NoError(t, err)
 		require.Equal(t, n, m)
-		r.h.base.Store(rnd.Uint64())
+		mask, tail := r.c.mask, r.c.tail
+		for log := range uint64(70) {
+			if log == 12 {
+				continue
+			}
+			r.h.place.Store(log<<32 | rnd.Uint64N(1<<32))
+			_, err := r.c.Buffered(4096)
+			require.ErrorIs(t, err, ErrCorrupt, log)
+			require.Equal(t, mask, r.c.mask)
+			require.Equal(t, tail, r.c.tail)
+		}
+		r.h.place.Store(12<<32 | rnd.Uint64N(1<<32))
 		m, err = r.c.Buffered(4096)
 		require.NoError(t, err)
 		require.Equal(t, n, m)
@@ -482,9 +500,11 @@ func TestHeader(t *testing.T) {
 		lines[off/64] = true
 	}
 	require.Len(t, lines, 4)
-	require.Equal(t, unsafe.Offsetof(h.tail)/64, unsafe.Offsetof(h.base)/64)
+	require.Equal(t, unsafe.Offsetof(h.tail)/64, unsafe.Offsetof(h.place)/64)
 	require.Equal(t, unsafe.Offsetof(h.ended)/64, unsafe.Offsetof(h.wantSpace)/64)
 	require.Equal(t, unsafe.Offsetof(h.closed)/64, unsafe.Offsetof(h.wantData)/64)
+	require.Equal(t, unsafe.Offsetof(h.closed)/64, unsafe.Offsetof(h.seen)/64)
+	require.Equal(t, unsafe.Offsetof(h.closed)/64, unsafe.Offsetof(h.allow)/64)
 
 	mem := make([]byte, HeaderSize)
 	At(mem).tail.Store(^uint64(0))
@@ -500,8 +520,8 @@ func TestHeader(t *testing.T) {
 	r.c.RequestData()
 	r.h.ResetProducer()
 	r.h.ResetConsumer()
-	r.p.Init(r.h, r.data)
-	r.c.Init(r.h, r.data)
+	r.p.Init(r.h, r.data, 4096, nil)
+	r.c.Init(r.h, r.data, 4096, nil)
 	r.q = nil
 	fin, reset := r.c.Ended()
 	require.False(t, fin || reset || r.p.ConsumerClosed() || r.p.DataWanted() || r.c.AnySpaceWanted())

@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// warmSlots is how many slots of a pool keep their pages when they are freed, so
-// that one connection after the other finds its memory there. The first slots
+// warmSlots is how many slots of a pool keep the pages of their fifos' first 64 KiB when they
+// are freed, so that one connection after the other finds its memory there. The first slots
 // are also the first to be used again.
 const warmSlots = 8
 
@@ -190,9 +190,6 @@ func (s *Slot) serverDone() bool {
 
 // trims reports whether pages are to be given back. Both sides have let go of the slot.
 func (f *freed) trims() bool {
-	if f.ID < warmSlots {
-		return false
-	}
 	if !f.ToClient.Header.Empty() {
 		f.used.ToClient = len(f.ToClient.Data) // nobody here knows where the bytes are
 	}

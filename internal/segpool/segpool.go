@@ -17,13 +17,15 @@ import (
 	"fmt"
 	"sync/atomic"
 	"syscall"
+
+	"cutthrough.example/internal/ring"
 )
 
 // Memory is a mapping.
 type Memory struct {
 	Bytes []byte
 
-	trim func([]byte)
+	trim func([]byte) // of whole pages
 	free func([]byte)
 }
 
@@ -36,12 +38,14 @@ type Limits struct {
 	Conns    int64
 	Segments int64
 	Bytes    int64 // address space of segments
+	Memory   int64 // what the rings of fifos hold
 }
 
 // An Account counts what an application uses against its limits.
 type Account struct {
 	limits                 Limits
 	conns, segments, bytes atomic.Int64
+	memory                 atomic.Int64
 }
 
 // NewAccount returns an account with the given limits.
@@ -49,7 +53,7 @@ func NewAccount(l Limits) *Account { return &Account{limits: l} }
 
 // Usage returns what is in use.
 func (a *Account) Usage() Limits {
-	return Limits{Conns: a.conns.Load(), Segments: a.segments.Load(), Bytes: a.bytes.Load()}
+	return Limits{Conns: a.conns.Load(), Segments: a.segments.Load(), Bytes: a.bytes.Load(), Memory: a.memory.Load()}
 }
 
 // A LimitError says which limit was reached. It is syscall.ENOBUFS.
@@ -72,13 +76,44 @@ func charge(v *atomic.Int64, n, limit int64, what string) error {
 	return nil
 }
 
-// AddConn counts a connection, to be taken back with RemoveConn.
-func (a *Account) AddConn() error {
-	return charge(&a.conns, 1, a.limits.Conns, "connections")
+// AddConn counts a connection with fifos as g says, and returns the size of the rings with
+// which they begin, unless they are smaller. These are small ones where there is not memory
+// for others. RemoveConn takes it back.
+func (a *Account) AddConn(g Geometry) (first int, err error) {
+	if err := charge(&a.conns, 1, a.limits.Conns, "connections"); err != nil {
+		return 0, err
+	}
+	first = ring.FirstSize
+	if n := g.rings(first); a.MayGrow(n) {
+		a.Charge(n)
+		return first, nil
+	}
+	first = ring.MinSize
+	if err := charge(&a.memory, int64(g.rings(first)), a.limits.Memory, "bytes of fifos"); err != nil {
+		a.conns.Add(-1)
+		return 0, err
+	}
+	return first, nil
 }
 
-// RemoveConn takes back AddConn.
-func (a *Account) RemoveConn() { a.conns.Add(-1) }
+// RemoveConn takes back AddConn, for a connection whose fifos were not used.
+func (a *Account) RemoveConn(g Geometry, first int) { a.ForgetConn(g.rings(first)) }
+
+// ForgetConn takes back AddConn, and n bytes: what the connection was charged with then, and
+// by Charge since.
+func (a *Account) ForgetConn(n int) {
+	a.Charge(-n)
+	a.conns.Add(-1)
+}
+
+// MayGrow reports whether there are n bytes of memory for a fifo to go faster. A quarter of
+// the limit is left to new connections, and to what has to be.
+func (a *Account) MayGrow(n int) bool {
+	return a.memory.Load()+int64(n) <= a.limits.Memory-a.limits.Memory/4
+}
+
+// Charge counts n bytes of memory, which may be negative, whatever the limit is.
+func (a *Account) Charge(n int) { a.memory.Add(int64(n)) }
 
 func (a *Account) addSegment(size int) error {
 	if err := charge(&a.segments, 1, a.limits.Segments, "segments"); err != nil {

@@ -14,7 +14,7 @@ import (
 // two is a geometry of two slots a segment.
 var two = Geometry{ToServer: 4096, ToClient: 8192, Slots: 2}
 
-var plenty = Limits{Conns: 1 << 20, Segments: 1 << 20, Bytes: 1 << 40}
+var plenty = Limits{Conns: 1 << 20, Segments: 1 << 20, Bytes: 1 << 40, Memory: 1 << 40}
 
 func private(t *testing.T, g Geometry) *Memory {
 	m, err := CreatePrivate(g.Size())
@@ -364,10 +364,12 @@ func TestPoolTrims(t *testing.T) {
 			grow(t, p)
 			for i := range uint32(warmSlots + 1) {
 				s := alloc(t, p, i)
-				s.ToServer.Data[trimmed], s.ToClient.Data[trimmed] = 1, 1
+				for _, at := range []int{pageSize, trimmed} {
+					s.ToServer.Data[at], s.ToClient.Data[at] = 1, 1
+				}
 				if tc.unread {
 					var server ring.Producer
-					server.Init(s.ToClient.Header, s.ToClient.Data)
+					server.Init(s.ToClient.Header, s.ToClient.Data, trimmed, nil)
 					server.Write([]byte{1})
 				}
 				up, down := byte(1), byte(1)
@@ -382,11 +384,13 @@ func TestPoolTrims(t *testing.T) {
 					s.SayServer(Done)
 					require.False(t, p.Reap())
 				}
+				require.Equal(t, tc.up, s.ToServer.Data[trimmed])
+				require.Equal(t, tc.down, s.ToClient.Data[trimmed])
 				if i >= warmSlots {
 					up, down = tc.up, tc.down
 				}
-				require.Equal(t, up, s.ToServer.Data[trimmed])
-				require.Equal(t, down, s.ToClient.Data[trimmed])
+				require.Equal(t, up, s.ToServer.Data[pageSize])
+				require.Equal(t, down, s.ToClient.Data[pageSize])
 				alloc(t, p, i) // so that the next one is another
 			}
 		})
@@ -403,8 +407,8 @@ func TestLimits(t *testing.T) {
 		require.Equal(t, n, le.Limit)
 	}
 	for _, l := range []Limits{
-		{Conns: 1, Segments: 1, Bytes: 10 * size},
-		{Conns: 1, Segments: 10, Bytes: 2*size - 1},
+		{Conns: 1, Segments: 1, Bytes: 10 * size, Memory: 1 << 20},
+		{Conns: 1, Segments: 10, Bytes: 2*size - 1, Memory: 1 << 20},
 	} {
 		a := NewAccount(l)
 		n := l.Segments
@@ -419,12 +423,15 @@ func TestLimits(t *testing.T) {
 		limit(tab.Add(0, private(t, two)), n)
 		require.Equal(t, one, a.Usage())
 
-		require.NoError(t, a.AddConn())
-		limit(a.AddConn(), 1)
+		first, err := a.AddConn(two)
+		require.NoError(t, err)
+		_, err = a.AddConn(two)
+		limit(err, 1)
 		require.EqualValues(t, 1, a.Usage().Conns)
-		a.RemoveConn()
-		require.NoError(t, a.AddConn())
-		a.RemoveConn()
+		a.RemoveConn(two, first)
+		first, err = a.AddConn(two)
+		require.NoError(t, err)
+		a.RemoveConn(two, first)
 		p.Close()
 		require.Zero(t, a.Usage())
 	}

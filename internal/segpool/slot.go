@@ -42,6 +42,10 @@ func NewGeometry(toServer, toClient int) (Geometry, error) {
 // Segments returns how many segments a pair can have.
 func (g Geometry) Segments() int { return MaxSlots / g.Slots }
 
+// rings returns how many bytes the rings of a connection hold that begin with a size of
+// first each, or the fifo's.
+func (g Geometry) rings(first int) int { return min(first, g.ToServer) + min(first, g.ToClient) }
+
 // headers returns the size of the part before the data areas.
 func (g Geometry) headers() int {
 	return (g.Slots*int(unsafe.Sizeof(slotHeader{})) + pageSize - 1) &^ (pageSize - 1)
@@ -171,15 +175,24 @@ type Used struct {
 	ToClient int // as far as was read; what was not is found in the fifo's words
 }
 
-// trimmed is the part of a data area that stays when its pages are given back.
-const trimmed = 64 << 10
+// Trim gives back the pages in b, a part of a fifo's data area that begins at a page, and
+// in which nobody has bytes. What is not a whole page stays.
+func (s *Slot) Trim(b []byte) { s.seg.mem.trim(b[:len(b)&^(pageSize-1)]) }
+
+// trimmed is how much of a data area must have been used for its pages to be given back: that
+// much are the pages of a ring that has not grown.
+const trimmed = ring.FirstSize
 
 // trim gives back the pages of the fifos. Both sides must have let go of the slot.
 func (s *Slot) trim(u Used) {
+	keep := pageSize
+	if s.ID < warmSlots {
+		keep = trimmed
+	}
 	if u.ToServer > trimmed {
-		s.seg.mem.trim(s.ToServer.Data[pageSize:])
+		s.seg.mem.trim(s.ToServer.Data[keep:])
 	}
 	if u.ToClient > trimmed {
-		s.seg.mem.trim(s.ToClient.Data[pageSize:])
+		s.seg.mem.trim(s.ToClient.Data[keep:])
 	}
 }

@@ -17,7 +17,8 @@ func newFifo(size int) ring.Fifo {
 // releases counts the ends that were released.
 type releases struct{ atomic.Int32 }
 
-func (r *releases) Release() { r.Add(1) }
+func (r *releases) Release()    { r.Add(1) }
+func (r *releases) Trim([]byte) {}
 
 // A farPeer is the way to an end that is told of events some time later, as one in
 // another process is.
@@ -52,12 +53,12 @@ func (m meeting) connect() (c, s *End) {
 	var released func() int32
 	if m.joined {
 		r := new(releases)
-		new(Junction).Join(c, s, there, back, r, Options{})
+		new(Junction).Join(c, s, there, back, r, Options{First: m.size})
 		released = r.Load
 	} else {
 		toS, toC := &farPeer{other: s}, &farPeer{other: c}
-		c.Init(back, there, toS, Options{})
-		s.Init(there, back, toC, Options{})
+		c.Init(back, there, toS, Options{First: m.size})
+		s.Init(there, back, toC, Options{First: m.size})
 		released = func() int32 { return toS.Load() + toC.Load() }
 	}
 	m.t.Cleanup(func() {

@@ -60,7 +60,7 @@ func (e *End) readFrom(r io.Reader) (n int64, refused bool, theirs, err error) {
 		}
 		// Not less than a piece, unless the fifo is small: a reader should not
 		// be asked for the few bytes that are left before the fifo's end.
-		free, err := e.tx.Space(min(ring.PieceSize, e.tx.Size()/4))
+		free, err := e.tx.Space(min(ring.PieceSize, e.tx.Ring()/4))
 		if err != nil {
 			return n, false, nil, e.corrupt()
 		}

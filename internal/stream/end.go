@@ -39,7 +39,9 @@ type End struct {
 	// and after the Read that returns its bytes.
 	raceKey uint64
 
-	peer Peer
+	peer    Peer
+	memory  Memory
+	janitor *Janitor
 
 	scratch  []byte      // what Reserve lent in place of the fifo; guarded as tx
 	written  int         // bytes since the writer has yielded its P; guarded as tx
@@ -92,6 +94,9 @@ type Peer interface {
 	// Poller is what to keep while looking whether the other end has done
 	// something, or nil if that is done in this application.
 	Poller() sched.Poller
+	// Trim gives back the pages of a part of the fifo that this end writes to, in which
+	// there are no bytes.
+	Trim(b []byte)
 	// Release lets go of the fifos. It is called once, when the end
 	// is closed and nobody is inside any more.
 	Release()
@@ -103,6 +108,21 @@ type Options struct {
 	RaceKey uint64
 	// TCP has the first Write after the peer's close succeed, as TCP's does.
 	TCP bool
+	// First is the size of the rings with which the fifos begin; 0 is ring.FirstSize.
+	// Memory was charged for both, once for the two ends of a Junction. A nil Memory has
+	// any amount.
+	First  int
+	Memory Memory
+	// Janitor makes rings that are not in use small again.
+	Janitor *Janitor
+}
+
+// A Memory counts the bytes of all rings of an application.
+type Memory interface {
+	// MayGrow reports whether there are n bytes more for a fifo to go faster.
+	MayGrow(n int) bool
+	// Charge counts n bytes more, which may be negative.
+	Charge(n int)
 }
 
 // Init makes e an end that reads from rx and writes to tx. It must be called before
@@ -112,9 +132,17 @@ func (e *End) Init(rx, tx ring.Fifo, p Peer, o Options) {
 	e.rd.Init()
 	e.wr.Init()
 	e.rd.waiters, e.wr.waiters = e.gate.waiters[reading], e.gate.waiters[writing]
-	e.rx.Init(rx.Header, rx.Data)
-	e.tx.Init(tx.Header, tx.Data)
 	e.peer = p
+	e.memory, e.janitor = o.Memory, o.Janitor
+	if o.First == 0 {
+		o.First = ring.FirstSize
+	}
+	e.tx.Init(tx.Header, tx.Data, o.First, (*owner)(e))
+	if e.joint() != nil {
+		e.rx.Init(rx.Header, rx.Data, o.First, nil) // the other end is charged
+	} else {
+		e.rx.Init(rx.Header, rx.Data, o.First, (*owner)(e))
+	}
 	e.raceKey, e.tcp = o.RaceKey, o.TCP
 }
 
@@ -167,6 +195,23 @@ func (e *End) AwaitPeer(ready func() bool, announce func()) {
 
 // Used returns how many bytes of each fifo's data were used, by this end as it knows.
 func (e *End) Used() (rx, tx int) { return e.rx.Used(), e.tx.Used() }
+
+// Charged returns for how many bytes of its fifos the end's Memory is charged. Nobody uses
+// the fifos any more.
+func (e *End) Charged() int { return e.rx.Charged() + e.tx.Charged() }
+
+// owner is an End as its fifos know it.
+type owner End
+
+func (o *owner) MayGrow(n int) bool { return o.memory == nil || o.memory.MayGrow(n) }
+
+func (o *owner) Charge(n int) {
+	if o.memory != nil {
+		o.memory.Charge(n)
+	}
+}
+
+func (o *owner) Spread() { o.janitor.watch((*End)(o)) }
 
 // A Status is what can be seen of an end from outside.
 type Status struct {
@@ -224,7 +269,7 @@ func (e *End) Read(b []byte) (n int, err error) {
 func (e *End) lockRead() error {
 	err := e.gate.lock(reading, &e.rd.Deadline)
 	if err != os.ErrDeadlineExceeded && e.gate.endPeek() {
-		e.peer.Release()
+		e.letGo()
 	}
 	return err
 }
@@ -388,7 +433,7 @@ func (e *End) write(b []byte) (n int, err error) {
 				return n, e.corrupt()
 			}
 			if n += m; m == 0 {
-				e.awaitSpace(min(len(b)-n, e.tx.Size()/4), true)
+				e.awaitSpace(min(len(b)-n, e.tx.Ring()/4), true)
 			} else if e.tx.DataWanted() {
 				e.peer.Notify()
 			}
@@ -486,13 +531,14 @@ func (e *End) unnoticed(err error) bool {
 }
 
 // awaitSpace waits until n bytes are free, or there is any other reason to look
-// again. With fewer, one is that at least one byte is free and the peer waits for more
+// again: such as that the fifo is to become larger for a peer that waits for more bytes than
+// it holds. With fewer, one is that at least one byte is free and the peer waits for more
 // bytes than it has. A caller that needs all n must not set it: both sides would wake each
 // other for ever.
 func (e *End) awaitSpace(n int, fewer bool) {
 	ready := func() bool {
 		return e.tx.HasSpace(n) || e.wr.Passed() || e.tx.ConsumerClosed() ||
-			e.state.Load()&^(readClosed|lingerZero) != 0 ||
+			e.state.Load()&^(readClosed|lingerZero) != 0 || e.tx.Starves() ||
 			fewer && e.tx.ConsumerWaits() && e.tx.HasSpace(1)
 	}
 	if e.look(&e.wr, ready) {

@@ -30,14 +30,20 @@ func (e *End) unlocked(due uint64, last bool) {
 		last = e.gate.leave()
 	}
 	if last {
-		e.peer.Release()
+		e.letGo()
 	}
+}
+
+// letGo lets go of the memory. Nobody uses it any more.
+func (e *End) letGo() {
+	e.janitor.forget(e)
+	e.peer.Release()
 }
 
 // Leave undoes Enter: it leaves the gate without a lock, as unlock does with one.
 func (e *End) Leave() {
 	if e.gate.leave() {
-		e.peer.Release()
+		e.letGo()
 	}
 }
 

@@ -64,6 +64,19 @@ func (g *gate) lock(kind int, d *wait.Deadline) error {
 	return g.lockSlow(kind, d)
 }
 
+// tryLock enters with a lock if it is free.
+func (g *gate) tryLock(kind int) bool {
+	for {
+		old := g.word.Load()
+		if old&(gateClosed|gateLocked<<kind) != 0 {
+			return false
+		}
+		if g.word.CompareAndSwap(old, old|gateLocked<<kind+gateRef) {
+			return true
+		}
+	}
+}
+
 func (g *gate) lockSlow(kind int, d *wait.Deadline) error {
 	locked, waiters := uint64(gateLocked<<kind), uint64(gateWaiters<<kind)
 	// Once it has waited it doesn't know whether it was the only one, so it

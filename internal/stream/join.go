@@ -22,8 +22,11 @@ func (j *Junction) Join(a, b *End, ab, ba ring.Fifo, released Releaser, o Option
 	b.Init(ab, ba, &j.b, o)
 }
 
-// A Releaser is told when an end is done with its fifos.
-type Releaser interface{ Release() }
+// A Releaser is told when an end is done with its fifos, and gives back pages of theirs.
+type Releaser interface {
+	Trim(b []byte)
+	Release()
+}
 
 // A jointPeer is an end's way to an other end in the same process.
 type jointPeer struct {

@@ -1,0 +1,212 @@
+// Positions: the consumer reads each byte where the producer has put it, once and in
+// order, although the producer moves the ring's start, makes the ring larger while bytes
+// are in it, and makes it smaller and gives pages back when it finds the fifo empty.
+//
+// What it stands for: a fifo's words tail, place, head and seen, and its data; Producer.look,
+// prepare, restart, grow, Shrink and publish, of which Write, Space, View and Commit are
+// made; Consumer.look and release, of which Read, Buffered, Copy and Discard are made. The
+// value of a byte is its position. The producer restarts and resizes whenever it may, not
+// only when it has a reason to.
+//
+// What it leaves out, and why that is sound:
+//   - Counters that wrap: they are only subtracted from each other. TestWrapAtEveryOffset.
+//   - A peer that lies: TestLyingConsumer, TestLyingProducer and FuzzHostile.
+//   - Waiting: request.pml. The stream's end: ../stream/end.pml.
+//   - How plain memory is ordered: each access to a byte is a step of its own, and none of
+//     them passes an atomic store or load.
+//
+// What holds: the byte that is read at a position is the one that was written for it. So
+// no byte is overwritten, and no page is given back, before it was copied out. And the
+// consumer never sees more bytes than the ring holds that it sees, which it takes for a lie.
+//
+// check: safety
+// mutants: TAIL_BEFORE_PLACE TAIL_BEFORE_BYTES PLACE_BEFORE_TAIL PLACE_KEPT HEAD_BEFORE_COPY
+// mutants: RESTART_ANY_TIME SHRINK_ANY_TIME NOT_MOVED MOVED_TOO_LATE NO_WALL SEEN_TOO_EARLY
+// mutants: WALL_FORGOTTEN
+
+#define AREA 4
+#define TOTAL 8
+#define GARBAGE 99
+
+// The shared words and the data. place is the size and the base, in one word.
+byte tail, head, place = 1 << 2, seen = 1;
+byte data[AREA];
+
+#define MIN(a, b) ((a) < (b) -> (a) : (b))
+
+#define PLACE (size << 2 | own % size)
+
+active proctype producer() {
+	byte own;      // Producer.base: the position at offset 0
+	byte size = 1; // Producer.mask + 1
+	bool walled;   // not beyond the ring's end
+	byte known;    // Producer.head
+	byte n, i, room, off;
+	do
+	:: tail == TOTAL -> break
+	:: tail < TOTAL ->
+		// prepare
+		if
+		:: known = head; // look
+			if
+			:: walled && seen == size -> walled = false
+			:: else
+			fi
+		:: true // it knows of enough space
+		fi;
+		// restart, at any of the sizes: Shrink is a restart at the first one
+		if
+#if defined MUTANT_RESTART_ANY_TIME || defined MUTANT_SHRINK_ANY_TIME
+		:: true ->
+#else
+		:: known == tail ->
+#endif
+			own = tail;
+			walled = false;
+#ifndef MUTANT_RESTART_ANY_TIME
+			if
+			:: size > 1 -> // Shrink
+				size = 1;
+				place = PLACE;
+				i = 1;
+				do
+				:: i < AREA -> data[i] = GARBAGE; i++
+				:: else -> break
+				od;
+				i = 0
+			:: true -> place = PLACE
+			fi
+#else
+			place = PLACE
+#endif
+		// grow, at once or in several steps before the consumer looks
+		:: size < AREA ->
+			off = (known - own) % size;
+#ifdef MUTANT_MOVED_TOO_LATE
+			own = known - off;
+			place = (2 * size) << 2 | own % (2 * size);
+			own = known;
+#endif
+			// the bytes beyond the ring's end lie at its start
+#ifndef MUTANT_NOT_MOVED
+			i = size;
+			do
+			:: i < off + (tail - known) -> data[i] = data[i - size]; i++
+			:: else -> break
+			od;
+			i = 0;
+#endif
+			own = known - off;
+			size = 2 * size;
+#ifndef MUTANT_NO_WALL
+			walled = true;
+#endif
+			off = 0;
+#ifndef MUTANT_TAIL_BEFORE_PLACE
+			place = PLACE
+#endif
+		:: true // the offset is below rewindAfter, and there is no reason to grow
+		fi;
+		// what is free: to the ring's end in its first lap, or all of it
+		if
+		:: walled -> room = own + size - known
+		:: else -> room = size
+		fi;
+#ifdef MUTANT_WALL_FORGOTTEN
+		walled = false;
+#endif
+		off = (tail - own) % size;
+		if
+		:: tail - known == room -> skip
+		:: else ->
+			atomic { select(n : 1 .. MIN(room - (tail - known), TOTAL - tail)) };
+#ifdef MUTANT_TAIL_BEFORE_BYTES
+			tail = tail + n;
+			i = 0;
+			do
+			:: i < n -> data[(tail - n + i - own) % size] = tail - n + i; i++
+			:: else -> break
+			od;
+#else
+			i = 0;
+			do
+			:: i < n -> data[(off + i) % size] = tail + i; i++
+			:: else -> break
+			od;
+			// publish
+			tail = tail + n;
+#ifdef MUTANT_TAIL_BEFORE_PLACE
+			place = PLACE;
+#endif
+#endif
+			n = 0; i = 0
+		fi;
+		off = 0; room = 0
+	od
+}
+
+active proctype consumer() {
+	byte own;      // Consumer.base
+	byte size = 1; // Consumer.mask + 1
+	byte known;    // Consumer.tail
+	byte n, i;
+	byte p;
+	do
+	:: head == TOTAL -> break
+	:: head < TOTAL ->
+		// look, if it knows of no bytes, or of too few
+		if
+		:: true ->
+#ifdef MUTANT_PLACE_BEFORE_TAIL
+			p = place;
+			n = tail;
+#else
+			n = tail;
+			p = place;
+#endif
+			if
+			:: n != known ->
+#ifdef MUTANT_PLACE_KEPT
+				if
+				:: known == head -> own = p & 3; size = p >> 2
+				:: else
+				fi;
+#else
+				own = p & 3; size = p >> 2;
+#endif
+				assert(n - head <= size);
+				known = n;
+#ifndef MUTANT_SEEN_TOO_EARLY
+				seen = size
+#endif
+			:: else
+			fi;
+			n = 0; p = 0
+		:: known != head
+		fi;
+		if
+		:: known == head -> skip
+		:: else ->
+#ifdef MUTANT_SEEN_TOO_EARLY
+			seen = place >> 2;
+#endif
+			atomic { select(n : 1 .. known - head) };
+#ifdef MUTANT_HEAD_BEFORE_COPY
+			head = head + n;
+			i = 0;
+			do
+			:: i < n -> assert(data[(head - n + i + size - own) % size] == head - n + i); i++
+			:: else -> break
+			od;
+#else
+			i = 0;
+			do
+			:: i < n -> assert(data[(head + i + size - own) % size] == head + i); i++
+			:: else -> break
+			od;
+			head = head + n; // release
+#endif
+			n = 0; i = 0
+		fi
+	od
+}
