@@ -13,16 +13,16 @@ import (
 )
 
 // A halfOpen is a connection through shared memory that a dialer has asked for and that was
-// not accepted yet. To answer it is to tell the dialer that it is connected.
+// not accepted yet. Answering it tells the dialer that it is connected.
 type halfOpen interface {
-	// answer answers the dialer. The dialer has been told when answer returns. It may be
-	// called again.
+	// answer answers the dialer. The answer is stored when answer returns. It may be called
+	// again.
 	answer()
 	// accept answers, and returns the accepting end, or nil if the dialer has given up.
 	accept() *Conn
 	// refuse tells the dialer that it is not connected.
 	refuse(errno syscall.Errno)
-	// drop answers, and resets the connection: it will not be accepted.
+	// drop answers, and resets the connection, which will not be accepted.
 	drop()
 }
 
@@ -45,25 +45,25 @@ type halfOpen interface {
 type backlog struct {
 	wait.Deadline // of Accept
 	size          int
-	pending       func() bool // reports whether the kernel has a connection; nil if that is not known
+	pending       func() bool // reports whether the kernel has a connection; nil if it can't be asked
 
-	// bell wakes goroutines that wait in accept. Whatever changes next's result from
-	// stepWait to another one rings it, and a goroutine that it has woken rings it for
-	// the others, unless they would wait.
+	// bell wakes goroutines that wait in accept. A goroutine rings it after a change that
+	// can make next return another step than stepWait. A ring wakes only one goroutine,
+	// which then rings again if next still returns another step (unlockAndRing).
 	bell wait.Bell
 
 	closing chan struct{} // closed when the backlog is
 
 	mu          sync.Mutex
 	queue       []halfOpen
-	kernel      *kernelConn // handed over and not taken; nil if there is none
-	kernelEnded bool        // the kernel's listener will give no more connections
+	kernel      *kernelConn // was handed over and not taken yet; or nil
+	kernelEnded bool        // offerKernel will not be called again
 	streak      int         // connections taken from the queue since the kernel's last one, or since awaitKernel waited in vain
 	closed      bool
-	drained     bool // closed, and drainTime is over
+	drained     bool // closed, and drainTime has passed
 }
 
-// A kernelConn is what the Accept of the kernel's listener has returned.
+// A kernelConn is a result of the kernel's listener's Accept.
 type kernelConn struct {
 	conn  net.Conn
 	err   error
@@ -72,12 +72,11 @@ type kernelConn struct {
 
 const (
 	// maxStreak is how many connections are taken from the queue in a row before Accept
-	// asks whether the kernel has a connection, which is a system call, and waits for it.
+	// asks the kernel, by a system call, whether it has a connection, and waits for it.
 	maxStreak = 8
 
-	// kernelPatience is how long Accept waits then. The kernel's connection is handed
-	// over within microseconds, unless the thread of the goroutine that accepts it waits
-	// for a CPU.
+	// kernelPatience is how long Accept waits then. acceptKernel hands over the connection
+	// within microseconds, unless its thread waits for a CPU.
 	kernelPatience = 10 * time.Millisecond
 
 	// drainTime is how long connections can be accepted after the backlog was closed.
@@ -91,8 +90,8 @@ func (b *backlog) init(size int) {
 	b.kernelEnded = true
 }
 
-// expectKernel makes the backlog expect connections of the kernel's, until endKernel. It is
-// called before any other method but init.
+// expectKernel says that offerKernel may be called, until endKernel. It is called before any
+// other method but init.
 func (b *backlog) expectKernel(pending func() bool) {
 	b.kernelEnded = false
 	b.pending = pending
@@ -133,7 +132,7 @@ func (b *backlog) withdraw(h halfOpen) {
 }
 
 // take removes the queue's element i. If that makes room for another connection to be
-// answered, take returns it too, and the caller answers it when it has released mu.
+// answered, take returns it too, and the caller answers it after it has unlocked mu.
 func (b *backlog) take(i int) (h, answerNow halfOpen) {
 	h = b.queue[i]
 	b.queue = slices.Delete(b.queue, i, i+1)
@@ -143,8 +142,8 @@ func (b *backlog) take(i int) (h, answerNow halfOpen) {
 	return h, answerNow
 }
 
-// offerKernel hands over what the Accept of the kernel's listener has returned, and waits
-// until it was taken. It returns false if the backlog is closed: the caller accepts no more.
+// offerKernel hands over a result of the kernel's listener's Accept, and waits until accept
+// has taken it. It returns false if the backlog is closed: the caller accepts no more.
 func (b *backlog) offerKernel(c net.Conn, err error) bool {
 	k := &kernelConn{c, err, make(chan struct{})}
 	b.mu.Lock()
@@ -181,9 +180,9 @@ type step int
 
 const (
 	stepWait        step = iota // there is nothing to accept
-	stepTakeQueued              // take the queue's first
-	stepTakeKernel              // take the kernel's
-	stepAwaitKernel             // wait for the kernel's: it is its turn
+	stepTakeQueued              // take the first connection of the queue
+	stepTakeKernel              // take the kernel's connection
+	stepAwaitKernel             // wait for the kernel's connection: it is its turn
 	stepDeadline                // fail: the deadline has passed
 	stepClosed                  // fail: the backlog is closed, and nothing is left
 )
@@ -250,7 +249,7 @@ func (b *backlog) accept() (net.Conn, error) {
 	}
 }
 
-// unlockAndRing releases mu, and wakes another goroutine in accept unless it would wait.
+// unlockAndRing unlocks mu, and wakes another goroutine in accept unless that would wait again.
 func (b *backlog) unlockAndRing() {
 	more := b.next() != stepWait
 	b.mu.Unlock()
@@ -259,13 +258,13 @@ func (b *backlog) unlockAndRing() {
 	}
 }
 
-// awaitKernel waits for the connection that the kernel has, if it has one, to be handed over.
-// It waits as long as the kernel has it, as another process that has the same listener
-// may take it, and no longer than kernelPatience.
+// awaitKernel waits until acceptKernel hands over the connection that the kernel has. It waits
+// for kernelPatience at most, and only while the kernel has one: another process with the same
+// listener may take it.
 func (b *backlog) awaitKernel() {
 	const yields = 100
 	for start := time.Now(); b.pending() && time.Since(start) < kernelPatience; time.Sleep(100 * time.Microsecond) {
-		for range yields { // mostly the goroutine that hands it over is ready on this P
+		for range yields { // acceptKernel is mostly ready on this P
 			runtime.Gosched()
 			if b.kernelCame() {
 				return
@@ -279,7 +278,8 @@ func (b *backlog) awaitKernel() {
 	}
 }
 
-// kernelCame reports whether there is no need to await the kernel's connection any more.
+// kernelCame reports whether awaitKernel may return: the connection was handed over, or the
+// backlog is closed.
 func (b *backlog) kernelCame() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -302,20 +302,20 @@ func (b *backlog) isClosed() bool {
 	return b.closed
 }
 
-// A closing says what becomes of the answered connections in the queue when the backlog is
-// closed. The other connections in the queue are refused.
-type closing int
+// A closeMode says what [backlog.close] does with the answered connections in the queue. It
+// refuses the others.
+type closeMode int
 
 const (
 	// resetAnswered resets them. Their dialers notice, and may dial again.
-	resetAnswered closing = iota
-	// drainAnswered leaves them to be accepted for drainTime. It is for a listener whose
-	// address another listener has taken over: for its dialers nothing has happened.
+	resetAnswered closeMode = iota
+	// drainAnswered lets Accept return them for drainTime. It is for a listener whose
+	// address another listener has taken over, which its dialers can't notice.
 	drainAnswered
 )
 
 // close closes the backlog. It returns false if the backlog was closed before.
-func (b *backlog) close(how closing) bool {
+func (b *backlog) close(how closeMode) bool {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()

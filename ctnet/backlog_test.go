@@ -32,7 +32,7 @@ type fakeHalfOpen struct {
 	errno    syscall.Errno
 	accepts  atomic.Int32 // how many times accept returned the connection
 	givenUp  atomic.Bool  // the dialer has given up
-	releases atomic.Int32
+	gone     atomic.Int32
 }
 
 // A fakeAddr is the remote address of a fakeHalfOpen's connection. It leads back to the
@@ -79,7 +79,7 @@ func (h *fakeHalfOpen) refuse(errno syscall.Errno) {
 	close(h.decided) // only once, or it panics
 }
 
-func (h *fakeHalfOpen) Release() { h.releases.Add(1) }
+func (h *fakeHalfOpen) LetGo() { h.gone.Add(1) }
 
 // A fate is what has become of a half-open.
 type fate string
@@ -95,8 +95,8 @@ const (
 // fate returns what has become of h.
 func (h *fakeHalfOpen) fate() fate {
 	fin, reset := h.dialer.Ended()
-	type counts struct{ answers, refusals, accepts, releases int32 }
-	switch n := (counts{h.answers.Load(), h.refusals.Load(), h.accepts.Load(), h.releases.Load()}); {
+	type counts struct{ answers, refusals, accepts, gone int32 }
+	switch n := (counts{h.answers.Load(), h.refusals.Load(), h.accepts.Load(), h.gone.Load()}); {
 	case n == counts{} && !fin && !reset:
 		return fateWaits
 	case n == counts{answers: 1} && !fin && !reset:
@@ -105,7 +105,7 @@ func (h *fakeHalfOpen) fate() fate {
 		return fateAccepted
 	case n == counts{refusals: 1} && h.errno == syscall.ECONNREFUSED:
 		return fateRefused
-	case n == counts{answers: 1, releases: 1} && reset:
+	case n == counts{answers: 1, gone: 1} && reset:
 		return fateReset
 	}
 	return "none that can be"

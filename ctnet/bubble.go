@@ -7,14 +7,13 @@ import (
 	"time"
 )
 
-// A testing/synctest bubble is a world of its own: a goroutine in it can't be
-// woken from outside, and one that is started in it belongs to it. So a listener
-// that was made in a bubble is there for dialers in the same bubble only, and
-// neither starts a goroutine. The runtime has no call that tells which bubble the
-// caller is in, but the header of its stack trace does.
+// A goroutine in a testing/synctest bubble can't be woken from outside, and a goroutine that
+// is started in a bubble belongs to it. So only dialers in the same bubble find a listener
+// that was made in a bubble, and neither of them starts a goroutine. The runtime has no call
+// that returns the caller's bubble, but the header of a stack trace names it.
 
-// bubbles is when time is in a bubble: it begins at the start of the year 2000.
-// Outside, the clock is later, and that is all it takes to find out.
+// bubbles is later than the time in any bubble, which begins at the start of the year 2000,
+// and earlier than the time outside.
 var bubbles = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // currentBubble returns the number of the caller's bubble, or 0 if it is in none.

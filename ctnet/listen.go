@@ -21,7 +21,7 @@ type ListenConfig struct {
 
 	// ReadBuffer and WriteBuffer are the sizes in bytes of the fifos of accepted
 	// connections, from MinBuffer to MaxBuffer, rounded up to a power of two.
-	// 0 leaves the choice to the dialer.
+	// 0 leaves the choice to the [Dialer].
 	ReadBuffer, WriteBuffer int
 
 	// Backlog is the number of connections that are established before they
@@ -30,10 +30,10 @@ type ListenConfig struct {
 	Backlog int
 
 	// Allow reports whether a process may connect from another application. By default
-	// processes of the same user and of root may. On the networks that the kernel has too
-	// all others use the kernel's socket, if they can reach it. A listener calls Allow
-	// from one goroutine, and takes no other application in before it has returned. It is
-	// not asked about connections from inside the listener's own App.
+	// processes of the same user and of root may. On the networks that the kernel has too,
+	// all other processes use the kernel's socket, if they can reach it. A listener calls
+	// Allow from one goroutine; no other application can attach until Allow returns. Allow
+	// is not called for connections inside the listener's own App.
 	Allow func(Cred) bool
 
 	// Kernel has the options of the kernel's listener.
@@ -120,8 +120,8 @@ func (lc *ListenConfig) listenCT(ctx context.Context, name string) (*Listener, e
 	return l, l.open(ctx)
 }
 
-// over returns a listener that accepts connections through shared memory beside kernel's. It
-// returns kernel itself if Path forbids shared memory, or if shared memory can't be offered and
+// over returns a listener that also accepts connections through shared memory. It returns
+// kernel itself if Path forbids shared memory, or if shared memory can't be offered and
 // Path doesn't demand it.
 func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.Listener, error) {
 	if !lc.Path.mayCut() {
@@ -149,7 +149,7 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 	return l, nil
 }
 
-// complain is for the first listener that can't offer shared memory.
+// complained is true once a listener has logged that it can't offer shared memory.
 var complained atomic.Bool
 
 // newListener makes a listener that dialers can't find yet.

@@ -26,7 +26,7 @@ func TestResolvingDial(t *testing.T) {
 
 	r, ctx := begin()
 	first, second, late := made(), made(), made()
-	require.Equal(t, errTookCut, r.keep(&first.conn))
+	require.Equal(t, errCutThrough, r.keep(&first.conn))
 	require.Error(t, ctx.Err(), "package net's Dial goes on")
 	require.Equal(t, context.Canceled, r.keep(&second.conn))
 	c, err := r.result(kernel, nil)
@@ -47,6 +47,6 @@ func TestResolvingDial(t *testing.T) {
 	requireFates(t, []*fakeHalfOpen{late}, fateReset)
 
 	r, _ = begin()
-	_, err = r.result(nil, errTookCut)
-	require.Equal(t, errTookCut, err)
+	_, err = r.result(nil, errCutThrough)
+	require.Equal(t, errCutThrough, err)
 }

@@ -12,8 +12,8 @@ type PortRange struct{ First, Last uint32 }
 // Ports are ranges of ports.
 type Ports []PortRange
 
-// FreePorts returns the ports from 1024 that are not the kernel's to choose.
-var FreePorts = sync.OnceValue(func() (free Ports) {
+// NonEphemeralPorts returns the ports from 1024 that are not the kernel's to choose.
+var NonEphemeralPorts = sync.OnceValue(func() (free Ports) {
 	lo, hi := uint32(32768), uint32(60999) // as Linux has it by default
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
 		fmt.Sscan(string(b), &lo, &hi)

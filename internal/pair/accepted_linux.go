@@ -18,16 +18,17 @@ type Accepted struct {
 
 	once     sync.Once
 	answered atomic.Bool
-	taken    atomic.Bool // by Take
+	accepted atomic.Bool // by Accept
 	refused  uint32      // the errno, if it was
 }
 
-// incoming is called by the worker for each Dial, with a reference to the pair
-// that is the connection's.
+// incoming makes the connection for a Dial. The worker calls it, and passes on a reference to
+// the pair, which the connection keeps.
 func (s *server) incoming(slot segpool.Slot) {
 	if s.conns.get(slot.ID) != nil {
-		// Its client has asked for it again before this was called, which no honest one
-		// does. A second connection in the table would hide the first one for ever.
+		// The client has asked for this slot again before it was answered. An honest
+		// client does not do that. A second connection in the table would hide the first
+		// one for ever.
 		s.table.Refuse(slot, uint32(syscall.EPROTO), func() { s.tell(slot) })
 		s.unref()
 		return
@@ -48,7 +49,8 @@ func (s *server) incoming(slot segpool.Slot) {
 	owner.End().Init(slot.ToServer, slot.ToClient, a, o)
 	s.conns.set(slot.ID, a)
 	s.place.Offer(owner)
-	// If the dialer gave up, or died, before that, its notification found no connection.
+	// The dialer may have given up or died before the connection was in the table. Its
+	// notification found nothing then.
 	if s.dead.Load() {
 		s.cutAccepted(a)
 	} else {
@@ -56,26 +58,26 @@ func (s *server) incoming(slot segpool.Slot) {
 	}
 }
 
-// create has the listener make a connection, and counts it.
+// create asks the listener to make a connection, and counts it.
 func (s *server) create(from Dialer) (a Accepting, o stream.Options, origin uint64, errno syscall.Errno) {
 	a, o, origin, errno = s.place.Make(from)
 	if errno == 0 && s.host.Account.AddConn() != nil {
-		s.place.Released(a)
+		s.place.Forget(a)
 		return nil, o, 0, syscall.ENOBUFS
 	}
 	return a, o, origin, errno
 }
 
-// checkDialer removes the connection from the backlog if its dialer has given up. The
-// dialer notifies after it has said so.
+// checkDialer removes the connection from the backlog if its dialer has given up. The dialer
+// stores GivenUp before it notifies ([Dialed.LetGo]).
 func (a *Accepted) checkDialer() {
-	if !a.taken.Load() && a.givenUp() {
+	if !a.accepted.Load() && a.givenUp() {
 		a.s.door.l.Withdraw(a.owner)
 	}
 }
 
-// givenUp reports whether the dialer has given up: nobody has the connection, even if
-// it was answered.
+// givenUp reports whether the dialer has given up. Then no user has the dialing end, even if
+// the Dial was answered.
 func (a *Accepted) givenUp() bool {
 	e := a.owner.End()
 	if !e.Enter() {
@@ -86,13 +88,13 @@ func (a *Accepted) givenUp() bool {
 	return st.Use() != a.slot.Use || st.Code() == segpool.GivenUp
 }
 
-// Answer tells the dialer that it is connected. When it returns the dialer has been told;
-// it may be called again.
+// Answer tells the dialer that it is connected. The answer is stored when Answer returns,
+// also if another goroutine has called it. It may be called again.
 func (a *Accepted) Answer() {
 	a.once.Do(func() {
 		e := a.owner.End()
 		if !e.Enter() {
-			return // closed with the application
+			return // by Host.Close
 		}
 		a.slot.SayServer(segpool.Accepted)
 		a.answered.Store(true)
@@ -101,11 +103,11 @@ func (a *Accepted) Answer() {
 	})
 }
 
-// Take answers, and reports whether there is a connection to be accepted: otherwise the
-// dialer has given up, and it was dropped.
-func (a *Accepted) Take() bool {
+// Accept answers the dialer and reports whether the connection can be accepted. If the dialer
+// has given up, Accept drops the connection and returns false.
+func (a *Accepted) Accept() bool {
 	a.Answer()
-	a.taken.Store(true)
+	a.accepted.Store(true)
 	if a.givenUp() {
 		a.Drop()
 		return false
@@ -113,36 +115,36 @@ func (a *Accepted) Take() bool {
 	return true
 }
 
-// Drop resets a connection that nobody accepts.
+// Drop resets a connection that will not be accepted.
 func (a *Accepted) Drop() {
-	a.Answer() // a Dial that still waits would not hear of anything else
+	a.Answer() // a Dial that still waits looks only for the answer
 	a.owner.End().Abort()
 }
 
 // Refuse tells the dialer that it is not connected.
 func (a *Accepted) Refuse(errno syscall.Errno) {
-	a.owner.End().Withdraw(func() { a.refused = uint32(errno) })
+	a.owner.End().Refuse(func() { a.refused = uint32(errno) })
 }
 
-// tell notifies the dialer if it waits for the answer: the dialer says ConnectNtf before its
-// last look. Its callers serve other peers too (the worker,
-// Accept) or never wait (Close), so the doorbell is rung apart.
+// tell notifies the dialer if it waits for the answer. The load of ConnectNtf pairs with the
+// store in [Dialed.awaitAnswer]. The callers of tell serve other peers too (the worker,
+// Accept) or must not wait (Close), so another goroutine rings the doorbell.
 func (s *server) tell(slot segpool.Slot) {
 	if slot.ClientState().Code() == segpool.ConnectNtf {
 		s.notifyApart(slot.ID)
 	}
 }
 
-// Notify, NotifyApart, Poller and Release implement stream.Peer.
+// Notify, NotifyApart, Poller and LetGo implement stream.Peer.
 func (a *Accepted) Notify()              { a.s.remote.Notify(a.slot.ID) }
 func (a *Accepted) NotifyApart()         { a.s.notifyApart(a.slot.ID) }
 func (a *Accepted) Poller() sched.Poller { return a.s.worker }
 
-// Release lets go of the slot.
-func (a *Accepted) Release() {
+// LetGo lets go of the slot.
+func (a *Accepted) LetGo() {
 	s := a.s
-	// Out of the table first: once the client may use the slot again, an event
-	// there is a Dial.
+	// Out of the table first: after Free or Refuse the client may use the slot again, and
+	// then an event there is a new Dial.
 	s.conns.set(a.slot.ID, nil)
 	if a.refused != 0 {
 		s.table.Refuse(a.slot, a.refused, func() { s.tell(a.slot) })
@@ -150,6 +152,6 @@ func (a *Accepted) Release() {
 		s.table.Free(a.slot)
 	}
 	s.host.Account.RemoveConn()
-	s.place.Released(a.owner)
+	s.place.Forget(a.owner)
 	s.unref()
 }

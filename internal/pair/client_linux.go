@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A client is this application's pair with one whose listener it has dialed.
+// A client is this application's pair with another one whose listener it has dialed.
 type client struct {
 	pair
 	key  clientKey
@@ -28,8 +28,7 @@ type client struct {
 
 	conns slotTable[Dialed]
 
-	// growing is the segment that is being made, if one is; added is the
-	// server's answer to it.
+	// growing is the flight of addSegment, or nil; added has the server's answer to it.
 	growMu  sync.Mutex
 	growing *flight
 	added   chan syscall.Errno
@@ -41,16 +40,16 @@ type client struct {
 	timer   idleTimer
 }
 
-// A clientKey is what a client is for. Fifo sizes are those of a pair, so Dials
-// that ask for different ones use different pairs.
+// A clientKey says which Dials a client serves. All connections of a pair have the same fifo
+// sizes, so Dials that ask for different sizes use different pairs.
 type clientKey struct {
 	key, name string
 	ask       Sizes
 }
 
-// idleLinger is how long a pair without connections is kept, so that a Dial now
-// and then does not pay for a handshake. A slot that the server has not let go of is
-// looked at again after this time, twice as long, and so on up to limboLinger.
+// idleLinger is how long a pair without connections is kept, so that an occasional Dial does
+// not need a handshake. The client looks at slots in limbo after this time, then after twice
+// as long, and so on up to limboLinger.
 const (
 	idleLinger  = 2 * time.Second
 	limboLinger = 64 * time.Second
@@ -91,7 +90,7 @@ func (h *Host) client(ctx context.Context, t Target) (*client, error) {
 		if other == nil {
 			break
 		}
-		// Another Dial is at it. If that one's context ends it, this one tries.
+		// Another Dial is attaching. If its context ends first, this Dial attaches.
 		h.mu.Unlock()
 		err := other.wait(ctx)
 		if ctx.Err() != nil {
@@ -147,7 +146,7 @@ func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (*cli
 	return p, nil
 }
 
-// attachError returns what a Dial says if a handshake has failed with err.
+// attachError returns the error of a Dial whose handshake has failed with err.
 func attachError(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, net.ErrClosed):
@@ -163,11 +162,11 @@ func attachError(ctx context.Context, err error) error {
 	return err
 }
 
-// sayHello does the client's handshake. It calls unlimited when it waits for the server no
-// more; if that returns false the context has ended.
+// sayHello does the client's handshake. It calls unlimited after the server's answer; if that
+// returns false, the context has ended.
 func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientKey, remote net.Addr, unlimited func() bool) (*client, error) {
 	var held holdings
-	defer held.release()
+	defer held.undo()
 	worker, number, sleepFD, err := h.worker()
 	if err != nil {
 		return nil, err
@@ -250,7 +249,7 @@ func (p *client) read() {
 		case rendezvous.KindAdded:
 			select {
 			case p.added <- syscall.Errno(m.Errno):
-			default: // nobody has asked
+			default: // not the answer to an add
 			}
 		case rendezvous.KindRetire:
 			p.retire()
@@ -280,12 +279,11 @@ func (p *client) forget() {
 	}
 }
 
-// linger sets the timer that ends an idle pair, and frees what the server has let
-// go of, unless it is set.
+// linger starts the timer that ends an idle pair and frees slots in limbo, unless it runs.
 func (p *client) linger() { p.timer.start(idleLinger, p.uses.Load()) }
 
-// idle is called when the timer fires. It reports whether the pair was idle all
-// the while, and then has made sure that it stays so.
+// idle is called when the timer fires. It reports whether the pair was idle since the timer
+// was started. If so, no Dial finds the pair any more.
 func (p *client) idle() bool {
 	after, uses := p.timer.stop()
 	limbo := p.pool.Reap()
@@ -307,19 +305,19 @@ func (p *client) idle() bool {
 	return true
 }
 
-// An idleTimer is the read deadline of a control channel. The deadline and what is known
-// of it change in one step: a timer that was thought to be set, and was not, would never
-// end the pair. Model: idle.pml.
+// An idleTimer is the read deadline of a control channel. The deadline and running change
+// together, under mu: if running said that an unset timer is set, the pair would never end.
+// Model: idle.pml.
 type idleTimer struct {
 	setDeadline func(time.Time) error
 
-	running atomic.Int64 // the time that it was started with, or 0; changed with mu held
+	running atomic.Int64 // the duration that it was started with, or 0; changed with mu held
 
 	mu   sync.Mutex
 	uses uint64 // of the pair, when the timer was started
 }
 
-// start starts the timer, unless it runs and was started with as short a time.
+// start starts the timer, unless it runs already with a duration that is not longer.
 func (t *idleTimer) start(after time.Duration, uses uint64) {
 	// The caller has changed the pool or uses before this look. idle reads them after
 	// stop, so it sees the change.
@@ -355,7 +353,7 @@ func (p *client) handle(id uint32) {
 	}
 }
 
-// cutNext returns what ends the connections, one after the other.
+// cutNext returns a function that cuts the next connection, see [pair.die].
 func (p *client) cutNext() func() bool {
 	return p.conns.inTurn(func(d *Dialed) { p.cut(d.owner.End()) })
 }
@@ -368,14 +366,14 @@ func (p *client) each(f func(e *stream.End, owner any, halfOpen bool)) {
 	})
 }
 
-// drop is called by the pool before a segment goes.
+// drop tells the server that a segment goes. The pool calls it before.
 func (p *client) drop(k int) bool {
 	return p.ch.Send(rendezvous.Message{Kind: rendezvous.KindDrop, Segment: uint32(k)}) == nil
 }
 
-// grow waits until a segment has been added to the pool. The Dial that waits may
-// give up, but the work goes on: a segment that the server has and the pool has
-// not would be in the way of the next one.
+// grow waits until a segment has been added to the pool. The Dial that waits may give up, but
+// the work goes on: if only the server had the segment, the next one could not have its
+// number.
 func (p *client) grow(ctx context.Context) error {
 	p.growMu.Lock()
 	g := p.growing
@@ -398,7 +396,7 @@ func (p *client) grow(ctx context.Context) error {
 	return g.wait(ctx)
 }
 
-// addSegment makes a segment and hands it to the server.
+// addSegment makes a segment, sends it to the server, and adds it to the pool.
 func (p *client) addSegment() error {
 	k, err := p.pool.Next()
 	if err != nil {

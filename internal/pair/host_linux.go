@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Host is an application's side of all its pairs. It costs nothing until the first of
-// them is there.
+// A Host is an application's side of all its pairs. It allocates its sleep words and workers
+// with the first pair.
 type Host struct {
 	Config
 
@@ -24,9 +24,9 @@ type Host struct {
 	sleep   *segpool.Memory // the workers' sleep words; others can only read them
 	sleepFD int
 	group   *sched.Group
-	clients map[clientKey]*client // that Dials find
+	clients map[clientKey]*client // the pairs that Dials find
 	servers map[*server]struct{}
-	all     map[member]struct{} // with a control channel or connections
+	all     map[member]struct{} // the pairs with a reference left
 	// attaching are the client's handshakes under way.
 	attaching map[clientKey]*flight
 
@@ -37,8 +37,8 @@ type Host struct {
 	Absences rendezvous.Absences
 }
 
-// maxServers is about the most pairs that an application has as the server: handshakes that
-// are under way at the same time are not counted.
+// maxServers is about the most pairs that an application has as the server. Handshakes under
+// way are not counted, so there can be some more.
 const maxServers = 4096
 
 // Init must be called before anything else.
@@ -51,8 +51,8 @@ func (h *Host) Init(c Config) {
 	h.servers = make(map[*server]struct{})
 }
 
-// begin counts a channel on which a handshake begins, until end. It fails if the
-// application is closed. Between the two the application's workers stay.
+// begin counts a channel on which a handshake begins, until end. It fails if the application
+// is closed. [Host.Close] waits for the end of all channels before it frees the sleep words.
 func (h *Host) begin(ch rendezvous.Channel) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -105,7 +105,7 @@ func (h *Host) register(m member, add func()) error {
 	return nil
 }
 
-// full reports whether no application may attach any more.
+// full reports whether the limit of attached applications is reached.
 func (h *Host) full() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -126,8 +126,8 @@ func (h *Host) unregister(remove func()) {
 	remove()
 }
 
-// Each calls f with each end of a connection that the application has with another one: its
-// Dialing or Accepting, and whether the dialer has not been answered.
+// Each calls f with each end of a connection that the application has with another one. owner
+// is its Dialing or Accepting; halfOpen says that the dialer was not answered yet.
 func (h *Host) Each(f func(owner any, halfOpen bool)) {
 	for _, m := range h.members() {
 		m.each(func(_ *stream.End, owner any, halfOpen bool) { f(owner, halfOpen) })
@@ -146,8 +146,8 @@ func (h *Host) isClosed() bool {
 	return h.closed
 }
 
-// Close ends all pairs, resets their connections, and waits until what belongs
-// to them is gone.
+// Close ends all pairs, resets their connections, and waits until all channels are closed and
+// all workers are stopped.
 func (h *Host) Close() {
 	h.mu.Lock()
 	h.closed = true

@@ -48,8 +48,8 @@ type Accepted struct{}
 // Answer does nothing.
 func (*Accepted) Answer() {}
 
-// Take returns false.
-func (*Accepted) Take() bool { return false }
+// Accept returns false.
+func (*Accepted) Accept() bool { return false }
 
 // Drop does nothing.
 func (*Accepted) Drop() {}

@@ -10,7 +10,7 @@ import (
 	"cutthrough.example/internal/segpool"
 )
 
-// maxAnswer is the largest answer that is looked at, in bytes.
+// maxAnswer is the size of the largest answer that Inspect reads, in bytes.
 const maxAnswer = 256 << 20
 
 // Inspect asks the application that listens on a socket for what its [Config.Inspect]

@@ -11,14 +11,13 @@ import (
 	"cutthrough.example/internal/stream"
 )
 
-// A pair is what this application has with another one: a control channel, and
-// the memory through which they tell each other of events. There is one for each
-// listener that this application has dialed, and for each application that has
+// A pair connects this application with another one: it has a control channel, and the
+// memory through which the two applications notify each other of events. There is one pair
+// for each listener that this application has dialed, and one for each application that has
 // dialed a listener of this one.
 //
-// The memory and the doorbells stay until the last reference is gone. There is
-// one while the pair is alive, one for each connection, and one for each Dial
-// under way.
+// References keep the memory and the doorbells. The pair has one while it is alive, and each
+// connection and each Dial under way has one.
 type pair struct {
 	host    *Host
 	self    member // the client or server that this is a part of
@@ -37,7 +36,7 @@ type pair struct {
 	dead atomic.Bool
 }
 
-// unref gives up a reference.
+// unref drops a reference. The last one frees the memory and closes the doorbell.
 func (p *pair) unref() {
 	if p.refs.Add(-1) == 0 {
 		p.host.remove(p.self)
@@ -46,7 +45,7 @@ func (p *pair) unref() {
 	}
 }
 
-// ref takes a reference, if the pair is not gone yet.
+// ref adds a reference. It fails if the last one was dropped already.
 func (p *pair) ref() bool {
 	for {
 		n := p.refs.Load()
@@ -59,8 +58,8 @@ func (p *pair) ref() bool {
 	}
 }
 
-// notifyApart is remote.Notify for callers that must not block whatever the peer has done to
-// its doorbell: it is rung by a goroutine of its own. The caller has a reference.
+// notifyApart is remote.Notify for a caller that must not block, whatever the peer has done to
+// its doorbell: a goroutine of its own rings it. The caller has a reference.
 func (p *pair) notifyApart(slot uint32) {
 	if p.remote.Post(slot) {
 		p.refs.Add(1)
@@ -73,13 +72,13 @@ func (p *pair) notifyApart(slot uint32) {
 
 // A member is a client or a server.
 type member interface {
-	// each calls f with each connection, and whether its dialer has not been answered.
+	// each calls f with each connection. halfOpen says that its dialer was not answered yet.
 	each(f func(e *stream.End, owner any, halfOpen bool))
 }
 
-// die ends a pair whose control channel has ended. The worker tells the connections, after
-// the events that came before, and then forgets the pair. cutNext cuts the next connection,
-// and returns false if there is none left.
+// die ends a pair whose control channel has ended. The worker first delivers the events that
+// came before, then cuts the connections, and then drops the pair's reference. cutNext cuts
+// the next connection, and returns false if there is none left.
 func (p *pair) die(cutNext func() bool) {
 	p.dead.Store(true)
 	p.ch.Close()
@@ -105,11 +104,11 @@ func (p *pair) cut(e *stream.End) {
 	}
 }
 
-// raceKey returns a key for the connection with this number of the dialing application: the
-// same at both ends.
+// raceKey returns the race detector's key of a connection, from its number and the identity
+// of the dialing application. Both ends compute the same key.
 func raceKey(app, number uint64) uint64 { return app ^ number }
 
-// A slotTable finds connections by slot. It grows by chunks, which stay.
+// A slotTable finds connections by slot. It grows by chunks, and never shrinks.
 type slotTable[C any] struct {
 	chunks [segpool.MaxSlots / chunkSize]atomic.Pointer[[chunkSize]atomic.Pointer[C]]
 }
@@ -132,8 +131,8 @@ func (t *slotTable[C]) set(id uint32, c *C) {
 	at.Load()[id%chunkSize].Store(c)
 }
 
-// next returns the next connection at or after *id and moves *id behind it, or
-// nil if there is none.
+// next returns the first connection whose slot is *id or higher, and sets *id to the slot
+// after it. It returns nil if there is none.
 func (t *slotTable[C]) next(id *uint32) *C {
 	for *id < segpool.MaxSlots {
 		if t.chunks[*id/chunkSize].Load() == nil {
@@ -170,17 +169,17 @@ func (t *slotTable[C]) inTurn(each func(*C)) (next func() bool) {
 	}
 }
 
-// Holdings are what a handshake has acquired: it gives all of it back, in reverse order,
-// unless it keeps it.
+// Holdings are the steps that undo what a handshake has acquired so far. The handshake
+// undoes all of it, in reverse order, unless it calls keep.
 type holdings []func()
 
-func (h *holdings) add(giveBack func()) { *h = append(*h, giveBack) }
+func (h *holdings) add(undo func()) { *h = append(*h, undo) }
 
 func (h *holdings) keep() { *h = nil }
 
-func (h *holdings) release() {
-	for _, giveBack := range slices.Backward(*h) {
-		giveBack()
+func (h *holdings) undo() {
+	for _, f := range slices.Backward(*h) {
+		f()
 	}
 }
 
@@ -192,13 +191,13 @@ type flight struct {
 
 func newFlight() *flight { return &flight{done: make(chan struct{})} }
 
-// land says that the work is done.
+// land ends the work, with its error.
 func (f *flight) land(err error) {
 	f.err = err
 	close(f.done)
 }
 
-// wait waits until the work is done, or ctx is.
+// wait waits until the work is done or ctx has ended.
 func (f *flight) wait(ctx context.Context) error {
 	select {
 	case <-f.done:
@@ -208,8 +207,8 @@ func (f *flight) wait(ctx context.Context) error {
 	}
 }
 
-// adopt takes over what the peer has sent: the descriptors of its sleep words and
-// of the doorbell of the worker that m names.
+// adopt opens the descriptors that the peer has sent, of its sleep words and of the doorbell
+// of the worker that m names, and owns them, also if it fails.
 func (p *pair) adopt(m rendezvous.Message, sleepFD, bellFD int) (err error) {
 	p.peerApp = m.App
 	if m.Worker >= sched.MaxWorkers {

@@ -71,10 +71,10 @@ func (a *app) dial(t *testing.T, key, name string) (*dialing, error) {
 
 // An accepting is the accepting end of a connection.
 type accepting struct {
-	end      stream.End
-	link     Accepted
-	from     Dialer
-	released atomic.Int32
+	end       stream.End
+	link      Accepted
+	from      Dialer
+	forgotten atomic.Int32
 }
 
 func (a *accepting) End() *stream.End { return &a.end }
@@ -124,11 +124,11 @@ func (l *listener) Make(from Dialer) (Accepting, stream.Options, uint64, syscall
 	return a, stream.Options{}, 42, 0
 }
 
-func (l *listener) Released(a Accepting) { a.(*accepting).released.Add(1) }
+func (l *listener) Forget(a Accepting) { a.(*accepting).forgotten.Add(1) }
 
 func (l *listener) Offer(a Accepting) {
 	l.users.Go(func() {
-		if a.Link().Take() {
+		if a.Link().Accept() {
 			l.serve(a.(*accepting))
 		}
 	})
@@ -199,7 +199,7 @@ func TestPair(t *testing.T) {
 		})
 		require.Equal(t, 1, open)
 		require.NoError(t, d.Close())
-		require.Eventually(t, func() bool { return a.released.Load() == 1 }, leakcheck.Patience, time.Microsecond)
+		require.Eventually(t, func() bool { return a.forgotten.Load() == 1 }, leakcheck.Patience, time.Microsecond)
 	}
 	require.Zero(t, clientApp.account.Usage().Conns)
 	require.Eventually(t, func() bool { return serverApp.account.Usage().Conns == 0 }, leakcheck.Patience, time.Millisecond)
@@ -260,7 +260,7 @@ func TestTwoUsesOfASlot(t *testing.T) {
 	require.Eventually(t, func() bool { return serverApp.account.Usage().Conns == 0 }, leakcheck.Patience, time.Millisecond)
 	l.users.Wait()
 	for _, a := range l.made {
-		require.EqualValues(t, 1, a.released.Load())
+		require.EqualValues(t, 1, a.forgotten.Load())
 	}
 	for _, slot := range slots {
 		p.pool.Free(slot, segpool.Done, segpool.Used{})

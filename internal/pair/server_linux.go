@@ -25,17 +25,18 @@ type Door struct {
 	hands, refusals chan struct{}
 }
 
-// maxHandshakes bounds the handshakes of a kind at a time. Processes that may attach wait
-// for their turn; a silent client holds one of the places for at most helloTimeout. Processes
-// that may not attach have places of their own: beyond these they are cut off unanswered.
+// maxHandshakes is the most handshakes of each kind at a time. Further processes that may
+// attach wait; a silent client holds one of the places for at most helloTimeout. Processes
+// that may not attach have places of their own; beyond these their channels are closed
+// without an answer.
 const maxHandshakes = 64
 
 // helloTimeout is how long a listener waits for a client's hello, which the client sends as
 // soon as it is connected.
 const helloTimeout = time.Second
 
-// Open makes the door of a listener, where it is found by key. It lets nobody in until Serve
-// is called.
+// Open makes the door of a listener, which is found under key. No application can attach
+// until [Door.Serve] is called.
 func (h *Host) Open(ctx context.Context, l Listener, key string) (*Door, error) {
 	socket, err := rendezvous.Bind(ctx, key, l.Shared())
 	if err != nil {
@@ -50,7 +51,7 @@ func (h *Host) Open(ctx context.Context, l Listener, key string) (*Door, error) 
 	}, nil
 }
 
-// Serve lets applications in, until Close.
+// Serve lets applications attach, until [Door.Close].
 func (d *Door) Serve() {
 	var wait time.Duration
 	for {
@@ -88,8 +89,8 @@ func (d *Door) admit(ch rendezvous.Channel) {
 	}
 }
 
-// turnAway tells a process that it may not attach. It reads the hello first: to close a
-// socket with unread bytes is a reset, which would hide the answer.
+// turnAway tells a process that it may not attach. It reads the hello first: closing a socket
+// with unread bytes resets it, and the answer would be lost.
 func (d *Door) turnAway(ch rendezvous.Channel, cred rendezvous.Cred) {
 	ch.SetDeadline(time.Now().Add(helloTimeout))
 	m, fds, err := ch.Receive()
@@ -101,8 +102,8 @@ func (d *Door) turnAway(ch rendezvous.Channel, cred rendezvous.Cred) {
 	<-d.refusals
 }
 
-// served does what m asks for if it is not to connect and comes from this user or
-// root.
+// served handles the messages that may come in place of a hello, from processes of this user
+// and of root. It reports whether m was such a message.
 func (d *Door) served(ch rendezvous.Channel, cred rendezvous.Cred, m rendezvous.Message) bool {
 	switch {
 	case !rendezvous.Trusted(cred):
@@ -115,7 +116,8 @@ func (d *Door) served(ch rendezvous.Channel, cred rendezvous.Cred, m rendezvous.
 	return false
 }
 
-// retire tells the clients to attach anew: another listener may be there now.
+// retire tells the clients to attach anew for later Dials: another listener may have the
+// address now.
 func (d *Door) retire() {
 	d.l.Retire()
 	h := d.host
@@ -123,18 +125,19 @@ func (d *Door) retire() {
 	defer h.mu.Unlock()
 	for s := range h.servers {
 		if s.door == d {
-			s.ch.Send(rendezvous.Message{Kind: rendezvous.KindRetire}) // if not, the next Dial finds out
+			s.ch.Send(rendezvous.Message{Kind: rendezvous.KindRetire}) // if it fails, the next Dial is refused
 		}
 	}
 }
 
-// Close lets no more applications attach, and tells those that have to attach anew.
+// Close lets no more applications attach, and tells the attached ones to attach anew for later
+// Dials.
 func (d *Door) Close() {
 	d.socket.Close()
 	d.retire()
 }
 
-// A server is this application's pair with one that has dialed its listener.
+// A server is this application's pair with another one that has dialed its listener.
 type server struct {
 	pair
 	door  *Door
@@ -163,7 +166,7 @@ func (d *Door) attach(ch rendezvous.Channel, cred rendezvous.Cred) {
 		} else if !errors.As(err, &errno) {
 			errno = syscall.EPROTO
 		}
-		ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(errno)}) // if it still listens
+		ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(errno)}) // fails if the client has gone
 		return
 	}
 	if s != nil {
@@ -171,11 +174,11 @@ func (d *Door) attach(ch rendezvous.Channel, cred rendezvous.Cred) {
 	}
 }
 
-// handshake returns the pair, or nil without an error if that was not what was
-// asked for.
+// handshake returns the pair. It returns nil and no error if it has handled another message
+// than a hello.
 func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (*server, error) {
 	var held holdings
-	defer held.release()
+	defer held.undo()
 	hello, fds, err := ch.Receive()
 	if err != nil {
 		return nil, err
@@ -285,7 +288,8 @@ func (s *server) add(k, fd int) error {
 	return s.table.Add(k, m)
 }
 
-// cutAccepted ends a connection whose peer is gone.
+// cutAccepted ends a connection whose pair has ended, and removes it from the backlog if it was
+// not answered.
 func (s *server) cutAccepted(a *Accepted) {
 	s.cut(a.owner.End())
 	if !a.answered.Load() {
@@ -293,7 +297,7 @@ func (s *server) cutAccepted(a *Accepted) {
 	}
 }
 
-// cutNext returns what ends the connections, one after the other.
+// cutNext returns a function that cuts the next connection, see [pair.die].
 func (s *server) cutNext() func() bool { return s.conns.inTurn(s.cutAccepted) }
 
 func (s *server) each(f func(e *stream.End, owner any, halfOpen bool)) {
@@ -303,8 +307,8 @@ func (s *server) each(f func(e *stream.End, owner any, halfOpen bool)) {
 	})
 }
 
-// handle is called by the worker for each event. One at a slot that is not in
-// use is a Dial.
+// handle is called by the worker for each event. An event at a slot without a connection is
+// a Dial.
 func (s *server) handle(id uint32) {
 	if a := s.conns.get(id); a != nil {
 		a.owner.End().Wake()
@@ -312,8 +316,9 @@ func (s *server) handle(id uint32) {
 		return
 	}
 	if slot, ok := s.table.Request(id); ok {
-		// The call may come after the pair has died, hence the reference. The
-		// worker serves the pair now, so there is one to be had.
+		// The worker may call incoming after the pair has died, so the call needs a
+		// reference. ref succeeds: the worker serves the pair, which has one until
+		// die's Cleanup.
 		s.ref()
 		s.worker.Connect(func() { s.incoming(slot) })
 	}

@@ -128,8 +128,8 @@ func (p *Producer) Commit(n int) {
 	}
 }
 
-// Taken reports whether the consumer has released all that was published.
-func (p *Producer) Taken() bool { return p.h.head.Load() == p.tail }
+// Empty reports whether the consumer has released all that was published.
+func (p *Producer) Empty() bool { return p.h.head.Load() == p.tail }
 
 // Size returns the fifo's size in bytes.
 func (p *Producer) Size() int { return len(p.data) }

@@ -196,23 +196,23 @@ func (s *Spin) learn(paid bool) {
 // A takeover is what a spinning goroutine does on the worker's behalf.
 type takeover struct {
 	poller Poller        // may be nil
-	taken  bool          // the goroutine has taken the poller over
+	active bool          // between begin and end, if the poller could be taken over
 	maxGap time.Duration // the longest time between two looks, also before that
 }
 
 // begin takes the poller over, if there is one and it can be taken over.
-func (t *takeover) begin() { t.taken = t.poller != nil && t.poller.takeOver() }
+func (t *takeover) begin() { t.active = t.poller != nil && t.poller.takeOver() }
 
 // deliver delivers some of the events that were posted, if the poller was taken over.
 func (t *takeover) deliver() {
-	if t.taken {
+	if t.active {
 		t.poller.deliver()
 	}
 }
 
 // end gives the poller back, if it was taken over.
 func (t *takeover) end() {
-	if t.taken {
+	if t.active {
 		t.poller.giveBack(t.maxGap)
 	}
 }

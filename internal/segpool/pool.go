@@ -95,7 +95,7 @@ func (p *Pool) Add(k int, m *Memory) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		s.release()
+		s.unref()
 		return ErrFull
 	}
 	for len(p.segs) <= k {
@@ -219,7 +219,7 @@ func (p *Pool) Free(s Slot, say uint32, used Used) (later bool) {
 		return p.inUse == 0
 	}
 	if p.closed {
-		s.seg.release()
+		s.seg.unref()
 		return false
 	}
 	p.limbo = append(p.limbo, f)
@@ -236,7 +236,7 @@ func (p *Pool) FreeBoth(s Slot, used Used) {
 // put makes a slot free, and drops its segment if that is empty and not the
 // only empty one.
 func (p *Pool) put(s Slot) {
-	s.seg.release()
+	s.seg.unref()
 	if p.closed {
 		return
 	}
@@ -256,7 +256,7 @@ func (p *Pool) put(s Slot) {
 		}
 		if spare >= 0 && p.dropped(k) {
 			p.segs[k] = nil
-			ps.release()
+			ps.unref()
 		}
 		spare = k
 	}
@@ -285,11 +285,11 @@ func (p *Pool) Close() {
 	defer p.mu.Unlock()
 	p.closed = true
 	for _, f := range p.limbo {
-		f.seg.release()
+		f.seg.unref()
 	}
 	for _, ps := range p.segs {
 		if ps != nil {
-			ps.release()
+			ps.unref()
 		}
 	}
 	p.limbo, p.segs = nil, nil

@@ -115,9 +115,9 @@ func newSegment(m *Memory, g Geometry, a *Account) (*Segment, error) {
 	return s, nil
 }
 
-// release gives up a reference. The mapping goes with the last one, so no Read
+// unref gives up a reference. The mapping goes with the last one, so no Read
 // or Write, which hold one through their connection, meets memory that is gone.
-func (s *Segment) release() {
+func (s *Segment) unref() {
 	if s.refs.Add(-1) == 0 {
 		s.account.removeSegment(len(s.mem.Bytes))
 		s.mem.Free()

@@ -52,7 +52,7 @@ func (t *Table) Drop(k int) {
 	defer t.mu.Unlock()
 	if k >= 0 && k < len(t.segs) {
 		if s := t.segs[k].Swap(nil); s != nil {
-			s.release()
+			s.unref()
 		}
 	}
 }
@@ -95,7 +95,7 @@ func (t *Table) Request(id uint32) (s Slot, ok bool) {
 // Free lets go of a slot: the client may use it again.
 func (t *Table) Free(s Slot) {
 	s.SayServer(Done)
-	s.seg.release()
+	s.seg.unref()
 }
 
 // Refuse answers a request with an errno and lets go of the slot. It calls tell in
@@ -103,7 +103,7 @@ func (t *Table) Free(s Slot) {
 func (t *Table) Refuse(s Slot, errno uint32, tell func()) {
 	s.SayServer(Refused | errno<<8)
 	tell()
-	s.seg.release()
+	s.seg.unref()
 }
 
 // Close lets go of all segments, as Drop does.

@@ -14,15 +14,15 @@ func newFifo(size int) ring.Fifo {
 	return ring.Fifo{Header: new(ring.Header), Data: make([]byte, size)}
 }
 
-// releases counts the ends that were released.
-type releases struct{ atomic.Int32 }
+// ends counts the ends that let go of their fifos.
+type ends struct{ atomic.Int32 }
 
-func (r *releases) Release() { r.Add(1) }
+func (r *ends) LetGo() { r.Add(1) }
 
 // A farPeer is the way to an end that is told of events some time later, as one in
 // another process is.
 type farPeer struct {
-	releases
+	ends
 	other *End
 }
 
@@ -51,7 +51,7 @@ func (m meeting) connect() (c, s *End) {
 	there, back := newFifo(m.size), newFifo(m.size)
 	var released func() int32
 	if m.joined {
-		r := new(releases)
+		r := new(ends)
 		new(Junction).Join(c, s, there, back, r, Options{})
 		released = r.Load
 	} else {
