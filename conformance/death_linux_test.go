@@ -73,8 +73,7 @@ func readRequest(r io.Reader) ([]byte, error) {
 	return b, nil
 }
 
-// errTruncated is an end of the stream, as of a peer that closed in order, where
-// there can be none.
+// errTruncated is an orderly end of the stream where the stream must not end in order.
 var errTruncated = errors.New("io.EOF before the end")
 
 // truncated makes an early io.EOF an error of its own.
@@ -129,14 +128,14 @@ func reply(c net.Conn) error {
 
 func requestSize(rnd *rand.Rand) int { return 1 + rnd.IntN(1<<(1+rnd.IntN(16))) }
 
-// newSeed returns a source of random numbers, and logs how to get the same again.
+// newSeed returns a source of random numbers, and logs its seed.
 func newSeed(t *testing.T) *rand.Rand {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// kill sends SIGKILL, and reap waits until the process is dead of it.
+// kill sends SIGKILL, and reap waits until the process is dead.
 func kill(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
@@ -237,7 +236,7 @@ func TestServerKilled(t *testing.T) {
 	t.Logf("calls that failed: %v", ends)
 }
 
-// storm has 16 goroutines do cycles against NAME.
+// storm starts 16 goroutines that do cycles against NAME.
 func storm() {
 	for i := range 16 {
 		rnd := rand.New(rand.NewPCG(uint64(os.Getpid()), uint64(i)))
@@ -373,7 +372,7 @@ func (s *stormServer) reply(c *ctnet.Conn) {
 }
 
 // TestClientKilled kills clients that dial, use and close connections all the
-// time. Another client, which uses the same listener, is not harmed.
+// time. Another client of the same listener is not affected.
 func TestClientKilled(t *testing.T) {
 	rnd := newSeed(t)
 	a := harness.NewApp(t)
@@ -399,8 +398,8 @@ func TestClientKilled(t *testing.T) {
 		s.killed.Store(true)
 		kill(t, cmd)
 		start := time.Now()
-		// Its memory is let go of with the last of its connections, also those
-		// that nobody has accepted yet.
+		// Its memory stays until the last of its connections is closed, also those
+		// that were not accepted yet.
 		harness.Eventually(t, func() bool { return s.active.Load() == 0 && leakcheck.Mappings("ctnet events") == pairs })
 		require.Less(t, time.Since(start), time.Second)
 		require.Equal(t, pairs, leakcheck.Mappings("ctnet segment"))
@@ -446,7 +445,7 @@ func TestClientKilled(t *testing.T) {
 	leakcheck.RequireBack(t, before)
 }
 
-// dialMany dials NAME, many times at once, and writes to what it gets.
+// dialMany dials NAME, many times at once, and writes to the connections.
 func dialMany() {
 	for range 500 {
 		go func() {
@@ -459,9 +458,8 @@ func dialMany() {
 	untilStdinCloses()
 }
 
-// TestClientKilledWhileItDials kills a client while its Dials come in, most of
-// which wait because the backlog is full. Those are forgotten; those that were
-// answered can be accepted.
+// TestClientKilledWhileItDials kills a client while its Dials come in. Most of them wait because
+// the backlog is full, and are forgotten. The answered ones can be accepted.
 func TestClientKilledWhileItDials(t *testing.T) {
 	rnd := newSeed(t)
 	const backlog = 4
@@ -595,8 +593,8 @@ func writer() {
 	untilStdinCloses()
 }
 
-// TestKilledWhileWriting kills a process in the midst of Writes: what it has
-// published is read, and then ECONNRESET.
+// TestKilledWhileWriting kills a process during Writes: the peer reads the bytes that it has
+// published, and then gets ECONNRESET.
 func TestKilledWhileWriting(t *testing.T) {
 	rnd := newSeed(t)
 	a := harness.NewApp(t)
@@ -694,8 +692,8 @@ func TestKilledWhileWriting(t *testing.T) {
 	}
 }
 
-// stop stops a process, which goes on at the end of the test if not before, and
-// waits until all its threads have stopped.
+// stop stops a process, and waits until all its threads have stopped. The process goes on at the
+// end of the test at the latest.
 func stop(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))

@@ -83,7 +83,7 @@ func TestConnsUseNoFDs(t *testing.T) {
 	leakcheck.RequireBack(t, before)
 }
 
-// requireEchoOnce makes the application and the runtime have what they keep.
+// requireEchoOnce lets the application and the runtime allocate what they keep.
 func requireEchoOnce(t testing.TB, a *ctnet.App) {
 	t.Helper()
 	c := dial(t, a, t.Name())
@@ -141,12 +141,12 @@ func TestLeakAppClose(t *testing.T) {
 	}()
 	harness.RequireWithin(t, 20*time.Second, closed, "App.Close")
 	for _, c := range pending {
-		c.Close() // for those that the peer's Close had reset before
+		c.Close() // for connections that the peer's Close had reset before
 	}
 	leakcheck.RequireBack(t, before)
 }
 
-// TestLeakPeerKilled kills the other process in the midst of traffic.
+// TestLeakPeerKilled kills the other process during traffic.
 func TestLeakPeerKilled(t *testing.T) {
 	a := harness.NewApp(t)
 	cmd := startProcess(t, "echo", t.Name())

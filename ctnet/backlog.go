@@ -12,9 +12,9 @@ import (
 	"cutthrough.example/internal/wait"
 )
 
-// A halfOpen is a connection through shared memory that a dialer has asked for and that was
+// An incoming is a connection through shared memory that a dialer has asked for and that was
 // not accepted yet. Answering it tells the dialer that it is connected.
-type halfOpen interface {
+type incoming interface {
 	// answer answers the dialer. The answer is stored when answer returns. It may be called
 	// again.
 	answer()
@@ -55,10 +55,10 @@ type backlog struct {
 	closing chan struct{} // closed when the backlog is
 
 	mu          sync.Mutex
-	queue       []halfOpen
+	queue       []incoming
 	kernel      *kernelConn // was handed over and not taken yet; or nil
 	kernelEnded bool        // offerKernel will not be called again
-	streak      int         // connections taken from the queue since the kernel's last one, or since awaitKernel waited in vain
+	streak      int         // connections taken from the queue since the kernel's last one, or since awaitKernel gave up
 	closed      bool
 	drained     bool // closed, and drainTime has passed
 }
@@ -98,7 +98,7 @@ func (b *backlog) expectKernel(pending func() bool) {
 }
 
 // offer adds h to the queue. It never blocks.
-func (b *backlog) offer(h halfOpen) {
+func (b *backlog) offer(h incoming) {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
@@ -116,7 +116,7 @@ func (b *backlog) offer(h halfOpen) {
 
 // withdraw removes h, whose dialer has given up, from the queue if it is still there, and
 // drops it.
-func (b *backlog) withdraw(h halfOpen) {
+func (b *backlog) withdraw(h incoming) {
 	b.mu.Lock()
 	i := slices.Index(b.queue, h)
 	if i < 0 {
@@ -133,7 +133,7 @@ func (b *backlog) withdraw(h halfOpen) {
 
 // take removes the queue's element i. If that makes room for another connection to be
 // answered, take returns it too, and the caller answers it after it has unlocked mu.
-func (b *backlog) take(i int) (h, answerNow halfOpen) {
+func (b *backlog) take(i int) (h, answerNow incoming) {
 	h = b.queue[i]
 	b.queue = slices.Delete(b.queue, i, i+1)
 	if i < b.size && len(b.queue) >= b.size {

@@ -24,12 +24,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a peer may send in place of what it should.
+// What a hostile peer sends in place of a correct message.
 type parts struct {
 	sleep, block, bell int // as it should be
 
 	segment    int // of the default geometry
-	unsealed   int // the sizes are those of sleep words here and below
+	unsealed   int // of the size of sleep words, as all below
 	shrinkable int
 	short      int
 	long       int
@@ -119,8 +119,8 @@ func hello(name string, changes ...func(*rendezvous.Message)) []byte {
 	return packet(rendezvous.KindHello, append([]func(*rendezvous.Message){named}, changes...)...)
 }
 
-// sendPacket sends what no call of the package does. Without bytes it is an empty
-// packet, which package net does not send together with descriptors.
+// sendPacket sends a packet that no call of the package sends. Without bytes it is empty; package
+// net can't send an empty packet with descriptors.
 func sendPacket(ch rendezvous.Channel, b []byte, fds ...int) error {
 	var hdr unix.Msghdr
 	if len(b) > 0 {
@@ -152,22 +152,22 @@ func sendPacket(ch rendezvous.Channel, b []byte, fds ...int) error {
 func expectEnd(ch rendezvous.Channel) error {
 	m, fds, err := ch.Receive()
 	rendezvous.CloseAll(fds)
-	// It is a reset if there was something that the peer did not read.
+	// It is a reset if the peer has not read everything.
 	if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		return fmt.Errorf("the peer should close, but: message %v, error %v", m.Kind, err)
 	}
 	return nil
 }
 
-// A fakeServer is where the socket of a listener would be.
+// A fakeServer listens at the place of a listener's socket.
 type fakeServer struct {
 	ln    *net.UnixListener
 	conns atomic.Int32 // that were accepted
 	wg    sync.WaitGroup
 }
 
-// fakeListen has serve called with each connection to name. An error it returns
-// fails the test; so does a peer that it waits for in vain.
+// fakeListen calls serve with each connection to name. An error of serve fails the test, and so
+// does a peer for which serve waits too long.
 func fakeListen(t *testing.T, name string, serve func(ch rendezvous.Channel) error) *fakeServer {
 	t.Helper()
 	s := &fakeServer{ln: rawListen(t, name)}
@@ -197,7 +197,7 @@ func (s *fakeServer) stop() {
 	s.wg.Wait()
 }
 
-// takeHello receives what a client says first, and checks it.
+// takeHello receives a client's hello, and checks it.
 func takeHello(ch rendezvous.Channel, name string) (rendezvous.Message, error) {
 	m, fds, err := ch.Expect(rendezvous.KindHello, 3)
 	if err != nil {
@@ -218,8 +218,8 @@ func takeHello(ch rendezvous.Channel, name string) (rendezvous.Message, error) {
 	return m, err
 }
 
-// warm makes what an application has from its first handshake on, its sleep
-// words. Nothing else is to stay when what it has to do with others is over.
+// warm makes an application's sleep words, which it keeps from its first handshake on. Nothing
+// else may stay when its pairs have ended.
 func warm(t *testing.T, a *App) {
 	t.Helper()
 	other := newTestApp(t, AppConfig{})
@@ -230,8 +230,8 @@ func warm(t *testing.T, a *App) {
 	require.Eventually(t, func() bool { return leakcheck.Mappings("ctnet events") == 0 }, leakcheck.Patience, time.Millisecond)
 }
 
-// TestHandshakeBadServer has a server answer hello with all kinds of nonsense.
-// The dialer finds out at once, says what it is, and leaves nothing behind.
+// TestHandshakeBadServer answers hello with all kinds of nonsense. The Dial fails at once, with
+// the right error, and leaves nothing behind.
 func TestHandshakeBadServer(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -358,8 +358,7 @@ func repeated(fd, n int) []int {
 	return fds
 }
 
-// TestHandshakeServerGoes has a server go away, or say nothing that could be a
-// message.
+// TestHandshakeServerGoes lets a server go away, or send something that is no message.
 func TestHandshakeServerGoes(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -411,7 +410,7 @@ func TestHandshakeForeignServer(t *testing.T) {
 	warm(t, a)
 	before := leakcheck.Now()
 	uid, distrusted := nobody()
-	// Whose it is, is who calls listen.
+	// The listener's user is the user that calls listen.
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
 	file := os.NewFile(uintptr(fd), "listener")
@@ -423,15 +422,14 @@ func TestHandshakeForeignServer(t *testing.T) {
 	d := Dialer{App: a, Timeout: 20 * time.Millisecond}
 	_, err = d.Dial(networkCT, "foreign")
 	if distrusted == nil {
-		distrusted = os.ErrDeadlineExceeded // nobody answers
+		distrusted = os.ErrDeadlineExceeded // the server does not answer
 	}
 	requireOpError(t, err, "dial", "foreign", distrusted)
 	file.Close()
 	leakcheck.RequireBack(t, before)
 }
 
-// TestHandshakeContext has a server say nothing. Dial returns when its context
-// ends.
+// TestHandshakeContext lets a server stay silent. Dial returns when its context ends.
 func TestHandshakeContext(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -494,8 +492,8 @@ func TestHandshakeContext(t *testing.T) {
 	}
 }
 
-// TestHandshakeShared has Dials wait for the handshake of another one. They need
-// not wait for longer than they want to, and the handshake goes on without them.
+// TestHandshakeShared lets Dials wait for the handshake of another Dial. Each waits only as long
+// as its own context lasts, and the handshake goes on without them.
 func TestHandshakeShared(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -509,7 +507,7 @@ func TestHandshakeShared(t *testing.T) {
 		}
 		close(said)
 		<-answer
-		// The last one in dials anew, so it must be answered with this.
+		// The last Dial attaches anew, so it must be answered like this.
 		return sendPacket(ch, packet(rendezvous.KindWelcome, func(m *rendezvous.Message) { m.Errno = uint32(syscall.ENOBUFS) }), p.bell)
 	})
 	first := make(chan error, 1)
@@ -561,8 +559,8 @@ func takeAdd(ch rendezvous.Channel, k uint32) error {
 	return err
 }
 
-// TestHandshakeAddedErrno has a server that can't take the client's segment. The
-// pair is as it was before.
+// TestHandshakeAddedErrno lets a server answer that it can't map the client's segment. The pair
+// stays as it was before.
 func TestHandshakeAddedErrno(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -601,8 +599,8 @@ func TestHandshakeAddedErrno(t *testing.T) {
 	require.EqualValues(t, 1, s.conns.Load(), "one handshake is enough")
 }
 
-// TestHandshakeServerGoesAtAdd has a server go away when it should take the
-// client's first segment. Dial tries once more.
+// TestHandshakeServerGoesAtAdd lets a server go away when the client adds its first segment. Dial
+// tries once more.
 func TestHandshakeServerGoesAtAdd(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -628,8 +626,8 @@ func TestHandshakeServerGoesAtAdd(t *testing.T) {
 	}
 }
 
-// TestHandshakeNoise has a server say things nobody has asked for, beside what it
-// should, and never answer the connection.
+// TestHandshakeNoise lets a server send messages that the client has not asked for, beside the
+// right ones, and never answer the connection.
 func TestHandshakeNoise(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -674,7 +672,7 @@ func TestHandshakeNoise(t *testing.T) {
 }
 
 // TestHandshakeCanceledAnywhere cancels Dials in the middle of their handshakes,
-// sooner and later. The next one of the same application is as good as any.
+// sooner and later. The next Dial of the same application works.
 func TestHandshakeCanceledAnywhere(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -729,7 +727,7 @@ func echoServer(t *testing.T, a *App, lc ListenConfig, name string) *Listener {
 	return ln.(*Listener)
 }
 
-// attachAndEcho has a new application dial and get back what it sends.
+// attachAndEcho dials from a new application, which gets back the bytes that it sends.
 func attachAndEcho(t *testing.T, name string) {
 	t.Helper()
 	a, err := NewApp(AppConfig{})
@@ -763,7 +761,7 @@ func fakeDial(t *testing.T, name string) rendezvous.Channel {
 	return rendezvous.Channel{UnixConn: c}
 }
 
-// requireRefused checks that a server says no, and why, and closes.
+// requireRefused checks that a server refuses with an errno, and closes.
 func requireRefused(t *testing.T, ch rendezvous.Channel, want error) {
 	t.Helper()
 	m, fds, err := ch.Receive()
@@ -775,8 +773,8 @@ func requireRefused(t *testing.T, ch rendezvous.Channel, want error) {
 	require.NoError(t, expectEnd(ch))
 }
 
-// TestHandshakeBadClient has a client introduce itself with all kinds of
-// nonsense. The server says no at once, and others do not notice.
+// TestHandshakeBadClient sends all kinds of nonsense in place of a hello. The server refuses at
+// once, and other clients do not notice.
 func TestHandshakeBadClient(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -908,11 +906,11 @@ func TestHandshakeClientGoes(t *testing.T) {
 	}
 }
 
-// trusts is the rule for who may connect if Allow is nil.
+// trusts is the rule without Allow.
 func trusts(c Cred) bool { return rendezvous.Trusted(rendezvous.Cred(c)) }
 
-// TestHandshakeAllow has users connect that are not trusted, and ones that the
-// listener allows.
+// TestHandshakeAllow connects as users that are not trusted, and as users that the listener
+// allows.
 func TestHandshakeAllow(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -971,8 +969,7 @@ func fakeAttach(t *testing.T, name string, p parts) rendezvous.Channel {
 	return ch
 }
 
-// TestHandshakeSegments has a client that has attached add and drop segments as
-// it should not.
+// TestHandshakeSegments attaches, and then adds and drops segments against the rules.
 func TestHandshakeSegments(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -1039,7 +1036,7 @@ func TestHandshakeSegments(t *testing.T) {
 			for _, s := range c.steps {
 				request(s)
 			}
-			// The pair is well, and a silence was one.
+			// The pair still works, and there was no other answer.
 			for k := range held {
 				request(drop(k))
 			}
@@ -1053,8 +1050,8 @@ func TestHandshakeSegments(t *testing.T) {
 	}
 }
 
-// TestHandshakeEndsAtGarbage has a client that has attached send what is no
-// message. That is the end of its pair.
+// TestHandshakeEndsAtGarbage attaches, and then sends a packet that is no message. That ends the
+// pair.
 func TestHandshakeEndsAtGarbage(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -1093,8 +1090,8 @@ func TestHandshakeEndsAtGarbage(t *testing.T) {
 	}
 }
 
-// TestHandshakeSilentClients has more clients than a listener talks to at a time
-// say nothing. The listener closes without waiting for them.
+// TestHandshakeSilentClients connects more silent clients than a listener has handshakes at a
+// time. The listener closes without waiting for them.
 func TestHandshakeSilentClients(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -1122,8 +1119,8 @@ func silentClients(t *testing.T, name string, n int) []rendezvous.Channel {
 	return clients
 }
 
-// TestHandshakeHerd has more applications attach at once than a listener talks to
-// at a time. None of them is taken for one that says nothing.
+// TestHandshakeHerd attaches more applications at once than a listener has handshakes at a time.
+// None of them runs into the timeout for silent clients.
 func TestHandshakeHerd(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -1148,8 +1145,7 @@ func TestHandshakeHerd(t *testing.T) {
 	wg.Wait()
 }
 
-// TestHandshakeTimeouts has peers that let the other side wait for all of the
-// timeout, all at the same time.
+// TestHandshakeTimeouts lets peers wait for each timeout, all at the same time.
 func TestHandshakeTimeouts(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -1159,7 +1155,7 @@ func TestHandshakeTimeouts(t *testing.T) {
 	defer wg.Wait()
 	fail := func(err error, took time.Duration) { t.Errorf("after %v: %v", took, err) }
 
-	// Nobody answers hello.
+	// The server does not answer hello.
 	silent := newTestApp(t, AppConfig{})
 	fakeListen(t, "silent", func(ch rendezvous.Channel) error {
 		_, err := takeHello(ch, "silent")
@@ -1173,7 +1169,7 @@ func TestHandshakeTimeouts(t *testing.T) {
 		}
 	})
 
-	// Nobody takes the segment: once without a limit to Dial, and once with one.
+	// The server does not answer add: once without a limit to Dial, and once with one.
 	for name, limit := range map[string]time.Duration{"no limit": 0, "limit": 20 * time.Millisecond} {
 		d := Dialer{App: newTestApp(t, AppConfig{}), Timeout: limit}
 		fakeListen(t, name, func(ch rendezvous.Channel) error {
@@ -1195,8 +1191,8 @@ func TestHandshakeTimeouts(t *testing.T) {
 		})
 	}
 
-	// More clients than a listener talks to at a time say nothing. Each is told
-	// that its time is up, and a good one gets its turn before it is tired.
+	// More clients than a listener has handshakes at a time stay silent. Each is told
+	// that its time is up, and a good client gets its turn before its own timeout.
 	server := newTestApp(t, AppConfig{})
 	echoServer(t, server, ListenConfig{App: server}, "echo")
 	for _, ch := range silentClients(t, "echo", maxHandshakes+1) {

@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestHostileClient has a client overwrite all the memory that it shares with a
-// server, again and again, while another one minds its business.
+// TestHostileClient overwrites all the memory that a client shares with a server, again and
+// again. Another client of the server is not affected.
 func TestHostileClient(t *testing.T) {
 	usage := func() (u [3]int) {
 		fds, err := os.ReadDir("/proc/self/fd")
@@ -174,7 +174,7 @@ func TestHostileClient(t *testing.T) {
 // A mapping is shared memory of this process that both sides of a pair write to.
 type mapping struct{ start, end int64 }
 
-// mappings returns those of segments and events.
+// mappings returns the mappings of segments and event blocks.
 func mappings(t *testing.T) map[mapping]struct{} {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")

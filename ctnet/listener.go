@@ -100,8 +100,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// AcceptConn is [Listener.Accept] with the connection's own type. It is for network "ct": on a listener
-// that accepts the kernel's connections too it fails with EINVAL.
+// AcceptConn is [Listener.Accept] with the connection's own type. It is for network "ct": on
+// a listener that accepts the kernel's connections too it fails with EINVAL.
 func (l *Listener) AcceptConn() (*Conn, error) {
 	if l.kernel != nil {
 		return nil, opError("accept", nil, l.addr, syserr.New(syscall.EINVAL, "the kernel's connections are of another type, use Accept"))

@@ -194,7 +194,7 @@ func (r *resolvingDial) result(kernel net.Conn, err error) (net.Conn, error) {
 	return r.cut, nil
 }
 
-// tryAddress tries to connect through shared memory to the address as it was given to Dial.
+// tryAddress tries to connect through shared memory to the address that the program gave.
 func (n *netDial) tryAddress(ctx context.Context) attempt {
 	if n.network == "unix" {
 		return n.tryUnix(ctx, n.address)

@@ -9,9 +9,8 @@ import (
 	"cutthrough.example/internal/hostnet"
 )
 
-// TestOrigins takes all that there are: no two are the same, none is the
-// listener's own port or one that the kernel would choose, and each stays on the
-// host.
+// TestOrigins allocates all origins: no two are the same, none has the listener's own port or an
+// ephemeral one, and each address is this host's.
 func TestOrigins(t *testing.T) {
 	defer func(f func() hostnet.Ports) { originPorts = f }(originPorts)
 	originPorts = func() hostnet.Ports { return hostnet.Ports{{First: 1024, Last: 1100}, {First: 8000, Last: 8100}} }
@@ -42,7 +41,7 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
-// TestOriginHostile shows what a hostile listener may say: any word is an address.
+// TestOriginHostile sets the origins of a hostile listener: any value is an address.
 func TestOriginHostile(t *testing.T) {
 	for _, o := range []origin{0, 1, 1 << 16, 1<<32 - 1} {
 		for _, ip := range []string{"127.0.0.1", "127.255.255.255", "10.0.0.1", "::1"} {

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestNothingAfterAppClose ends the writer's application while it writes. The reader, who
-// is told so by the pair's end, finds nothing after that.
+// TestNothingAfterAppClose closes the writer's application while it writes. The reader learns of
+// it by the pair's end, and reads nothing after that.
 func TestNothingAfterAppClose(t *testing.T) {
 	const conns = 8
 	data := make([]byte, burst)

@@ -17,7 +17,7 @@ import (
 	"cutthrough.example/ctnet"
 )
 
-// An end is one side's of a connection, at work.
+// An end is one end of a connection, and what its goroutines have found.
 type end struct {
 	plan *plan
 	side int
@@ -151,7 +151,7 @@ func (e *end) halfClose() {
 	e.must(err == nil || kind(err) == ownClosed, "CloseWrite: %v", err)
 }
 
-// kind returns what an error says, as far as the rules go, or the error.
+// kind returns the kind of an error for the rules, or the error.
 func kind(err error) string {
 	var op *net.OpError
 	switch {
@@ -258,7 +258,7 @@ func (e *end) last() {
 	}
 }
 
-// afterClose looks at what a closed connection says. It ends the last Peek.
+// afterClose checks the calls on a closed connection. It ends the last Peek.
 func (e *end) afterClose() {
 	b := make([]byte, 1)
 	n, err := e.c.Read(b)

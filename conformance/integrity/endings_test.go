@@ -48,8 +48,8 @@ var endings = map[string]func(c *ctnet.Conn){
 	"CloseTwice": func(c *ctnet.Conn) { c.CloseWrite(); c.Close() },
 }
 
-// TestNothingAfterTheEnd ends the stream while each of the calls writes. Once the reader is
-// told, there is nothing more to be read.
+// TestNothingAfterTheEnd ends the stream while each of the calls writes. Once the reader has got
+// the end, it reads nothing more.
 func TestNothingAfterTheEnd(t *testing.T) {
 	eachPlace(t, ctnet.ListenConfig{}, func(t *testing.T, p place) {
 		data := make([]byte, burst)
@@ -110,8 +110,8 @@ func readOn(c net.Conn, written func()) (n int, err error) {
 	return n, err
 }
 
-// TestWriteAgainstClose has the other end closed while each of the calls writes. If bytes
-// that are said to be written were not read, this end is told of a reset.
+// TestWriteAgainstClose closes the other end while each of the calls writes. If bytes that count
+// as written were not read, this end gets a reset.
 func TestWriteAgainstClose(t *testing.T) {
 	eachPlace(t, ctnet.ListenConfig{}, func(t *testing.T, p place) {
 		data := make([]byte, burst)

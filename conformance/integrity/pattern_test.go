@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A pattern is the bytes of one direction of one connection. Those at two positions, or of
-// two patterns, agree by chance only.
+// A pattern is the bytes of one direction of one connection. Bytes at two positions, or of two
+// patterns, agree by chance only.
 type pattern uint64
 
 func patternOf(seed, number uint64, direction int) pattern {
@@ -65,7 +65,7 @@ func (p pattern) wrong(b []byte, at int64) (n, first int) {
 	return n, first
 }
 
-// TestPattern has each kind of wrong bytes found.
+// TestPattern checks that each kind of wrong bytes is found.
 func TestPattern(t *testing.T) {
 	const size = 4096
 	p := patternOf(1, 2, 0)

@@ -26,7 +26,7 @@ type plan struct {
 
 // does is what a side does beside reading and writing.
 type does struct {
-	// late: it reads when the other side has ended its stream. All that one writes fits.
+	// late: it reads when the other side has ended its stream, whose bytes all fit the fifo.
 	late bool
 	// hangsUp: it closes when it has written all, and otherwise it calls CloseWrite, and
 	// closes when it has read all.
@@ -96,7 +96,7 @@ func upTo(rnd *rand.Rand, most int) int {
 	return min(most, n+rnd.IntN(n))
 }
 
-// pattern returns that of what a side writes.
+// pattern returns the pattern that a side writes.
 func (p *plan) pattern(side int) pattern { return patternOf(p.seed, p.number, side) }
 
 // rnd returns a source for one goroutine of a side.

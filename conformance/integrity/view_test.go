@@ -12,8 +12,8 @@ import (
 )
 
 // TestViewOutlivesClose keeps a view from Peek while the connection is closed at both ends,
-// and new ones take every slot that is free. The view shows the same bytes until the Read
-// that must follow; then the memory is let go of.
+// and new ones use every free slot. The view shows the same bytes until the Read that must
+// follow; then the end lets go of its memory.
 func TestViewOutlivesClose(t *testing.T) {
 	const size = 4096
 	eachPlace(t, ctnet.ListenConfig{ReadBuffer: size, WriteBuffer: size}, func(t *testing.T, p place) {
@@ -55,8 +55,8 @@ func TestViewOutlivesClose(t *testing.T) {
 	})
 }
 
-// TestPeekAgainstClose has one goroutine in Peek while another one closes the connection
-// and reads. The memory is let go of once: with the other end open, a connection is there.
+// TestPeekAgainstClose calls Peek in one goroutine while another one closes the connection and
+// reads. The end lets go of its memory once: with the other end open, a connection is there.
 func TestPeekAgainstClose(t *testing.T) {
 	const size = 64 << 10
 	eachPlace(t, ctnet.ListenConfig{ReadBuffer: size, WriteBuffer: size}, func(t *testing.T, p place) {

@@ -7,7 +7,7 @@ import (
 	"runtime"
 )
 
-// readers are the ways to read. Each returns how many bytes it took.
+// readers are the ways to read. Each returns how many bytes it has read.
 var readers = []func(e *end, rnd *rand.Rand) (int64, error){
 	func(e *end, rnd *rand.Rand) (int64, error) { return e.read(upTo(rnd, 64<<10)) },
 	func(e *end, rnd *rand.Rand) (int64, error) { return e.read(e.plan.fifo[1-e.side]) },
@@ -46,7 +46,7 @@ var readers = []func(e *end, rnd *rand.Rand) (int64, error){
 	},
 }
 
-// whole makes the nil of a copy that went to the end io.EOF.
+// whole returns io.EOF for the nil of a copy up to the end of the stream.
 func whole(err error) error {
 	if err == nil {
 		return io.EOF
@@ -63,7 +63,7 @@ func (e *end) read(n int) (int64, error) {
 	return int64(n), err
 }
 
-// A sink takes and checks a number of bytes, and then has enough.
+// A sink accepts and checks a number of bytes, and then fails.
 type sink struct {
 	e    *end
 	at   int64

@@ -44,7 +44,7 @@ func TestSocketFile(t *testing.T) {
 	require.ErrorIs(t, MayConnect(dir+"/none"), os.ErrNotExist)
 }
 
-// TestListeners asks about listeners what is known of them.
+// TestListeners checks the functions about listeners.
 func TestListeners(t *testing.T) {
 	leakcheck.Check(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -68,7 +68,7 @@ func TestListeners(t *testing.T) {
 	require.NotZero(t, flags&syscall.O_NONBLOCK)
 }
 
-// TestOnlyIPv6 has a listener on all addresses of IPv6, with IPv4's and without.
+// TestOnlyIPv6 listens on all addresses of IPv6, with IPv4 and without.
 func TestOnlyIPv6(t *testing.T) {
 	for network, want := range map[string]bool{"tcp": false, "tcp6": true} {
 		ln, err := net.Listen(network, "[::]:0")

@@ -33,7 +33,7 @@ type Target struct {
 	Remote net.Addr
 }
 
-// ErrRetired means that a pair takes no more connections: its listener was closed, or its
+// ErrRetired means that a pair accepts no more connections: its listener was closed, or its
 // process has ended.
 var ErrRetired = errors.New("pair retired")
 
@@ -72,7 +72,7 @@ type Listener interface {
 	// Allows reports whether a process may attach.
 	Allows(c rendezvous.Cred) bool
 	// Place returns what connections dialed by a name need to know of the listener, or nil
-	// if the listener does not have that name, or takes no connections any more.
+	// if the listener does not have that name, or accepts no connections any more.
 	Place(name string) Place
 	// Shared reports whether another process may take over: the kernel has granted it the
 	// same address.
@@ -92,7 +92,7 @@ type Place interface {
 	Make(from Dialer) (a Accepting, o stream.Options, origin uint64, errno syscall.Errno)
 	// Offer queues a connection to be accepted. It never blocks.
 	Offer(a Accepting)
-	// Forget is called when nobody uses a connection that Make has made any more.
+	// Forget is called when a connection that Make has made is not used any more.
 	Forget(a Accepting)
 }
 

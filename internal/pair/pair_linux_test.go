@@ -19,7 +19,7 @@ import (
 	"cutthrough.example/internal/stream"
 )
 
-// An app is what a Host needs of an application.
+// An app is a Host with its own account.
 type app struct {
 	Host
 	numbers atomic.Uint64
@@ -80,7 +80,7 @@ type accepting struct {
 func (a *accepting) End() *stream.End { return &a.end }
 func (a *accepting) Link() *Accepted  { return &a.link }
 
-// A listener has connections served as soon as they come.
+// A listener serves connections as soon as they come.
 type listener struct {
 	name    string
 	errno   syscall.Errno // for all Dials
@@ -160,7 +160,7 @@ func (a *app) open(t *testing.T, key string, l *listener) *Door {
 	return d
 }
 
-// TestPair dials a listener, and is told what it says.
+// TestPair dials a listener, which accepts or refuses.
 func TestPair(t *testing.T) {
 	useDir(t)
 	serverApp, clientApp := newApp(t, 1), newApp(t, 2)
@@ -213,9 +213,8 @@ func TestPair(t *testing.T) {
 	require.Equal(t, syscall.ENOBUFS, err)
 }
 
-// TestTwoUsesOfASlot has a client ask for a connection at a slot at which it has asked for
-// another one, before the worker has seen to that. One of them is made; none is left when
-// the client is gone.
+// TestTwoUsesOfASlot lets a client ask for a second connection in a slot before the worker has
+// handled the first one. One of them is made, and none is left when the client is gone.
 func TestTwoUsesOfASlot(t *testing.T) {
 	useDir(t)
 	serverApp, clientApp := newApp(t, 1), newApp(t, 2)

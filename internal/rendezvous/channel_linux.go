@@ -16,12 +16,12 @@ import (
 	"cutthrough.example/internal/syserr"
 )
 
-// The control channel of a pair is a SOCK_SEQPACKET socket, which keeps
-// messages and the descriptors that come with them together. After the handshake
-// it is silent but for segments that come and go; its end is the peer's end.
+// The control channel of a pair is a SOCK_SEQPACKET socket, which keeps a message and its
+// descriptors together. After the handshake it carries only messages about segments, and
+// retire. It ends when the peer's process ends.
 
-// HandshakeTimeout bounds how long either side waits for the other's first
-// words. A process that is alive answers within a millisecond.
+// HandshakeTimeout is how long a client waits for each answer of the server. A process that
+// runs answers within a millisecond.
 const HandshakeTimeout = 5 * time.Second
 
 // A Channel is one end of a control channel.
@@ -29,8 +29,8 @@ type Channel struct {
 	*net.UnixConn
 }
 
-// Send sends a message and descriptors. It never waits: a full socket is an error, which
-// peers that keep to the protocol never cause.
+// Send sends a message and descriptors. It never waits: if the socket's queue is full it fails,
+// which a peer that keeps to the protocol never causes.
 func (ch Channel) Send(m Message, fds ...int) error {
 	m.Magic, m.Version = Magic, Version
 	var b bytes.Buffer
@@ -57,15 +57,14 @@ func versionError(v uint16) error {
 		fmt.Sprintf("the other process speaks version %d of ctnet's protocol and this one version %d; build both with the same ctnet", v, Version))
 }
 
-// Receive returns the next message, and its descriptors, which the caller owns.
-// One of another version or size is an error; which kind it is, is for the caller
-// to see.
+// Receive returns the next message, and its descriptors, which the caller owns. It fails if the
+// message has another version or size. The caller checks the kind.
 func (ch Channel) Receive() (m Message, fds []int, err error) {
 	b := make([]byte, MessageSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
 	n, oobn, flags, _, readErr := ch.ReadMsgUnix(b, oob)
-	// Also after an error: an empty packet looks like the end, but may have
-	// brought descriptors.
+	// Also after an error: an empty packet is reported as the end, but may carry
+	// descriptors.
 	fds, err = parseRights(oob[:oobn])
 	if readErr != nil {
 		CloseAll(fds)
@@ -74,7 +73,7 @@ func (ch Channel) Receive() (m Message, fds []int, err error) {
 	if err != nil || n < 8 || binary.LittleEndian.Uint32(b) != Magic {
 		err = ErrProtocol
 	} else if v := binary.LittleEndian.Uint16(b[4:]); v != Version {
-		err = versionError(v) // whose messages may have another size
+		err = versionError(v) // before the size, which may differ in another version
 	} else if flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 || n != MessageSize {
 		err = ErrProtocol
 	}
@@ -86,7 +85,7 @@ func (ch Channel) Receive() (m Message, fds []int, err error) {
 	return m, fds, nil
 }
 
-// Expect receives a message of one kind with a number of descriptors.
+// Expect receives a message of one kind with nfds descriptors.
 func (ch Channel) Expect(kind uint16, nfds int) (Message, []int, error) {
 	m, fds, err := ch.Receive()
 	if err == nil {
@@ -95,8 +94,7 @@ func (ch Channel) Expect(kind uint16, nfds int) (Message, []int, error) {
 	return m, fds, err
 }
 
-// Check checks that m is of one kind and came with a number of descriptors, and
-// closes these otherwise.
+// Check checks that m is of one kind and came with nfds descriptors. Otherwise it closes them.
 func (m *Message) Check(kind uint16, nfds int, fds []int) (err error) {
 	switch {
 	case m.Kind == kind && m.Errno != 0:
@@ -116,7 +114,7 @@ func parseRights(oob []byte) (fds []int, err error) {
 		return nil, err
 	}
 	for i := range msgs {
-		// Credentials and the like don't come unless asked for.
+		// No other kind comes, such as credentials, as this socket hasn't asked for it.
 		more, err := unix.ParseUnixRights(&msgs[i])
 		if err != nil {
 			return fds, err
@@ -150,12 +148,11 @@ func (ch Channel) PeerCred() (Cred, error) {
 	return Cred{PID: int(u.Pid), UID: int(u.Uid), GID: int(u.Gid)}, nil
 }
 
-// aLongTimeAgo is a deadline that ends what is under way.
+// aLongTimeAgo is a deadline that ends the calls under way.
 var aLongTimeAgo = time.Unix(1, 0)
 
-// LimitHandshake makes what is done on ch fail when the handshake takes too
-// long or ctx ends, until the returned function is called. That one returns false
-// if ctx has ended: then ch can't be used any more.
+// LimitHandshake makes calls on ch fail after HandshakeTimeout or when ctx ends, until done is
+// called. done returns false if ctx has ended: then ch can't be used any more.
 func (ch Channel) LimitHandshake(ctx context.Context) (done func() bool) {
 	ch.SetDeadline(time.Now().Add(HandshakeTimeout))
 	stop := context.AfterFunc(ctx, func() { ch.SetDeadline(aLongTimeAgo) })

@@ -11,12 +11,12 @@ type Consumer struct {
 	data []byte
 	mask uint64
 
-	head uint64 // up to here bytes were released
+	head uint64 // the position up to which bytes were released
 	tail uint64 // the producer's, as it was when last loaded and accepted
 	base uint64 // the producer's, as it was when the fifo was last found empty
 	high uint64 // the highest offset that was read
 
-	lent atomic.Uint64 // up to here bytes count as read; see Lend
+	lent atomic.Uint64 // the position up to which bytes count as read; see Lend
 
 	stopped bool // the tail is not loaded any more; see Stop
 
@@ -52,7 +52,7 @@ func (c *Consumer) look() error {
 	return nil
 }
 
-// release gives n bytes, which begin at offset off, back to the producer.
+// release lets the producer overwrite n bytes, which begin at offset off.
 func (c *Consumer) release(off uint64, n int) {
 	c.high = max(c.high, min(off+uint64(n), uint64(len(c.data))))
 	c.head += uint64(n)
@@ -135,7 +135,7 @@ func (c *Consumer) HasData(n int) bool { return c.h.tail.Load()-c.head > uint64(
 // they load.
 func (c *Consumer) RequestData() { c.wait.raise(&c.h.wantData) }
 
-// DropRequest takes back the request of [Consumer.RequestData].
+// DropRequest drops the request of [Consumer.RequestData].
 func (c *Consumer) DropRequest() { c.wait.drop(&c.h.wantData) }
 
 // SpaceWanted reports whether the producer waits for space and should be notified now,
@@ -149,9 +149,8 @@ func (c *Consumer) SpaceWanted() bool {
 	return c.AnySpaceWanted()
 }
 
-// AnySpaceWanted is like [Consumer.SpaceWanted], however little space is free: a consumer
-// that is about to wait for more bytes than the fifo holds must not leave the producer
-// asleep.
+// AnySpaceWanted is like [Consumer.SpaceWanted], but for any amount of free space: a consumer
+// that is about to wait for more bytes than the fifo holds must not leave the producer asleep.
 func (c *Consumer) AnySpaceWanted() bool { return c.want.due(&c.h.wantSpace) }
 
 // Ended reports whether and how the stream has ended. Call it before looking for bytes:
@@ -179,9 +178,9 @@ func (c *Consumer) Close() { Store32(&c.h.closed, 1) }
 // [Consumer.Unread].
 func (c *Consumer) Lend(n int) { c.lent.Store(c.head + uint64(n)) }
 
-// Unread reports whether any published bytes were not read. Bytes that it finds unread may
-// have been read meanwhile. But bytes that it finds read were read: all three positions
-// only grow, and it loads the tail last.
+// Unread reports whether any published bytes were not read. If it returns true, another goroutine
+// may have read them meanwhile. If it returns false, all bytes up to the loaded tail were read
+// or lent: the positions only grow, except by a second Lend, and Unread loads the tail last.
 func (c *Consumer) Unread() bool {
 	head, lent := c.h.head.Load(), c.lent.Load()
 	tail := c.h.tail.Load()

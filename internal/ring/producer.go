@@ -9,7 +9,7 @@ type Producer struct {
 	data []byte
 	mask uint64
 
-	tail uint64 // up to here bytes were published
+	tail uint64 // the position up to which bytes were published
 	base uint64 // the position at offset 0, published or about to be
 	head uint64 // the consumer's, as it was when last loaded and accepted
 	high uint64 // the highest offset that was written to
@@ -111,9 +111,9 @@ func (p *Producer) Space(n int) (int, error) {
 	return free, err
 }
 
-// View returns the free bytes that follow the tail, as far as they are contiguous: the
-// fifo's memory itself. [Producer.Commit] publishes what the caller has written there.
-// [Producer.Space], called before, says how many bytes are free in all.
+// View returns the contiguous free bytes that follow the tail: the fifo's memory itself.
+// [Producer.Commit] publishes what the caller has written there. [Producer.Space], called
+// before, says how many bytes are free in all.
 func (p *Producer) View() []byte {
 	off := (p.tail - p.base) & p.mask
 	end := min(off+uint64(len(p.data))-(p.tail-p.head), uint64(len(p.data)))
@@ -128,7 +128,7 @@ func (p *Producer) Commit(n int) {
 	}
 }
 
-// Empty reports whether the consumer has released all that was published.
+// Empty reports whether the consumer has released all bytes that were published.
 func (p *Producer) Empty() bool { return p.h.head.Load() == p.tail }
 
 // Size returns the fifo's size in bytes.
@@ -150,7 +150,7 @@ func (p *Producer) HasSpace(n int) bool {
 // before they load.
 func (p *Producer) RequestSpace() { p.space.raise(&p.h.wantSpace) }
 
-// DropRequest takes back the request of [Producer.RequestSpace].
+// DropRequest drops the request of [Producer.RequestSpace].
 func (p *Producer) DropRequest() { p.space.drop(&p.h.wantSpace) }
 
 // DataWanted reports whether the consumer waits for data and was not notified yet. Call it

@@ -50,16 +50,16 @@ func (d *Doorbell) ring() {
 	unix.Syscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&zero)), 8)
 }
 
-// A Remote is a peer's worker, as the goroutines see it that notify it.
+// A Remote is a peer's worker, for the goroutines that notify it.
 //
-// To ring the doorbell can block only if the peer wants that: it can drive the eventfd's
+// A ring can block only if the peer is hostile: it can drive the eventfd's
 // counter to its very maximum by means other than writing, so that not even 0 can be
 // added, and it can take away the non-blocking mode of the eventfd, which both
 // applications hold. So at most one goroutine rings at a time, and a goroutine that also
 // serves other peers leaves the ring to a goroutine of its own. Such a peer makes one call
 // on its own connections hang, and nothing else.
 type Remote struct {
-	Events Bitmap         // of the slots of this pair; the worker takes the bits
+	Events Bitmap         // of this pair; the worker takes the bits
 	Sleep  *atomic.Uint32 // the worker's sleep word
 	Bell   *Doorbell
 
@@ -165,7 +165,7 @@ func (e *epoll) wait(announce func() bool) {
 	announced := false
 	e.conn.Read(func(uintptr) bool {
 		if announced {
-			return true // whatever the reason for waking, this sleep is over
+			return true // this sleep is over, whatever the reason for waking
 		}
 		announced = true
 		return !announce()

@@ -1,6 +1,6 @@
-// Package sched delivers events between applications: it knows which slot's fifo has
-// something new, wakes a worker to say so, and lets a goroutine that is about to wait
-// spin for a moment first, if that pays.
+// Package sched delivers events between applications: it marks the slots that have something
+// new, wakes the peer's worker, and lets a goroutine that is about to wait spin for a moment
+// first, if that pays.
 //
 // # How a wake-up travels
 //
@@ -22,7 +22,7 @@
 // A goroutine that spins for more than a few microseconds also polls on the worker's
 // behalf ([Poller]): the sleep word says that the worker is awake, and the goroutine
 // delivers other connections' events. Otherwise these events would wait for the worker,
-// which waits for a thread, which waits for a CPU; and all CPUs may be taken by spinning
+// which waits for a thread, which waits for a CPU; and all CPUs may be occupied by spinning
 // goroutines, each waiting for an answer whose request still lies in a bitmap of the
 // other process. Only one goroutine at a time takes events from the bitmaps: it holds the
 // delivery lock. A goroutine that stops polling announces that and then looks once more,
@@ -35,8 +35,8 @@
 // is to write 0. The write adds nothing, so it can't overflow and doesn't block, whatever
 // the peer writes to the same eventfd. (What else a peer can do to it, see [Remote].) It
 // still makes an edge for edge-triggered epoll, and the worker waits for nothing else.
-// Each pair of applications has a doorbell for each direction: a peer that reads the
-// counter away loses only its own wake-ups.
+// Each pair has a doorbell for each direction: a peer that reads the counter to 0 loses only
+// wake-ups that it would have sent.
 //
 // A worker's doorbells are in an epoll instance of its own, which waits in the runtime's
 // network poller. A parked worker holds no thread.

@@ -277,7 +277,7 @@ func TestRingWakesWhateverTheCounter(t *testing.T) {
 		notify(badPeer, n)
 		notify(goodPeer, n)
 	}
-	// A peer that reads its own counter away does no harm to other peers.
+	// A peer that reads a counter to 0 does no harm to other peers.
 	require.NoError(t, unix.SetNonblock(bad.Bell.fd, true))
 	for n := range uint32(100) {
 		asleep(t, w)
@@ -332,7 +332,7 @@ func TestRingThatBlocks(t *testing.T) {
 func TestNoLostWakeUp(t *testing.T) { testNoLostWakeUp(t, 0) }
 
 // TestNoLostWakeUpWithTakeover has goroutines take the worker over all the time, and so
-// deliver what bells have rung for.
+// deliver the events for which bells have rung.
 func TestNoLostWakeUpWithTakeover(t *testing.T) {
 	testNoLostWakeUp(t, 1)
 	testNoLostWakeUp(t, 3)
@@ -551,7 +551,7 @@ func TestSpin(t *testing.T) {
 	require.Zero(t, spinners.Load())
 }
 
-// TestSpinMustPay has the answer come so late that to sleep would have cost no more.
+// TestSpinMustPay gives the answer so late that sleeping would have cost no more.
 func TestSpinMustPay(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	var s Spin
@@ -569,7 +569,7 @@ func TestSpinMustPay(t *testing.T) {
 	require.True(t, s.Until(nil, func() bool { return true }))
 }
 
-// TestYield has a goroutine that is ready on the same P give the answer.
+// TestYield lets a goroutine that is ready on the same P give the answer.
 func TestYield(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	answered := 0
@@ -589,7 +589,7 @@ func TestYield(t *testing.T) {
 	require.False(t, Yield(func() bool { return false }))
 }
 
-// TestSpinYields has the goroutine that gives the answer wait for the P on which the other
+// TestSpinYields lets the goroutine that gives the answer wait for the P on which the other
 // goroutine spins.
 func TestSpinYields(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))

@@ -18,7 +18,7 @@ const (
 // MaxWorkers is the most workers that a [Group] has.
 const MaxWorkers = 64
 
-// WordSize is the memory that a sleep word takes, in bytes: a cache line of its own.
+// WordSize is the memory for a sleep word, in bytes: a cache line of its own.
 const WordSize = 64
 
 // A Source is one direction between two applications, from the peer to this one. A
@@ -28,11 +28,11 @@ type Source struct {
 	Handle func(slot uint32) // called for each bit; must not block
 	Bell   *Doorbell         // the peer rings it
 
-	from uint32 // where the next take begins; guarded by Worker.delivery
+	from uint32 // where the next Take begins; guarded by Worker.delivery
 }
 
-// A Group is the workers of an application: one for each P, as many as there are when
-// [Group.Next] is called. A worker runs while it has sources.
+// A Group is the workers of an application, one for each P. [Group.Next] adds the missing ones. A
+// worker runs while it has sources.
 type Group struct {
 	word func(i int) *atomic.Uint32
 
@@ -97,7 +97,7 @@ type Worker struct {
 	queued   atomic.Int32 // len(connects) + len(cleanups); may be loaded without mu
 }
 
-// Add has the worker serve s, and starts the worker if it is stopped.
+// Add adds s to the worker's sources, and starts the worker if it is stopped.
 func (w *Worker) Add(s *Source) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -128,7 +128,7 @@ func (w *Worker) Add(s *Source) error {
 	return nil
 }
 
-// Remove ends the service of s. Once it has returned, this worker does not touch the
+// Remove removes s from the worker's sources. Once it has returned, this worker does not touch the
 // bitmap of s and does not call its handler any more. A handler must not call it.
 func (w *Worker) Remove(s *Source) {
 	w.delivery.Lock()
@@ -173,7 +173,7 @@ func (w *Worker) Cleanup(f func() (more bool)) {
 	w.queue()
 }
 
-// queue counts a queued call, releases mu and wakes the worker.
+// queue counts a queued call, wakes the worker and unlocks mu.
 func (w *Worker) queue() {
 	w.queued.Add(1)
 	// The worker announces its sleep, under mu too, before it looks at queued. So
@@ -197,7 +197,7 @@ func (w *Worker) setState(s workerState) {
 	w.mu.Unlock()
 }
 
-// takeOver has the caller poll on the worker's behalf until giveBack, whether the worker
+// takeOver says that the caller polls on the worker's behalf until giveBack, whether the worker
 // sleeps or not. Peers don't ring meanwhile. If the worker sleeps, then for its peers that
 // sleep ends here, and a new one, for which they ring again, begins with giveBack. It
 // implements [Poller].
@@ -220,9 +220,9 @@ func (w *Worker) deliver() {
 	}
 }
 
-// giveBack ends what takeOver began. As a worker does before it sleeps, it announces that
-// this goroutine does not poll any more, and then looks once more: peers have not rung for
-// what was posted before, so it wakes the worker. It implements [Poller].
+// giveBack undoes takeOver. As a worker does before it sleeps, it announces that this goroutine
+// does not poll any more, and then looks once more. Peers have not rung for events that they
+// posted before, so it wakes the worker for these. It implements [Poller].
 func (w *Worker) giveBack(maxGap time.Duration) {
 	w.mu.Lock()
 	w.polling.giveBack(maxGap)
@@ -240,9 +240,9 @@ func (w *Worker) run(e *epoll) {
 	defer w.group.running.Done()
 	defer e.close()
 	for {
-		// After connects the worker spins, to find more of them: a listener's
-		// goroutines can't spin for these themselves. At other times it would be
-		// in the way of goroutines that spin for their own events.
+		// After connects the worker spins to find more of them: goroutines in Accept
+		// can't spin for these themselves. At other times it would take the place of
+		// goroutines that spin for their own events.
 		events, calls := w.pass()
 		if events+calls == 0 && w.hadConnects && w.spin.Until(nil, w.pending) {
 			events, calls = w.pass()
@@ -276,8 +276,8 @@ func (w *Worker) park(e *epoll) {
 	w.setState(workerAwake)
 }
 
-// stop marks the worker as stopped, unless it has sources or queued calls, and reports
-// whether it did. Calls that are queued later wait until it is started again.
+// stop marks the worker as stopped, unless it has sources or queued calls, and reports whether it
+// did. Calls that are queued later wait until [Worker.Add] starts it again.
 func (w *Worker) stop() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -288,7 +288,7 @@ func (w *Worker) stop() bool {
 	return true
 }
 
-// pending reports whether the worker has anything to do: queued calls, events, or to stop.
+// pending reports whether the worker has queued calls or events, or must stop.
 func (w *Worker) pending() bool {
 	if w.queued.Load() > 0 {
 		return true
@@ -304,8 +304,8 @@ func (w *Worker) pending() bool {
 	return len(list) == 0
 }
 
-// take delivers at most about max events of each source. It returns how many there were,
-// and whether there may be more. The caller holds delivery.
+// take delivers about max events of each source at most. It returns their number, and whether
+// there may be more. The caller holds delivery.
 func (w *Worker) take(max int) (events int, more bool) {
 	for _, s := range *w.sources.Load() {
 		n, next := s.Events.Take(s.from, max, s.Handle)

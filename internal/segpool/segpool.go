@@ -1,16 +1,15 @@
-// Package segpool manages the memory that two applications share: segments, the
-// slots in them that connections use, and who still uses what.
+// Package segpool manages the memory that two applications share: segments, the slots in them,
+// and the references that keep them mapped.
 //
-// A segment is one mapping with many slots of the same size. A slot is a
-// connection's share: a word for each side in which it says how far it is, and
-// two fifos. Nothing in a segment describes the segment: both sides compute the
-// same Geometry from what they agreed on, and check the file's size against it.
+// A segment is one mapping with many slots of the same size. A slot is the memory of one
+// connection: a state word for each side, and two fifos. Nothing in a segment describes the
+// segment: both sides compute the same [Geometry] from the fifo sizes that they agreed on, and
+// check the file's size against it.
 //
-// The client owns the pool of an application pair: it makes segments and chooses
-// slots, which needs no word with the server. The server has the same segments
-// in a Table. A slot is used again when both sides have let go of it; each side
-// says so in its own word, with the number of the use, so nothing that a side
-// left behind in an earlier use is mistaken for a word of this one.
+// The client has the [Pool] of a pair: it makes segments and allocates slots, without asking the
+// server. The server has the same segments in a [Table]. A slot is free when both sides have let
+// go of it. Each side says so in its own state word, with the number of the use, so that a word
+// of an earlier use is not mistaken for one of this use.
 package segpool
 
 import (
@@ -19,7 +18,7 @@ import (
 	"syscall"
 )
 
-// Memory is a mapping.
+// A Memory is a mapping.
 type Memory struct {
 	Bytes []byte
 
@@ -27,11 +26,10 @@ type Memory struct {
 	free func([]byte)
 }
 
-// Free unmaps the memory. Nobody may use it any more.
+// Free unmaps the memory. No goroutine may use it any more.
 func (m *Memory) Free() { m.free(m.Bytes) }
 
-// Limits bound what one application may use. Each is a count of all its
-// connections, or of what they need.
+// Limits are the most that all connections of one application may use together.
 type Limits struct {
 	Conns    int64
 	Segments int64
@@ -72,12 +70,12 @@ func charge(v *atomic.Int64, n, limit int64, what string) error {
 	return nil
 }
 
-// AddConn counts a connection, to be taken back with RemoveConn.
+// AddConn counts a connection, until RemoveConn.
 func (a *Account) AddConn() error {
 	return charge(&a.conns, 1, a.limits.Conns, "connections")
 }
 
-// RemoveConn takes back AddConn.
+// RemoveConn undoes AddConn.
 func (a *Account) RemoveConn() { a.conns.Add(-1) }
 
 func (a *Account) addSegment(size int) error {
@@ -96,7 +94,7 @@ func (a *Account) removeSegment(size int) {
 	a.bytes.Add(-int64(size))
 }
 
-// A Segment is a mapping of slots that lives until its last user lets go.
+// A Segment is a mapping of slots. It lives until its last reference is dropped.
 type Segment struct {
 	mem     *Memory
 	geo     Geometry
@@ -104,7 +102,7 @@ type Segment struct {
 	refs    atomic.Int32 // the pool's or table's, and one for each slot in use
 }
 
-// newSegment takes over m, and counts it.
+// newSegment counts m and makes a segment of it. It owns m, also if it fails.
 func newSegment(m *Memory, g Geometry, a *Account) (*Segment, error) {
 	if err := a.addSegment(len(m.Bytes)); err != nil {
 		m.Free()
@@ -115,8 +113,8 @@ func newSegment(m *Memory, g Geometry, a *Account) (*Segment, error) {
 	return s, nil
 }
 
-// unref gives up a reference. The mapping goes with the last one, so no Read
-// or Write, which hold one through their connection, meets memory that is gone.
+// unref drops a reference. The last one unmaps the memory. A Read or Write has one through its
+// connection's slot, so it never accesses unmapped memory.
 func (s *Segment) unref() {
 	if s.refs.Add(-1) == 0 {
 		s.account.removeSegment(len(s.mem.Bytes))

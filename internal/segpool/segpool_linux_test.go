@@ -215,7 +215,7 @@ func TestPoolReusesWhatBothLetGo(t *testing.T) {
 		a = alloc(t, p, 0)
 		require.EqualValues(t, 2, a.Use)
 
-		// The last use's word is not this one's.
+		// A word of the last use does not count for this one.
 		require.True(t, p.Free(a, Done, Used{}))
 		require.False(t, p.HasFree())
 		a.SayServer(code)
@@ -280,7 +280,7 @@ func TestPoolDropsTheSecondEmptySegment(t *testing.T) {
 	cycle()
 	require.Equal(t, []int{1, 1}, asked)
 	require.Equal(t, Limits{Segments: 1, Bytes: int64(two.Size())}, a.Usage())
-	// The one stays.
+	// The other one stays.
 	s := alloc(t, p, 0)
 	s.SayServer(Done)
 	p.Free(s, Done, Used{})
@@ -291,8 +291,8 @@ func TestPoolDropsTheSecondEmptySegment(t *testing.T) {
 	require.Zero(t, a.Usage())
 }
 
-// TestPoolLooksInTurns has slots that the server has not let go of before those that it
-// has: Alloc finds these in the end, but looks at a few each time, however many there are.
+// TestPoolLooksInTurns puts slots into limbo of which the server has let go of the last ones only.
+// Alloc looks at a few each time, however many there are, and finds the last ones in the end.
 func TestPoolLooksInTurns(t *testing.T) {
 	p := NewPool(Geometry{ToServer: ring.MinSize, ToClient: ring.MinSize, Slots: 64}, NewAccount(plenty), dropAll)
 	defer p.Close()
@@ -341,8 +341,8 @@ func TestPoolCloseKeepsWhatIsInUse(t *testing.T) {
 }
 
 // TestPoolTrims has connections use both fifos beyond what is kept, in every order in
-// which the two sides can let go. No page is given back before both have: the server may
-// still read what is in the one, and write to the other.
+// which the two sides can let go. No slot is trimmed before both have: the server may still read
+// from the one fifo, and write to the other.
 func TestPoolTrims(t *testing.T) {
 	g := Geometry{ToServer: 2 * trimmed, ToClient: 2 * trimmed, Slots: 4 * warmSlots}
 	for name, tc := range map[string]struct {

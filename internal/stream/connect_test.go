@@ -19,8 +19,7 @@ type ends struct{ atomic.Int32 }
 
 func (r *ends) LetGo() { r.Add(1) }
 
-// A farPeer is the way to an end that is told of events some time later, as one in
-// another process is.
+// A farPeer is a Peer that wakes the other end some time later, as in another process.
 type farPeer struct {
 	ends
 	other *End
@@ -44,21 +43,21 @@ func eachMeeting(t *testing.T, size int, test func(t *testing.T, m meeting)) {
 	t.Run("apart", func(t *testing.T) { test(t, meeting{t, size, false}) })
 }
 
-// connect makes a connection. When the test ends both ends are closed, and each was
-// released once.
+// connect makes a connection. At the end of the test both ends are closed, and each must have let
+// go of its fifos once.
 func (m meeting) connect() (c, s *End) {
 	c, s = new(End), new(End)
 	there, back := newFifo(m.size), newFifo(m.size)
-	var released func() int32
+	var letGo func() int32
 	if m.joined {
 		r := new(ends)
 		new(Junction).Join(c, s, there, back, r, Options{})
-		released = r.Load
+		letGo = r.Load
 	} else {
 		toS, toC := &farPeer{other: s}, &farPeer{other: c}
 		c.Init(back, there, toS, Options{})
 		s.Init(there, back, toC, Options{})
-		released = func() int32 { return toS.Load() + toC.Load() }
+		letGo = func() int32 { return toS.Load() + toC.Load() }
 	}
 	m.t.Cleanup(func() {
 		for _, e := range []*End{c, s} {
@@ -66,7 +65,7 @@ func (m meeting) connect() (c, s *End) {
 			e.Discard(0) // ends a Peek
 			e.Commit(0)
 		}
-		require.EqualValues(m.t, 2, released())
+		require.EqualValues(m.t, 2, letGo())
 	})
 	return c, s
 }
@@ -76,7 +75,7 @@ func connectAlone(t *testing.T) (c, s *End) {
 	return meeting{t, 256 << 10, true}.connect()
 }
 
-// readFrom and writeTo have the errors of both sides as one.
+// readFrom and writeTo return either error as one.
 func readFrom(e *End, r io.Reader) (int64, error) { return joined(e.CopyFrom(r)) }
 
 func writeTo(e *End, w io.Writer) (int64, error) { return joined(e.CopyTo(w)) }
