@@ -466,7 +466,7 @@ func TestClientKilledWhileItDials(t *testing.T) {
 	a := harness.NewApp(t)
 	var before leakcheck.Usage
 	for round := range 9 {
-		ln := listenOn(t, ctnet.ListenConfig{App: a, Backlog: backlog})
+		ln := listenOn(t, ctnet.ListenConfig{App: a, Backlog: backlog, Peer: ctnet.PeerLimits{HalfOpens: 1000}})
 		waiting := func() int { return a.Snapshot().Listeners[0].Waiting }
 		target := 20 + rnd.IntN(300)
 		goroutines := runtime.NumGoroutine()

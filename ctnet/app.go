@@ -33,6 +33,9 @@ type AppConfig struct {
 	MaxBytes    int64 // address space of these; 256 GiB, on 32-bit systems 1 GiB
 }
 
+// defaultBytes is the default of AppConfig.MaxBytes.
+const defaultBytes = 1 << (30 + 8*(^uint(0)>>63))
+
 // NewApp makes an application.
 func NewApp(c AppConfig) (*App, error) {
 	limits := segpool.Limits{Conns: int64(c.MaxConns), Segments: int64(c.MaxSegments), Bytes: c.MaxBytes}
@@ -42,7 +45,7 @@ func NewApp(c AppConfig) (*App, error) {
 	}{
 		{&limits.Conns, 100_000},
 		{&limits.Segments, 8_192},
-		{&limits.Bytes, 1 << (30 + 8*(^uint(0)>>63))},
+		{&limits.Bytes, defaultBytes},
 	} {
 		if *l.v < 0 {
 			return nil, errors.New("ctnet: negative limit in AppConfig")

@@ -17,7 +17,6 @@ import (
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 )
 
 // TestAppCloseWhileDialing closes an application that waits for a listener's
@@ -193,9 +192,7 @@ func TestNoWelcome(t *testing.T) {
 	useRunDir(t)
 	p, server := newParts(t), newTestApp(t, AppConfig{})
 	echoServer(t, server, ListenConfig{App: server}, "echo")
-	fd, err := unix.Dup(p.block)
-	require.NoError(t, err)
-	mem, err := segpool.OpenShared(fd, blockSize, segpool.ByBoth)
+	mem, err := segpool.OpenShared(p.block, blockSize, segpool.ByBoth)
 	require.NoError(t, err)
 	defer mem.Free()
 	for range 20 {

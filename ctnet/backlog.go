@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sort"
 	"sync"
 	"syscall"
 	"time"
@@ -29,7 +30,7 @@ type incoming interface {
 // A backlog is what a listener's Accept takes connections from. They come from two sources:
 //
 //   - The queue has the connections through shared memory, in the order in which dialers
-//     asked for them. The first size of them are answered, so their dialers are connected, as
+//     asked for them, but so that peers take turns ([backlog.offer]). The first size of them are answered, so their dialers are connected, as
 //     with TCP before Accept is called. The others are answered as Accept makes room.
 //   - The kernel's listener. A goroutine accepts its connections and hands them over, one at
 //     a time ([backlog.offerKernel]). All others wait in the kernel's own queue, where another
@@ -55,7 +56,8 @@ type backlog struct {
 	closing chan struct{} // closed when the backlog is
 
 	mu          sync.Mutex
-	queue       []incoming
+	queue       []queued
+	round       uint64      // of the connection that was taken from the queue last
 	kernel      *kernelConn // was handed over and not taken yet; or nil
 	kernelEnded bool        // offerKernel will not be called again
 	streak      int         // connections taken from the queue since the kernel's last one, or since awaitKernel gave up
@@ -97,18 +99,31 @@ func (b *backlog) expectKernel(pending func() bool) {
 	b.pending = pending
 }
 
-// offer adds h to the queue. It never blocks.
-func (b *backlog) offer(h incoming) {
+// turns are a peer's, in the queues of the backlogs that it dials: the connections of several
+// peers are taken in turns, however many one of them has there. A backlog's mu guards it.
+type turns struct{ last uint64 }
+
+// A queued is a connection in the queue.
+type queued struct {
+	incoming
+	round    uint64 // connections are taken in the order of rounds; in each a peer has one
+	answered bool
+}
+
+// offer adds h, which comes from a peer with turns t, to the queue. It never blocks.
+func (b *backlog) offer(h incoming, t *turns) {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
 		h.refuse(syscall.ECONNREFUSED)
 		return
 	}
-	b.queue = append(b.queue, h)
-	room := len(b.queue) <= b.size
+	t.last = max(t.last+1, b.round)
+	i := sort.Search(len(b.queue), func(i int) bool { return b.queue[i].round > t.last })
+	answerNow := i < b.size
+	b.queue = slices.Insert(b.queue, i, queued{h, t.last, answerNow})
 	b.mu.Unlock()
-	if room {
+	if answerNow {
 		h.answer()
 		b.bell.Ring()
 	}
@@ -118,7 +133,7 @@ func (b *backlog) offer(h incoming) {
 // drops it.
 func (b *backlog) withdraw(h incoming) {
 	b.mu.Lock()
-	i := slices.Index(b.queue, h)
+	i := slices.IndexFunc(b.queue, func(q queued) bool { return q.incoming == h })
 	if i < 0 {
 		b.mu.Unlock()
 		return
@@ -134,10 +149,11 @@ func (b *backlog) withdraw(h incoming) {
 // take removes the queue's element i. If that makes room for another connection to be
 // answered, take returns it too, and the caller answers it after it has unlocked mu.
 func (b *backlog) take(i int) (h, answerNow incoming) {
-	h = b.queue[i]
+	h = b.queue[i].incoming
 	b.queue = slices.Delete(b.queue, i, i+1)
-	if i < b.size && len(b.queue) >= b.size {
-		answerNow = b.queue[b.size-1]
+	if len(b.queue) >= b.size && !b.queue[b.size-1].answered {
+		b.queue[b.size-1].answered = true
+		answerNow = b.queue[b.size-1].incoming
 	}
 	return h, answerNow
 }
@@ -223,6 +239,7 @@ func (b *backlog) accept() (net.Conn, error) {
 			b.mu.Unlock()
 			b.awaitKernel()
 		case stepTakeQueued:
+			b.round = b.queue[0].round
 			h, answerNow := b.take(0)
 			b.streak++
 			b.unlockAndRing()
@@ -322,11 +339,11 @@ func (b *backlog) close(how closeMode) bool {
 		return false
 	}
 	b.closed = true
-	n := min(len(b.queue), b.size)
-	answered, unanswered := b.queue[:n:n], b.queue[n:]
+	queue := b.queue
 	b.queue = nil
 	if how == drainAnswered {
-		b.queue, answered = answered, nil
+		b.queue = slices.DeleteFunc(slices.Clone(queue), func(q queued) bool { return !q.answered })
+		queue = slices.DeleteFunc(queue, func(q queued) bool { return q.answered })
 	}
 	if b.kernel != nil && b.kernel.err != nil {
 		b.kernel = nil // Accept returns net.ErrClosed
@@ -339,11 +356,12 @@ func (b *backlog) close(how closeMode) bool {
 	if draining {
 		time.AfterFunc(drainTime, b.endDrain)
 	}
-	for _, h := range answered {
-		h.drop()
-	}
-	for _, h := range unanswered {
-		h.refuse(syscall.ECONNREFUSED)
+	for _, h := range queue {
+		if h.answered {
+			h.drop()
+		} else {
+			h.refuse(syscall.ECONNREFUSED)
+		}
 	}
 	return true
 }

@@ -122,7 +122,7 @@ func offerMany(b *backlog, n int) (hs []*fakeIncoming) {
 	for range n {
 		h := newFakeIncoming()
 		hs = append(hs, h)
-		b.offer(h)
+		b.offer(h, new(turns))
 	}
 	return hs
 }
@@ -312,7 +312,7 @@ func TestBacklogWakesEnough(t *testing.T) {
 			}
 			// A connection is either withdrawn or accepted.
 			h := newFakeIncoming()
-			go b.offer(h)
+			go b.offer(h, new(turns))
 			go b.withdraw(h)
 			synctest.Wait()
 			if len(results) == 1 {
@@ -626,7 +626,7 @@ func TestBacklogStress(t *testing.T) {
 				for range dials {
 					h := newFakeIncoming()
 					hs[i] = append(hs[i], h)
-					b.offer(h)
+					b.offer(h, new(turns))
 					if int(offered.Add(1)) == closeAfter {
 						close(closing)
 					}

@@ -267,7 +267,7 @@ func TestLastAccept(t *testing.T) {
 		h := newFakeIncoming()
 		h.answer()
 		b.mu.Lock()
-		b.queue = append(b.queue, h)
+		b.queue = append(b.queue, queued{incoming: h})
 		b.closed = true
 		b.mu.Unlock()
 		b.bell.Ring()

@@ -35,6 +35,7 @@ type parts struct {
 	long       int
 	readOnly   int // the size of a block
 	pipe       int
+	eventfd    int
 	file       int
 	socket     int
 }
@@ -46,7 +47,7 @@ const (
 )
 
 const (
-	maxHandshakes = 64          // at a time
+	maxHandshakes = 128         // at a time, with one process
 	helloTimeout  = time.Second // for a client's first words
 )
 
@@ -79,6 +80,9 @@ func newParts(t *testing.T) parts {
 	var pipe [2]int
 	require.NoError(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 	keep(pipe[0], nil)
+	bell, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	keep(bell[0], nil)
 	file, err := os.CreateTemp(shortDir(t), "")
 	require.NoError(t, err)
 	t.Cleanup(func() { file.Close() })
@@ -86,7 +90,8 @@ func newParts(t *testing.T) parts {
 	return parts{
 		sleep:      memfd(sleepPageSize, everySeal|unix.F_SEAL_FUTURE_WRITE),
 		block:      memfd(blockSize, everySeal),
-		bell:       keep(unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)),
+		bell:       keep(bell[1], nil),
+		eventfd:    keep(unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)),
 		segment:    memfd(defaultGeometry.Size(), everySeal),
 		unsealed:   memfd(sleepPageSize, 0),
 		shrinkable: memfd(sleepPageSize, everySeal&^unix.F_SEAL_SHRINK),
@@ -151,7 +156,7 @@ func sendPacket(ch rendezvous.Channel, b []byte, fds ...int) error {
 // expectEnd returns an error if the peer does anything but close.
 func expectEnd(ch rendezvous.Channel) error {
 	m, fds, err := ch.Receive()
-	rendezvous.CloseAll(fds)
+	fds.Close()
 	// It is a reset if the peer has not read everything.
 	if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		return fmt.Errorf("the peer should close, but: message %v, error %v", m.Kind, err)
@@ -203,7 +208,7 @@ func takeHello(ch rendezvous.Channel, name string) (rendezvous.Message, error) {
 	if err != nil {
 		return m, err
 	}
-	defer rendezvous.CloseAll(fds[2:])
+	defer fds.Close()
 	if got := string(m.Name[:m.NameLen]); got != "ct:"+name {
 		err = fmt.Errorf("hello is for %q", got)
 	}
@@ -303,7 +308,8 @@ func TestHandshakeBadServer(t *testing.T) {
 		sleep, bell int
 	}{
 		{"a pipe for the doorbell", p.sleep, p.pipe},
-		{"a socket for the doorbell", p.sleep, p.socket},
+		{"a socket of another kind for the doorbell", p.sleep, p.socket},
+		{"an eventfd for the doorbell", p.sleep, p.eventfd},
 		{"a file for the doorbell", p.sleep, p.file},
 		{"sleep words for the doorbell", p.sleep, p.sleep},
 		{"in the wrong order", p.bell, p.sleep},
@@ -545,6 +551,7 @@ func welcome(ch rendezvous.Channel, name string, p parts) error {
 // takeAdd receives a segment, and checks it.
 func takeAdd(ch rendezvous.Channel, k uint32) error {
 	m, fds, err := ch.Expect(rendezvous.KindAdd, 1)
+	defer fds.Close()
 	if err != nil {
 		return err
 	}
@@ -626,8 +633,8 @@ func TestHandshakeServerGoesAtAdd(t *testing.T) {
 	}
 }
 
-// TestHandshakeNoise lets a server send messages that the client has not asked for, beside the
-// right ones, and never answer the connection.
+// TestHandshakeNoise lets a server send what is not of the protocol to a client that has
+// attached. That ends the pair, and the descriptors are closed.
 func TestHandshakeNoise(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -635,38 +642,30 @@ func TestHandshakeNoise(t *testing.T) {
 	a := newTestApp(t, AppConfig{})
 	warm(t, a)
 	before := leakcheck.Now()
-	asked := make(chan struct{})
-	s := fakeListen(t, "noise", func(ch rendezvous.Channel) error {
-		if err := welcome(ch, "noise", p); err != nil {
-			return err
+	type noise struct {
+		packet []byte
+		fds    []int
+	}
+	var noises []noise
+	for _, b := range [][]byte{packet(rendezvous.KindHello), packet(rendezvous.KindAdd), packet(rendezvous.KindDrop),
+		packet(0), packet(100), packet(rendezvous.KindWelcome), make([]byte, 10), packet(rendezvous.KindRetire)} {
+		noises = append(noises, noise{b, nil}, noise{b, []int{p.pipe, p.segment, p.socket}})
+	}
+	noises = append(noises, noise{packet(rendezvous.KindAdded), []int{p.pipe}})
+	for i, n := range noises {
+		if n.fds == nil && bytes.Equal(n.packet, packet(rendezvous.KindRetire)) {
+			continue // that is of the protocol
 		}
-		noise := func() (err error) {
-			for _, b := range [][]byte{packet(rendezvous.KindRetire), packet(rendezvous.KindHello), packet(rendezvous.KindAdd), packet(rendezvous.KindDrop),
-				packet(0), packet(100), packet(rendezvous.KindWelcome)} {
-				err = errors.Join(err, sendPacket(ch, b), sendPacket(ch, b, p.pipe, p.segment, p.socket))
-			}
-			return err
-		}
-		if err := errors.Join(noise(), takeAdd(ch, 0), noise(), sendPacket(ch, packet(rendezvous.KindAdded), p.pipe)); err != nil {
-			return err
-		}
-		close(asked)
-		return expectEnd(ch)
-	})
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	dialed := make(chan error, 1)
-	go func() {
-		d := Dialer{App: a}
-		_, err := d.DialContext(ctx, networkCT, "noise")
-		dialed <- err
-	}()
-	receive(t, asked)
-	cancel()
-	requireOpError(t, receive(t, dialed), "dial", "noise", context.Canceled)
+		name := fmt.Sprintf("noise %d", i)
+		s := fakeListen(t, name, func(ch rendezvous.Channel) error {
+			return errors.Join(welcome(ch, name, p), takeAdd(ch, 0), sendPacket(ch, n.packet, n.fds...), expectEnd(ch))
+		})
+		_, err := dialAs(a, name)
+		requireOpError(t, err, "dial", name, syscall.ECONNREFUSED)
+		s.stop()
+		require.EqualValues(t, 2, s.conns.Load()) // Dial tries once more
+	}
 	require.NoError(t, a.Close())
-	s.stop()
-	require.EqualValues(t, 1, s.conns.Load())
 	leakcheck.RequireBack(t, before)
 	require.Zero(t, a.a.account.Usage())
 }
@@ -942,7 +941,7 @@ func TestHandshakeAllow(t *testing.T) {
 			}
 			_, fds, err := ch.Expect(rendezvous.KindWelcome, 2)
 			require.NoError(t, err)
-			rendezvous.CloseAll(fds)
+			fds.Close()
 		})
 	}
 	// A real client gets the errno.
@@ -961,7 +960,7 @@ func fakeAttach(t *testing.T, name string, p parts) rendezvous.Channel {
 	m, fds, err := ch.Expect(rendezvous.KindWelcome, 2)
 	require.NoError(t, err)
 	mem, err := segpool.OpenShared(fds[0], sleepPageSize, segpool.ByMaker)
-	rendezvous.CloseAll(fds[1:])
+	fds.Close()
 	require.NoError(t, err)
 	mem.Free()
 	require.EqualValues(t, DefaultBuffer, m.ToServer)
@@ -983,9 +982,9 @@ func TestHandshakeSegments(t *testing.T) {
 		kind    uint16
 		segment uint32
 		fds     []int
-		want    int // the errno in the answer, or silence
+		want    int // the errno in the answer, silence, or the end of the pair
 	}
-	const silence = -1
+	const silence, ended = -1, -2
 	refused := int(syscall.EPROTO)
 	full := int(syscall.ENOBUFS)
 	segment := []int{p.segment}
@@ -1003,14 +1002,18 @@ func TestHandshakeSegments(t *testing.T) {
 		{"over the limit", []step{add(0, 0), add(1, 0), add(2, 0), add(3, full), add(3, full), drop(1), add(3, 0)}},
 		{"files of other kinds", []step{bad(p.pipe), bad(p.file), bad(p.socket), bad(p.bell), bad(p.sleep), bad(p.block),
 			bad(p.unsealed), bad(p.shrinkable), bad(p.short), bad(p.long), bad(p.readOnly)}},
-		{"without descriptor", []step{{rendezvous.KindAdd, 0, nil, silence}}},
-		{"with two descriptors", []step{{rendezvous.KindAdd, 0, []int{p.segment, p.segment}, silence}}},
-		{"with three descriptors", []step{{rendezvous.KindAdd, 0, []int{p.segment, p.bell, p.pipe}, silence}}},
+		{"without descriptor", []step{{rendezvous.KindAdd, 0, nil, ended}}},
+		{"with two descriptors", []step{{rendezvous.KindAdd, 0, []int{p.segment, p.segment}, ended}}},
+		{"with three descriptors", []step{{rendezvous.KindAdd, 0, []int{p.segment, p.bell, p.pipe}, ended}}},
 		{"drop of unknown segments", []step{drop(0), drop(1), drop(last + 1), drop(1 << 31), drop(1<<32 - 1)}},
 		{"drop twice", []step{add(0, 0), drop(0), drop(0)}},
-		{"drop with descriptors", []step{add(0, 0), {rendezvous.KindDrop, 0, []int{p.pipe, p.bell}, silence}}},
-		{"other kinds", []step{{rendezvous.KindHello, 0, []int{p.block, p.sleep, p.bell}, silence}, {rendezvous.KindWelcome, 0, nil, silence},
-			{rendezvous.KindAdded, 0, nil, silence}, {rendezvous.KindRetire, 0, nil, silence}, {0, 0, nil, silence}, {99, 0, segment, silence}}},
+		{"drop with descriptors", []step{add(0, 0), {rendezvous.KindDrop, 0, []int{p.pipe, p.bell}, ended}}},
+		{"hello", []step{{rendezvous.KindHello, 0, []int{p.block, p.sleep, p.bell}, ended}}},
+		{"welcome", []step{{rendezvous.KindWelcome, 0, nil, ended}}},
+		{"added", []step{{rendezvous.KindAdded, 0, nil, ended}}},
+		{"retire", []step{{rendezvous.KindRetire, 0, nil, ended}}},
+		{"no kind", []step{{0, 0, nil, ended}}},
+		{"an unknown kind", []step{{99, 0, segment, ended}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := leakcheck.Now()
@@ -1034,6 +1037,14 @@ func TestHandshakeSegments(t *testing.T) {
 				}
 			}
 			for _, s := range c.steps {
+				if s.want == ended {
+					require.NoError(t, sendPacket(ch, packet(s.kind), s.fds...))
+					require.NoError(t, expectEnd(ch))
+					ch.Close()
+					leakcheck.RequireBack(t, before)
+					require.Zero(t, server.a.account.Usage())
+					return
+				}
 				request(s)
 			}
 			// The pair still works, and there was no other answer.
@@ -1119,8 +1130,8 @@ func silentClients(t *testing.T, name string, n int) []rendezvous.Channel {
 	return clients
 }
 
-// TestHandshakeHerd attaches more applications at once than a listener has handshakes at a time.
-// None of them runs into the timeout for silent clients.
+// TestHandshakeHerd attaches as many applications of one process at once as may have handshakes
+// under way.
 func TestHandshakeHerd(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -1129,7 +1140,7 @@ func TestHandshakeHerd(t *testing.T) {
 	echoServer(t, server, ListenConfig{App: server, ReadBuffer: MinBuffer, WriteBuffer: MinBuffer}, "echo")
 	var wg sync.WaitGroup
 	start := make(chan struct{})
-	for range maxHandshakes + maxHandshakes/2 {
+	for range maxHandshakes {
 		a := newTestApp(t, AppConfig{})
 		wg.Go(func() {
 			<-start
@@ -1191,15 +1202,15 @@ func TestHandshakeTimeouts(t *testing.T) {
 		})
 	}
 
-	// More clients than a listener has handshakes at a time stay silent. Each is told
-	// that its time is up, and a good client gets its turn before its own timeout.
+	// All but one of the clients that may have handshakes under way stay silent. Each is told
+	// that its time is up, and a good client does not wait for that.
 	server := newTestApp(t, AppConfig{})
 	echoServer(t, server, ListenConfig{App: server}, "echo")
-	for _, ch := range silentClients(t, "echo", maxHandshakes+1) {
+	for _, ch := range silentClients(t, "echo", maxHandshakes-1) {
 		wg.Go(func() {
 			start := time.Now()
 			m, fds, err := ch.Receive()
-			rendezvous.CloseAll(fds)
+			fds.Close()
 			if took := time.Since(start); err != nil || m.Kind != rendezvous.KindWelcome || m.Errno != uint32(syscall.ETIMEDOUT) || took > rendezvous.HandshakeTimeout {
 				fail(err, took)
 			}
@@ -1210,5 +1221,5 @@ func TestHandshakeTimeouts(t *testing.T) {
 	}
 	start := time.Now()
 	attachAndEcho(t, "echo")
-	require.Less(t, time.Since(start), patience)
+	require.Less(t, time.Since(start), helloTimeout)
 }

@@ -36,12 +36,56 @@ type ListenConfig struct {
 	// is not called for connections inside the listener's own App.
 	Allow func(Cred) bool
 
+	// Peer limits what each other application may hold of the listener.
+	Peer PeerLimits
+
 	// Kernel has the options of the kernel's listener.
 	Kernel net.ListenConfig
 
 	// Path says which way connections may take.
 	Path Path
 }
+
+// PeerLimits are the most that one peer may hold of a listener, so that the others can have the
+// rest. A peer is a process; the processes of a user who is neither this process's nor root are
+// one peer together. A Dial beyond a limit fails with ENOBUFS, or waits if the limit is that of
+// half-open connections; on the networks that the kernel has too it takes the kernel's socket. 0
+// means the default.
+type PeerLimits struct {
+	// Attached is the number of applications; 256. Dials that ask for other fifo sizes or
+	// name the address in another way count as other applications.
+	Attached int
+	// HalfOpens is about the number of connections from one application that were not
+	// accepted; the listener's Backlog, and 64 more that are not answered yet.
+	HalfOpens int
+	Conns     int   // connections, with those that were not accepted; 25,000
+	Segments  int   // mappings of the peer's shared memory; 2,048
+	Bytes     int64 // address space of these; 64 GiB, on 32-bit systems 256 MiB
+}
+
+// fill replaces zeros by the defaults.
+func (p *PeerLimits) fill(backlog int) error {
+	for _, l := range []struct {
+		v   *int
+		def int
+	}{{&p.Attached, 256}, {&p.HalfOpens, backlog + 64}, {&p.Conns, 25_000}, {&p.Segments, 2048}} {
+		if *l.v < 0 {
+			return errNegativeLimit
+		}
+		if *l.v == 0 {
+			*l.v = l.def
+		}
+	}
+	if p.Bytes < 0 {
+		return errNegativeLimit
+	}
+	if p.Bytes == 0 {
+		p.Bytes = defaultBytes / 4
+	}
+	return nil
+}
+
+var errNegativeLimit = syserr.New(syscall.EINVAL, "a limit in PeerLimits is negative")
 
 // Listen listens on an address. The context limits the call, not the listener, which the
 // caller closes.
@@ -165,7 +209,11 @@ func (lc *ListenConfig) newListener(network string, addr net.Addr) (*Listener, e
 	if backlog == 0 {
 		backlog = DefaultBacklog
 	}
-	l := &Listener{app: lc.App.app(), network: network, addr: addr, sizes: sz, allow: lc.Allow}
+	limits := lc.Peer
+	if err := limits.fill(backlog); err != nil {
+		return nil, err
+	}
+	l := &Listener{app: lc.App.app(), network: network, addr: addr, sizes: sz, allow: lc.Allow, peerLimits: limits}
 	l.backlog.init(backlog)
 	return l, nil
 }

@@ -32,6 +32,9 @@ type Listener struct {
 	backlog backlog
 	origins originTable // of its connections, on network tcp
 
+	peerLimits PeerLimits
+	local      turns // of dialers in its application
+
 	kernel  net.Listener // the kernel's listener at this address; nil on network "ct"
 	door    *pair.Door   // the socket for other applications; nil if there is none
 	retired atomic.Bool  // another listener has taken over the address

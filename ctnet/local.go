@@ -101,7 +101,7 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (
 		a.account.RemoveConn()
 		return nil, err
 	}
-	l.backlog.offer(p)
+	l.backlog.offer(p, &l.local)
 	if p.halfOpen() {
 		stop := context.AfterFunc(ctx, p.dialer.Wake)
 		p.dialer.Prepare()

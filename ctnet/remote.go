@@ -87,6 +87,8 @@ func (s served) Allows(c rendezvous.Cred) bool {
 	return s.l.allow(Cred(c))
 }
 
+func (s served) PeerLimits() pair.PeerLimits { return pair.PeerLimits(s.l.peerLimits) }
+
 func (s served) Shared() bool { return s.l.kernel != nil }
 
 func (s served) Retire() { s.l.retired.Store(true) }
@@ -98,13 +100,14 @@ func (s served) Place(name string) pair.Place {
 	if addr == nil || s.l.retired.Load() {
 		return nil
 	}
-	return servedAs{s.l, addr}
+	return servedAs{s.l, addr, new(turns)}
 }
 
 // A servedAs is a listener as one pair has dialed it.
 type servedAs struct {
 	l    *Listener
 	addr net.Addr // of the accepting ends
+	turn *turns
 }
 
 func (s servedAs) Sizes(ask pair.Sizes) (pair.Sizes, error) {
@@ -131,7 +134,7 @@ func (s servedAs) Make(from pair.Dialer) (_ pair.Accepting, o stream.Options, _ 
 	return a, stream.Options{TCP: isTCP(s.addr)}, uint64(origin), 0
 }
 
-func (s servedAs) Offer(a pair.Accepting) { s.l.backlog.offer(a.(*acceptedConn)) }
+func (s servedAs) Offer(a pair.Accepting) { s.l.backlog.offer(a.(*acceptedConn), s.turn) }
 
 func (s servedAs) Forget(a pair.Accepting) {
 	if o := a.(*acceptedConn).origin; o != 0 {

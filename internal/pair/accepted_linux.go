@@ -19,27 +19,32 @@ type Accepted struct {
 	once     sync.Once
 	answered atomic.Bool
 	accepted atomic.Bool // by Accept
+	settled  atomic.Bool // it is not counted as a half-open connection any more
 	refused  uint32      // the errno, if it was
 }
 
-// incoming makes the connection for a Dial. The worker calls it, and passes on a reference to
-// the pair, which the connection keeps.
-func (s *server) incoming(slot segpool.Slot) {
-	if s.conns.get(slot.ID) != nil {
-		// The client has asked for this slot again before it was answered. An honest
-		// client does not do that. A second connection in the table would hide the first
-		// one for ever.
-		s.table.Refuse(slot, uint32(syscall.EPROTO), func() { s.tell(slot) })
-		s.unref()
+// admit makes the connection for a Dial, if there is one at the slot. The worker calls it, and
+// so the pair has a reference.
+func (s *server) admit(id uint32) {
+	if a := s.conns.get(id); a != nil {
+		// The event came while the slot was not in use, but it may be that of a dialer
+		// that has given up since. And an honest client does not ask again before it was
+		// answered: a second connection in the table would hide the first one for ever.
+		a.notified()
+		return
+	}
+	slot, ok := s.table.Request(id)
+	if !ok {
 		return
 	}
 	number := slot.Number()
 	owner, o, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: &s.cred})
 	if errno != 0 {
 		s.table.Refuse(slot, uint32(errno), func() { s.tell(slot) })
-		s.unref()
 		return
 	}
+	s.ref()
+	s.halfOpens.Add(1)
 	slot.SetOrigin(origin)
 	slot.ToServer.Header.ResetConsumer()
 	slot.ToClient.Header.ResetProducer()
@@ -60,12 +65,31 @@ func (s *server) incoming(slot segpool.Slot) {
 
 // create asks the listener to make a connection, and counts it.
 func (s *server) create(from Dialer) (a Accepting, o stream.Options, origin uint64, errno syscall.Errno) {
+	if s.peer.conns.Load() >= int64(s.door.peers.limits.Conns) {
+		return nil, o, 0, syscall.ENOBUFS
+	}
 	a, o, origin, errno = s.place.Make(from)
 	if errno == 0 && s.host.Account.AddConn() != nil {
 		s.place.Forget(a)
 		return nil, o, 0, syscall.ENOBUFS
 	}
+	if errno == 0 {
+		s.peer.conns.Add(1)
+	}
 	return a, o, origin, errno
+}
+
+// notified is called for an event of the connection.
+func (a *Accepted) notified() {
+	a.owner.End().Wake()
+	a.checkDialer()
+}
+
+// settle says that the connection is no half-open one any more.
+func (a *Accepted) settle() {
+	if !a.settled.Swap(true) {
+		a.s.settled()
+	}
 }
 
 // checkDialer removes the connection from the backlog if its dialer has given up. The dialer
@@ -108,6 +132,7 @@ func (a *Accepted) Answer() {
 func (a *Accepted) Accept() bool {
 	a.Answer()
 	a.accepted.Store(true)
+	a.settle()
 	if a.givenUp() {
 		a.Drop()
 		return false
@@ -127,17 +152,16 @@ func (a *Accepted) Refuse(errno syscall.Errno) {
 }
 
 // tell notifies the dialer if it waits for the answer. The load of ConnectNtf pairs with the
-// store in [Dialed.awaitAnswer]. The callers of tell serve other peers too (the worker,
-// Accept) or must not wait (Close), so another goroutine rings the doorbell.
+// store in [Dialed.awaitAnswer].
 func (s *server) tell(slot segpool.Slot) {
 	if slot.ClientState().Code() == segpool.ConnectNtf {
-		s.notifyApart(slot.ID)
+		s.remote.Notify(slot.ID)
 	}
 }
 
-// Notify, NotifyApart, Poller and LetGo implement stream.Peer.
+// Notify, CutOff, Poller and LetGo implement stream.Peer.
 func (a *Accepted) Notify()              { a.s.remote.Notify(a.slot.ID) }
-func (a *Accepted) NotifyApart()         { a.s.notifyApart(a.slot.ID) }
+func (a *Accepted) CutOff()              { a.s.cutOff(corruptFifo) }
 func (a *Accepted) Poller() sched.Poller { return a.s.worker }
 
 // LetGo lets go of the slot.
@@ -151,7 +175,9 @@ func (a *Accepted) LetGo() {
 	} else {
 		s.table.Free(a.slot)
 	}
+	s.peer.conns.Add(-1)
 	s.host.Account.RemoveConn()
+	a.settle()
 	s.place.Forget(a.owner)
 	s.unref()
 }

@@ -140,17 +140,17 @@ func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (*cli
 	if err != nil {
 		unlimited()
 		h.end(ch)
-		return nil, attachError(ctx, err)
+		return nil, h.attachError(ctx, err)
 	}
 	go p.read()
 	return p, nil
 }
 
 // attachError returns the error of a Dial whose handshake has failed with err.
-func attachError(ctx context.Context, err error) error {
+func (h *Host) attachError(ctx context.Context, err error) error {
 	switch {
-	case errors.Is(err, net.ErrClosed):
-		return net.ErrClosed // by Host.Close
+	case h.isClosed():
+		return net.ErrClosed
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -177,19 +177,21 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 	}
 	defer unix.Close(blockFD)
 	held.add(block.Free)
-	bell, err := sched.NewDoorbell()
+	bell, ringerFD, err := sched.NewDoorbell()
 	if err != nil {
 		return nil, err
 	}
+	defer unix.Close(ringerFD)
 	held.add(bell.Close)
 
 	hello := rendezvous.Message{Kind: rendezvous.KindHello, App: h.ID, Worker: uint32(number),
 		ToServer: uint32(key.ask.ToServer), ToClient: uint32(key.ask.ToClient)}
 	hello.NameLen = uint32(copy(hello.Name[:], key.name))
-	if err := ch.Send(hello, blockFD, sleepFD, bell.FD()); err != nil {
+	if err := ch.Send(hello, blockFD, sleepFD, ringerFD); err != nil {
 		return nil, err
 	}
 	welcome, fds, err := ch.Expect(rendezvous.KindWelcome, 2)
+	defer func() { go fds.Close() }() // the server can make that block
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +204,7 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 		timer:   idleTimer{setDeadline: ch.SetReadDeadline},
 	}
 	p.self = p
-	if err := p.adopt(welcome, fds[0], fds[1]); err != nil {
+	if err := p.adopt(welcome, fds, 0); err != nil {
 		return nil, err
 	}
 	held.add(p.disown)
@@ -213,15 +215,13 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 	p.pool = segpool.NewPool(g, h.Account, p.drop)
 	toServer, toClient := bitmaps(block)
 	p.remote.Events = toServer
-	p.source = sched.Source{Events: toClient, Handle: p.handle, Bell: bell}
-	p.refs.Store(1)
 	if !unlimited() {
 		return nil, os.ErrDeadlineExceeded // by the context
 	}
-	if err := worker.Add(&p.source); err != nil {
+	if err := p.listen(toClient, bell, p.handle, nil); err != nil {
 		return nil, err
 	}
-	held.keep() // the worker may be using the memory from here on
+	held.keep()
 	if err := h.register(p, func() { h.clients[key] = p }); err != nil {
 		p.die(p.cutNext())
 		p.pool.Close()
@@ -233,26 +233,36 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 // read reads the control channel, and ends the pair when that ends.
 func (p *client) read() {
 	h := p.host
-	for {
+	for !p.dead.Load() {
 		m, fds, err := p.ch.Receive()
-		rendezvous.CloseAll(fds)
+		if len(fds) > 0 {
+			fds.Close()
+			err = rendezvous.ErrProtocol
+		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			if p.idle() {
 				break
 			}
 			continue
 		}
+		if err == rendezvous.ErrProtocol {
+			p.cutOff(badMessage)
+		}
 		if err != nil {
 			break
 		}
+		p.heard(m.Kind)
 		switch m.Kind {
 		case rendezvous.KindAdded:
 			select {
 			case p.added <- syscall.Errno(m.Errno):
-			default: // not the answer to an add
+			default: // nobody has asked
 			}
 		case rendezvous.KindRetire:
 			p.retire()
+		case rendezvous.KindFull:
+		default:
+			p.cutOff(badMessage)
 		}
 	}
 	p.dead.Store(true)
@@ -425,7 +435,7 @@ func (p *client) addSegment() error {
 		}
 	case <-timeout.C:
 		m.Free()
-		p.ch.Close()
+		p.hangUp()
 		return rendezvous.ErrSilent
 	}
 	if err := p.pool.Add(k, m); err != nil {
@@ -434,3 +444,6 @@ func (p *client) addSegment() error {
 	}
 	return nil
 }
+
+// gone implements member.
+func (p *client) gone() {}

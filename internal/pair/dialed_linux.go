@@ -153,9 +153,9 @@ func (d *Dialed) awaitAnswer(ctx context.Context) {
 	}
 }
 
-// Notify, NotifyApart, Poller and LetGo implement stream.Peer.
+// Notify, CutOff, Poller and LetGo implement stream.Peer.
 func (d *Dialed) Notify()              { d.p.remote.Notify(d.slot.ID) }
-func (d *Dialed) NotifyApart()         { d.p.notifyApart(d.slot.ID) }
+func (d *Dialed) CutOff()              { d.p.cutOff(corruptFifo) }
 func (d *Dialed) Poller() sched.Poller { return d.p.worker }
 
 // LetGo lets go of the slot.
@@ -175,7 +175,7 @@ func (d *Dialed) LetGo() {
 		}
 		if answer.Code() != segpool.Refused {
 			// After Free has stored GivenUp: the server loads it in checkDialer.
-			p.notifyApart(d.slot.ID)
+			p.remote.Notify(d.slot.ID)
 		}
 	}
 	p.host.Account.RemoveConn()

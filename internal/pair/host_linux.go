@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
@@ -33,9 +34,16 @@ type Host struct {
 	channels map[rendezvous.Channel]struct{} // open ones, also of handshakes
 	users    sync.WaitGroup                  // counts open channels; each has a goroutine
 
+	complaints complaints
+	violations atomic.Uint64 // peers that were cut off
+
 	// Absences are the targets at which there was no listener.
 	Absences rendezvous.Absences
 }
+
+// closePatience is how long Close waits. It waits as long only if a peer makes the close of a
+// descriptor block, that it has sent.
+const closePatience = 2 * time.Second
 
 // maxServers is about the most pairs that an application has as the server. Handshakes under
 // way are not counted, so there can be some more.
@@ -158,12 +166,20 @@ func (h *Host) Close() {
 		m.each(func(e *stream.End, _ any, _ bool) { e.Abort() })
 	}
 	for _, ch := range channels {
-		ch.Close()
+		ch.HangUp()
 	}
-	h.users.Wait()
-	if h.group != nil {
-		h.group.Wait()
-		h.sleep.Free()
-		unix.Close(h.sleepFD)
+	gone := make(chan struct{})
+	go func() {
+		h.users.Wait()
+		if h.group != nil {
+			h.group.Wait()
+			h.sleep.Free()
+			unix.Close(h.sleepFD)
+		}
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-time.After(closePatience):
 	}
 }

@@ -74,6 +74,8 @@ type Listener interface {
 	// Place returns what connections dialed by a name need to know of the listener, or nil
 	// if the listener does not have that name, or accepts no connections any more.
 	Place(name string) Place
+	// PeerLimits returns what each peer may hold of the listener.
+	PeerLimits() PeerLimits
 	// Shared reports whether another process may take over: the kernel has granted it the
 	// same address.
 	Shared() bool
@@ -81,6 +83,16 @@ type Listener interface {
 	Retire()
 	// Withdraw removes from the backlog a connection that was offered with [Place.Offer].
 	Withdraw(a Accepting)
+}
+
+// PeerLimits are the most that one peer may hold of a listener. A peer is a process, or all
+// processes of another user that is not root.
+type PeerLimits struct {
+	Attached  int   // pairs
+	HalfOpens int   // connections of one pair that were not accepted
+	Conns     int   // connections, with those
+	Segments  int   // of its memory that are mapped here
+	Bytes     int64 // address space of these
 }
 
 // A Place is a Listener as one pair has dialed it.

@@ -2,9 +2,13 @@ package pair
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
@@ -34,14 +38,25 @@ type pair struct {
 
 	refs atomic.Int32
 	dead atomic.Bool
+
+	cutNext func() bool // see die; the worker's own from then on
+	full    uint64      // KindFull messages received; the reader's own
 }
 
-// unref drops a reference. The last one frees the memory and closes the doorbell.
+// unref drops a reference. The last one frees the memory and closes the descriptors.
 func (p *pair) unref() {
 	if p.refs.Add(-1) == 0 {
 		p.host.remove(p.self)
 		p.block.Free()
-		p.disown()
+		p.sleep.Free()
+		if p.source.Process >= 0 {
+			unix.Close(p.source.Process)
+		}
+		go func() { // the peer can make these block
+			p.source.Bell.Close()
+			p.remote.Bell.Close()
+			p.self.gone()
+		}()
 	}
 }
 
@@ -58,22 +73,12 @@ func (p *pair) ref() bool {
 	}
 }
 
-// notifyApart is remote.Notify for a caller that must not block, whatever the peer has done to
-// its doorbell: a goroutine of its own rings it. The caller has a reference.
-func (p *pair) notifyApart(slot uint32) {
-	if p.remote.Post(slot) {
-		p.refs.Add(1)
-		go func() {
-			p.remote.Ring()
-			p.unref()
-		}()
-	}
-}
-
 // A member is a client or a server.
 type member interface {
 	// each calls f with each connection. halfOpen says that its dialer was not answered yet.
 	each(f func(e *stream.End, owner any, halfOpen bool))
+	// gone is called when the pair has no memory and no descriptors any more.
+	gone()
 }
 
 // die ends a pair whose control channel has ended. The worker first delivers the events that
@@ -81,16 +86,79 @@ type member interface {
 // the next connection, and returns false if there is none left.
 func (p *pair) die(cutNext func() bool) {
 	p.dead.Store(true)
-	p.ch.Close()
-	p.worker.Cleanup(func() bool {
-		if cutNext() {
-			return true
+	p.ch.HangUp()
+	p.cutNext = cutNext
+	p.worker.End(&p.source)
+}
+
+// cutsPerTurn is the number of connections that are cut in one turn of the worker.
+const cutsPerTurn = 100
+
+// cutSome is [sched.Source.Cut].
+func (p *pair) cutSome() (more bool) {
+	for range cutsPerTurn {
+		if !p.cutNext() {
+			p.worker.Remove(&p.source)
+			p.unref()
+			return false
 		}
-		p.worker.Remove(&p.source)
-		p.source.Bell.Close()
-		p.unref()
-		return false
-	})
+	}
+	return true
+}
+
+// listen has the worker serve the pair: events are of the peer, and handled by handle and work.
+// After that the worker may be using the pair's memory.
+func (p *pair) listen(events sched.Bitmap, bell *sched.Doorbell, handle func(slot uint32), work func() bool) error {
+	p.source = sched.Source{
+		Events: events, Handle: handle, Bell: bell, Work: work, Cut: p.cutSome,
+		Process: p.ch.PeerProcess(p.cred), Gone: p.hangUp,
+	}
+	p.refs.Store(1)
+	err := p.worker.Add(&p.source)
+	if err != nil && p.source.Process >= 0 {
+		unix.Close(p.source.Process)
+	}
+	return err
+}
+
+// hangUp has the goroutine that reads the control channel end the pair.
+func (p *pair) hangUp() {
+	p.dead.Store(true)
+	p.ch.HangUp()
+}
+
+// tellFull tells the peer that its doorbell's queue is full. If there is no room for the message,
+// then the peer has others that it has not received, on which it does the same.
+func (p *pair) tellFull() { p.ch.Send(rendezvous.Message{Kind: rendezvous.KindFull}) }
+
+// heard is called for each message that has come on the control channel.
+func (p *pair) heard(kind uint16) {
+	if kind == rendezvous.KindFull {
+		p.full++
+	}
+	if !p.worker.Empty(&p.source, p.full) {
+		p.cutOff(ringsTooOften)
+	}
+}
+
+// Reasons to cut a peer off
+const (
+	corruptFifo   = "it wrote what can't be into the words of a fifo"
+	badMessage    = "it sent a message that is not of the protocol"
+	ringsTooOften = "it rings the doorbell without end"
+)
+
+// cutOff ends the pair, as the peer has broken the protocol, and says so in the log.
+func (p *pair) cutOff(why string) {
+	if p.dead.Swap(true) {
+		return
+	}
+	p.ch.HangUp()
+	p.host.violations.Add(1)
+	if ok, silent := p.host.complaints.due(); ok {
+		slog.Warn("ctnet: cut off a process that broke the protocol",
+			"pid", p.cred.PID, "uid", p.cred.UID, "why", why, "others", silent)
+	}
 }
 
 // cut ends a connection whose pair has ended. If the pair was ended by [Host.Close] the
@@ -207,25 +275,25 @@ func (f *flight) wait(ctx context.Context) error {
 	}
 }
 
-// adopt opens the descriptors that the peer has sent, of its sleep words and of the doorbell
-// of the worker that m names, and owns them, also if it fails.
-func (p *pair) adopt(m rendezvous.Message, sleepFD, bellFD int) (err error) {
+// adopt opens two of the descriptors that the peer has sent with m: that of its sleep words,
+// number sleep, and after it that of the doorbell of the worker that m names, which it takes.
+func (p *pair) adopt(m rendezvous.Message, fds foreign.FDs, sleep int) (err error) {
 	p.peerApp = m.App
 	if m.Worker >= sched.MaxWorkers {
-		rendezvous.CloseAll([]int{sleepFD, bellFD})
 		return rendezvous.ErrProtocol
 	}
-	p.remote.Bell, err = sched.OpenDoorbell(bellFD)
+	p.sleep, err = segpool.OpenShared(fds[sleep], sleepPageSize, segpool.ByMaker)
 	if err != nil {
-		rendezvous.CloseAll([]int{sleepFD, bellFD})
 		return rendezvous.Broken(err)
 	}
-	p.sleep, err = segpool.OpenShared(sleepFD, sleepPageSize, segpool.ByMaker)
+	p.remote.Bell, err = sched.OpenRinger(fds[sleep+1])
 	if err != nil {
-		p.remote.Bell.Close()
+		p.sleep.Free()
 		return rendezvous.Broken(err)
 	}
+	fds.Take(sleep + 1)
 	p.remote.Sleep = sleepWord(p.sleep, int(m.Worker))
+	p.remote.Full = p.tellFull
 	return nil
 }
 

@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"cutthrough.example/internal/leakcheck"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/ring"
+	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/stream"
 )
@@ -95,7 +97,10 @@ type listener struct {
 
 func (l *listener) Allows(c rendezvous.Cred) bool { return rendezvous.Trusted(c) }
 func (l *listener) Shared() bool                  { return false }
-func (l *listener) Retire()                       { l.retired.Store(true) }
+func (l *listener) PeerLimits() PeerLimits {
+	return PeerLimits{Attached: 10, HalfOpens: 100, Conns: 1000, Segments: 100, Bytes: 1 << 40}
+}
+func (l *listener) Retire() { l.retired.Store(true) }
 
 func (l *listener) Withdraw(a Accepting) {
 	l.mu.Lock()
@@ -236,10 +241,18 @@ func TestTwoUsesOfASlot(t *testing.T) {
 		s = m.(*server)
 	}
 	block, blocked := make(chan struct{}), make(chan struct{})
-	s.worker.Connect(func() {
+	bell, ringerFD, err := sched.NewDoorbell()
+	require.NoError(t, err)
+	defer bell.Close()
+	defer unix.Close(ringerFD)
+	other := &sched.Source{Events: sched.NewBitmap(make([]byte, sched.BitmapSize)), Bell: bell, Process: -1, Work: func() bool {
 		close(blocked)
 		<-block
-	})
+		return false
+	}}
+	require.NoError(t, s.worker.Add(other))
+	defer s.worker.Remove(other)
+	s.worker.Schedule(other)
 	<-blocked
 	var slots []segpool.Slot
 	for range 10 {

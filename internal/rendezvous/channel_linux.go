@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/syserr"
 )
 
@@ -57,9 +58,9 @@ func versionError(v uint16) error {
 		fmt.Sprintf("the other process speaks version %d of ctnet's protocol and this one version %d; build both with the same ctnet", v, Version))
 }
 
-// Receive returns the next message, and its descriptors, which the caller owns. It fails if the
-// message has another version or size. The caller checks the kind.
-func (ch Channel) Receive() (m Message, fds []int, err error) {
+// Receive returns the next message and its descriptors, which the caller owns, also if Receive
+// fails. It fails if the message has another version or size. The caller checks the kind.
+func (ch Channel) Receive() (m Message, fds foreign.FDs, err error) {
 	b := make([]byte, MessageSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
 	n, oobn, flags, _, readErr := ch.ReadMsgUnix(b, oob)
@@ -67,8 +68,7 @@ func (ch Channel) Receive() (m Message, fds []int, err error) {
 	// descriptors.
 	fds, err = parseRights(oob[:oobn])
 	if readErr != nil {
-		CloseAll(fds)
-		return m, nil, readErr
+		return m, fds, readErr
 	}
 	if err != nil || n < 8 || binary.LittleEndian.Uint32(b) != Magic {
 		err = ErrProtocol
@@ -77,16 +77,15 @@ func (ch Channel) Receive() (m Message, fds []int, err error) {
 	} else if flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 || n != MessageSize {
 		err = ErrProtocol
 	}
-	if err != nil {
-		CloseAll(fds)
-		return m, nil, err
+	if err == nil {
+		binary.Decode(b[:n], binary.LittleEndian, &m)
 	}
-	binary.Decode(b[:n], binary.LittleEndian, &m)
-	return m, fds, nil
+	return m, fds, err
 }
 
-// Expect receives a message of one kind with nfds descriptors.
-func (ch Channel) Expect(kind uint16, nfds int) (Message, []int, error) {
+// Expect receives a message of one kind with nfds descriptors, which the caller owns, also if
+// Expect fails.
+func (ch Channel) Expect(kind uint16, nfds int) (Message, foreign.FDs, error) {
 	m, fds, err := ch.Receive()
 	if err == nil {
 		err = m.Check(kind, nfds, fds)
@@ -94,21 +93,18 @@ func (ch Channel) Expect(kind uint16, nfds int) (Message, []int, error) {
 	return m, fds, err
 }
 
-// Check checks that m is of one kind and came with nfds descriptors. Otherwise it closes them.
-func (m *Message) Check(kind uint16, nfds int, fds []int) (err error) {
+// Check checks that m is of one kind, says no errno, and came with nfds descriptors.
+func (m *Message) Check(kind uint16, nfds int, fds foreign.FDs) error {
 	switch {
 	case m.Kind == kind && m.Errno != 0:
-		err = syscall.Errno(m.Errno)
+		return syscall.Errno(m.Errno)
 	case m.Kind != kind || len(fds) != nfds:
-		err = ErrProtocol
-	default:
-		return nil
+		return ErrProtocol
 	}
-	CloseAll(fds)
-	return err
+	return nil
 }
 
-func parseRights(oob []byte) (fds []int, err error) {
+func parseRights(oob []byte) (fds foreign.FDs, err error) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return nil, err
@@ -124,11 +120,12 @@ func parseRights(oob []byte) (fds []int, err error) {
 	return fds, nil
 }
 
-// CloseAll closes descriptors.
-func CloseAll(fds []int) {
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
+// HangUp ends the channel at both ends, and never blocks, as to close it can: the peer's
+// messages may have come with descriptors whose close blocks. Messages that have come can
+// still be received.
+func (ch Channel) HangUp() {
+	ch.CloseRead()
+	ch.CloseWrite()
 }
 
 // PeerCred returns the credentials of the process at the other end, as the kernel says.
@@ -146,6 +143,38 @@ func (ch Channel) PeerCred() (Cred, error) {
 		return Cred{}, err
 	}
 	return Cred{PID: int(u.Pid), UID: int(u.Uid), GID: int(u.Gid)}, nil
+}
+
+// soPeerPidfd is SO_PEERPIDFD, since Linux 6.5.
+const soPeerPidfd = 0x4d
+
+// PeerProcess returns a descriptor that becomes readable when the process at the other end
+// ends, which the caller closes, or -1 if there is none to be had. The channel's own end does
+// not say that for sure: a child may have inherited the socket.
+func (ch Channel) PeerProcess(c Cred) (fd int) {
+	if c.PID == os.Getpid() {
+		return -1 // another application of this process
+	}
+	fd = -1
+	raw, err := ch.SyscallConn()
+	if err != nil {
+		return -1
+	}
+	raw.Control(func(s uintptr) {
+		fd, err = unix.GetsockoptInt(int(s), unix.SOL_SOCKET, soPeerPidfd)
+	})
+	if err == nil {
+		return fd
+	}
+	if c.PID <= 0 {
+		return -1
+	}
+	// The number may be another process's by now, but not if the first one is alive still,
+	// which the caller finds out: it has the channel's end.
+	if fd, err = unix.PidfdOpen(c.PID, 0); err != nil {
+		return -1
+	}
+	return fd
 }
 
 // aLongTimeAgo is a deadline that ends the calls under way.

@@ -6,7 +6,7 @@ import "encoding/binary"
 const Magic = 0x74656e74 // "tnet"
 
 // Version is the version of the protocol and of the layout of shared memory.
-const Version = 2
+const Version = 3
 
 // The kinds of messages.
 const (
@@ -20,6 +20,7 @@ const (
 	KindSnapshot            // server: the snapshot; 1 descriptor
 	KindTakeover            // in place of hello: another listener has the address now
 	KindTaken               // server: it has retired
+	KindFull                // the queue of the receiver's doorbell is full
 )
 
 // A Message has the same fields for all kinds. A field that a kind doesn't use is 0.

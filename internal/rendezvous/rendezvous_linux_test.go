@@ -305,12 +305,13 @@ func TestMessages(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, sent, m)
 		require.Len(t, fds, 2)
-		CloseAll(fds)
+		fds.Close()
 	}
 	// What was not expected is closed.
 	for _, nfds := range []int{0, 1, 3} {
 		require.NoError(t, a.Send(sent, int(null.Fd()), int(null.Fd())))
-		_, _, err := b.Expect(KindHello, nfds)
+		_, fds, err := b.Expect(KindHello, nfds)
+		fds.Close()
 		require.Equal(t, ErrProtocol, err)
 	}
 	require.NoError(t, a.Send(sent))
@@ -318,7 +319,8 @@ func TestMessages(t *testing.T) {
 	require.Equal(t, ErrProtocol, err)
 	sent.Errno = uint32(syscall.ENOBUFS)
 	require.NoError(t, a.Send(sent, int(null.Fd())))
-	_, _, err = b.Expect(KindHello, 1)
+	_, fds, err := b.Expect(KindHello, 1)
+	fds.Close()
 	require.Equal(t, syscall.ENOBUFS, err)
 	require.NoError(t, a.Close())
 	_, _, err = b.Receive()
@@ -369,7 +371,8 @@ func TestGarbage(t *testing.T) {
 			return sendErr != unix.EAGAIN
 		})
 		require.NoError(t, sendErr)
-		_, _, err := b.Receive()
+		_, got, err := b.Receive()
+		got.Close()
 		if want == nil {
 			require.ErrorIs(t, err, syscall.EPROTONOSUPPORT)
 			require.ErrorContains(t, err, "build both with the same ctnet")

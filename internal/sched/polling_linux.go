@@ -44,6 +44,9 @@ type polling struct {
 	// word is the sleep word. It counts, so each sleep has a number of its own.
 	word *atomic.Uint32
 
+	// sleeps counts the sleeps that were announced.
+	sleeps uint64
+
 	worker          workerState
 	takenOver       bool
 	noTakeoverUntil time.Time
@@ -91,6 +94,9 @@ func (p *polling) giveBack(maxGap time.Duration) {
 func (p *polling) announce() {
 	asleep := p.worker == workerAsleep && !p.takenOver
 	if odd := p.word.Load()&1 != 0; odd != asleep {
+		if asleep {
+			p.sleeps++
+		}
 		p.word.Add(1)
 	}
 }

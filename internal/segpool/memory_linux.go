@@ -61,12 +61,11 @@ func fill(fd, size int, written Writer) (*Memory, error) {
 	return m, nil
 }
 
-// OpenShared maps memory that a peer made with [CreateShared], and closes fd. The mapping is
-// read-only if written is ByMaker. The file must have the seals and exactly the given size, so
+// OpenShared maps memory that a peer made with [CreateShared]. The mapping is read-only if
+// written is ByMaker. The file must have the seals and exactly the given size, so
 // that no access can fault, now or later.
 func OpenShared(fd, size int, written Writer) (*Memory, error) {
 	writable := written == ByBoth
-	defer unix.Close(fd)
 	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
 	if err == unix.EINVAL {
 		return nil, errors.New("shared memory is not a memfd")

@@ -40,6 +40,8 @@ type Limits struct {
 type Account struct {
 	limits                 Limits
 	conns, segments, bytes atomic.Int64
+
+	whole *Account // see Share
 }
 
 // NewAccount returns an account with the given limits.
@@ -78,20 +80,33 @@ func (a *Account) AddConn() error {
 // RemoveConn undoes AddConn.
 func (a *Account) RemoveConn() { a.conns.Add(-1) }
 
+// Share returns an account of segments that a counts too, with limits of its own.
+func (a *Account) Share(segments, bytes int64) *Account {
+	return &Account{limits: Limits{Segments: segments, Bytes: bytes}, whole: a}
+}
+
 func (a *Account) addSegment(size int) error {
 	if err := charge(&a.segments, 1, a.limits.Segments, "segments"); err != nil {
 		return err
 	}
-	if err := charge(&a.bytes, int64(size), a.limits.Bytes, "bytes of segments"); err != nil {
-		a.segments.Add(-1)
-		return err
+	err := charge(&a.bytes, int64(size), a.limits.Bytes, "bytes of segments")
+	if err == nil && a.whole != nil {
+		if err = a.whole.addSegment(size); err != nil {
+			a.bytes.Add(-int64(size))
+		}
 	}
-	return nil
+	if err != nil {
+		a.segments.Add(-1)
+	}
+	return err
 }
 
 func (a *Account) removeSegment(size int) {
 	a.segments.Add(-1)
 	a.bytes.Add(-int64(size))
+	if a.whole != nil {
+		a.whole.removeSegment(size)
+	}
 }
 
 // A Segment is a mapping of slots. It lives until its last reference is dropped.

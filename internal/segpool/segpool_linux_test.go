@@ -97,12 +97,6 @@ func TestState(t *testing.T) {
 	require.EqualValues(t, 111, s.Detail())
 }
 
-func dup(t *testing.T, fd int) int {
-	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	require.NoError(t, err)
-	return fd
-}
-
 func TestSharedRoundTrip(t *testing.T) {
 	size := two.Size()
 	m, fd, err := CreateShared("test", size, ByBoth)
@@ -112,8 +106,7 @@ func TestSharedRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	defer o.Free()
 	require.Len(t, o.Bytes, size)
-	_, err = unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-	require.ErrorIs(t, err, unix.EBADF)
+	require.NoError(t, unix.Close(fd))
 	m.Bytes[0], o.Bytes[size-1] = 1, 2
 	require.EqualValues(t, 1, o.Bytes[0])
 	require.EqualValues(t, 2, m.Bytes[size-1])
@@ -127,13 +120,13 @@ func TestOwnedIsReadOnlyForOthers(t *testing.T) {
 	require.NoError(t, err)
 	defer m.Free()
 	defer unix.Close(fd)
-	_, err = OpenShared(dup(t, fd), pageSize, ByBoth)
+	_, err = OpenShared(fd, pageSize, ByBoth)
 	require.Error(t, err)
 	_, err = unix.MmapPtr(fd, 0, nil, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	require.ErrorIs(t, err, unix.EPERM)
 	_, err = unix.Pwrite(fd, []byte{1}, 0)
 	require.ErrorIs(t, err, unix.EPERM)
-	o, err := OpenShared(dup(t, fd), pageSize, ByMaker)
+	o, err := OpenShared(fd, pageSize, ByMaker)
 	require.NoError(t, err)
 	defer o.Free()
 	require.Error(t, unix.Mprotect(o.Bytes, unix.PROT_READ|unix.PROT_WRITE))
@@ -158,7 +151,7 @@ func TestOpenSharedRejects(t *testing.T) {
 	defer m.Free()
 	defer unix.Close(shared)
 	for _, size := range []int{1, pageSize - 1, pageSize + 1, 2 * pageSize} {
-		_, err := OpenShared(dup(t, shared), size, ByBoth)
+		_, err := OpenShared(shared, size, ByBoth)
 		require.Error(t, err)
 	}
 
@@ -169,7 +162,7 @@ func TestOpenSharedRejects(t *testing.T) {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
 		require.NoError(t, err)
 		for _, written := range []Writer{ByBoth, ByMaker} {
-			_, err = OpenShared(dup(t, fd), pageSize, written)
+			_, err = OpenShared(fd, pageSize, written)
 			require.Error(t, err)
 		}
 		unix.Close(fd)
@@ -179,7 +172,7 @@ func TestOpenSharedRejects(t *testing.T) {
 	require.NoError(t, err)
 	defer r.Close()
 	defer w.Close()
-	_, err = OpenShared(dup(t, int(r.Fd())), pageSize, ByMaker)
+	_, err = OpenShared(int(r.Fd()), pageSize, ByMaker)
 	require.Error(t, err)
 	_, err = OpenShared(-1, pageSize, ByMaker)
 	require.Error(t, err)
@@ -442,6 +435,7 @@ func pair(t *testing.T) (*Pool, *Table) {
 	require.NoError(t, err)
 	o, err := OpenShared(fd, two.Size(), ByBoth)
 	require.NoError(t, err)
+	require.NoError(t, unix.Close(fd))
 	p, tab := NewPool(two, NewAccount(plenty), dropAll), NewTable(two, NewAccount(plenty))
 	require.NoError(t, p.Add(0, m))
 	require.NoError(t, tab.Add(0, o))

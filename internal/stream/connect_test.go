@@ -26,7 +26,7 @@ type farPeer struct {
 }
 
 func (p *farPeer) Notify()              { go p.other.Wake() }
-func (p *farPeer) NotifyApart()         { go p.other.Wake() }
+func (p *farPeer) CutOff()              {}
 func (p *farPeer) Poller() sched.Poller { return nil }
 
 // A meeting makes connections.

@@ -84,10 +84,11 @@ const (
 
 // A Peer is an end's way to its other end.
 type Peer interface {
-	// Notify wakes the other end, because something it waits for may have come.
-	// NotifyApart does so too, and never blocks.
+	// Notify wakes the other end, because something it waits for may have come. It never
+	// blocks.
 	Notify()
-	NotifyApart()
+	// CutOff tells that the other end's process has broken the protocol. It never blocks.
+	CutOff()
 	// Poller delivers the events that the other end sends, for [sched.Spin.Until]. It is
 	// nil if the other end is in this application.
 	Poller() sched.Poller
@@ -201,6 +202,7 @@ func (e *End) corrupt() error {
 	e.rx.Close()
 	e.endStream()
 	e.Wake()
+	e.peer.CutOff()
 	return errCorrupt
 }
 

@@ -93,7 +93,7 @@ func (e *End) tellEnd() {
 // notifyEnd notifies the peer of an end, if it waits.
 func (e *End) notifyEnd() {
 	if e.tx.ConsumerWaits() || e.rx.ProducerWaits() {
-		e.peer.NotifyApart()
+		e.peer.Notify()
 	}
 }
 

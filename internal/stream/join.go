@@ -32,7 +32,7 @@ type jointPeer struct {
 }
 
 func (p *jointPeer) Notify()              { p.other.Wake() }
-func (p *jointPeer) NotifyApart()         { p.other.Wake() }
+func (p *jointPeer) CutOff()              {}
 func (p *jointPeer) Poller() sched.Poller { return nil }
 
 // joint returns e's jointPeer, or nil if the other end is in another process.
