@@ -37,7 +37,7 @@ type Listener struct {
 
 	kernel  net.Listener // the kernel's listener at this address; nil on network "ct"
 	door    *pair.Door   // the socket for other applications; nil if there is none
-	retired atomic.Bool  // another listener has taken over the address
+	retired atomic.Bool  // another listener has taken over the address, or this one is closed
 
 	begin     sync.Once   // starts acceptKernel, or prevents that
 	unwanted  bool        // acceptKernel closes the kernel's connections

@@ -79,7 +79,7 @@ type Listener interface {
 	// Shared reports whether another process may take over: the kernel has granted it the
 	// same address.
 	Shared() bool
-	// Retire is called when another listener has taken over.
+	// Retire is called when another listener has taken over, or the door is closed.
 	Retire()
 	// Withdraw removes from the backlog a connection that was offered with [Place.Offer].
 	Withdraw(a Accepting)

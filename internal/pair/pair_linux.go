@@ -17,8 +17,8 @@ import (
 
 // A pair connects this application with another one: it has a control channel, and the
 // memory through which the two applications notify each other of events. There is one pair
-// for each listener that this application has dialed, and one for each application that has
-// dialed a listener of this one.
+// for each listener that one of the two has dialed, each name by which it was dialed, and each
+// choice of asked sizes.
 //
 // References keep the memory and the doorbells. The pair has one while it is alive, and each
 // connection and each Dial under way has one.

@@ -31,12 +31,15 @@
 //
 // # Doorbells
 //
-// A doorbell is an eventfd whose counter is 1 from the start and is never read: to ring
-// is to write 0. The write adds nothing, so it can't overflow and doesn't block, whatever
-// the peer writes to the same eventfd. (What else a peer can do to it, see [Remote].) It
-// still makes an edge for edge-triggered epoll, and the worker waits for nothing else.
-// Each pair has a doorbell for each direction: a peer that reads the counter to 0 loses only
-// wake-ups that it would have sent.
+// A doorbell is a pair of unix sockets ([Doorbell], [Ringer]); to ring is to send a byte, which
+// never blocks. The byte makes an edge for edge-triggered epoll, and the worker waits for
+// nothing else. Each pair has a doorbell for each direction: what a peer does to its end harms
+// only this pair.
+//
+// # Turns
+//
+// A worker serves many peers, of which one may be hostile. It delivers a bounded number of events
+// of each in a pass, and then calls Work once for each source that was scheduled ([Source]).
 //
 // A worker's doorbells are in an epoll instance of its own, which waits in the runtime's
 // network poller. A parked worker holds no thread.
