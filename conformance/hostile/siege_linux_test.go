@@ -29,7 +29,7 @@ type siege struct {
 const (
 	// slowest is the longest that a call of the victim's may take that has a deadline of
 	// some milliseconds, or none to wait for, on a machine with as much else to do.
-	slowest = 5 * time.Second
+	slowest = 3 * time.Second
 
 	// Threads that were needed once stay, and so does some of the memory.
 	moreThreads = 16
