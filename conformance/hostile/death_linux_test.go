@@ -37,7 +37,7 @@ func TestDeath(t *testing.T) {
 			s.endAll(all...)
 		})
 		t.Run("listener "+name, func(t *testing.T) {
-			s := besiege(t, victimPlan{Dials: 3})
+			s := besiege(t, victimPlan{Dials: 6})
 			s.storm()
 			var last []*process
 			for _, step := range serverSteps {

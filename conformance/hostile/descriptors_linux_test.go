@@ -76,7 +76,7 @@ var descriptors = sync.OnceValue(func() (all []descriptor) {
 		if err != nil {
 			continue // this system has none
 		}
-		unix.Close(fd)
+		go unix.Close(fd) // which may take its time
 		all = append(all, d)
 	}
 	return all
@@ -131,7 +131,7 @@ func listeningTCP() (int, error) {
 }
 
 // lingerTime is how long the kernel lets the one wait who closes a lingering socket.
-const lingerTime = 6 * time.Second
+const lingerTime = 4 * time.Second
 
 // lingeringTCP returns a socket with bytes that its peer does not take, of which close waits
 // until that has taken them.

@@ -14,6 +14,7 @@ import (
 	"unsafe"
 
 	"cutthrough.example/internal/rendezvous"
+	"cutthrough.example/internal/segpool"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -394,7 +395,9 @@ func clientFields() (all []round) {
 				} else {
 					sendRaw(c.ch, packet(m))
 				}
-				c.connect()
+				if n, err := c.ask(segpool.ConnectNtf, nowhere); err == nil {
+					n.awaitAnswer(10 * time.Millisecond) // the segment may be gone
+				}
 			}
 			return nil
 		})
@@ -547,7 +550,7 @@ func changeBell(a *attacker) {
 			c.sleepForEver(uint32(a.count.Load()))
 		}
 		for _, n := range conns {
-			n.slot.SayClient(2)
+			n.slot.SayClient(segpool.ConnectNtf)
 			n.send(make([]byte, 100))
 			n.rx.Read(make([]byte, 5000))
 			n.notify()

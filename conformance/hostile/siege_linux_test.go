@@ -32,7 +32,7 @@ const (
 	slowest = 3 * time.Second
 
 	// Threads that were needed once stay, and so does some of the memory.
-	moreThreads = 16
+	moreThreads = 64
 	moreHeap    = 8 << 20
 )
 
