@@ -2,6 +2,7 @@ package hostile
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -71,21 +72,17 @@ func fillEventfd(fd int) error {
 	if err != nil {
 		return err
 	}
-	type iocb struct {
-		data            uint64
-		key, rwFlags    uint32
-		opcode          uint16
-		priority        int16
-		fd              uint32
-		buf             uint64
-		n               uint64
-		offset          int64
-		reserved        uint64
-		flags, resultFD uint32
-	}
+	// A struct iocb: a write of one at offset 0, with IOCB_FLAG_RESFD.
+	const opcode, file, buf, length, flags, resultFD = 16, 20, 24, 32, 56, 60
 	const pwrite, resultToFD = 1, 1
-	cb := &iocb{opcode: pwrite, fd: uint32(aio.file), buf: uint64(uintptr(unsafe.Pointer(&one[0]))), n: 8, flags: resultToFD, resultFD: uint32(fd)}
-	list := []*iocb{cb}
+	cb := make([]byte, 64)
+	binary.NativeEndian.PutUint16(cb[opcode:], pwrite)
+	binary.NativeEndian.PutUint32(cb[file:], uint32(aio.file))
+	binary.NativeEndian.PutUint64(cb[buf:], uint64(uintptr(unsafe.Pointer(&one[0]))))
+	binary.NativeEndian.PutUint64(cb[length:], uint64(len(one)))
+	binary.NativeEndian.PutUint32(cb[flags:], resultToFD)
+	binary.NativeEndian.PutUint32(cb[resultFD:], uint32(fd))
+	list := []*byte{&cb[0]}
 	aio.mu.Lock()
 	defer aio.mu.Unlock()
 	_, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, aio.context, 1, uintptr(unsafe.Pointer(&list[0])))
@@ -94,6 +91,7 @@ func fillEventfd(fd int) error {
 		_, _, errno = unix.Syscall6(unix.SYS_IO_GETEVENTS, aio.context, 1, 1, uintptr(unsafe.Pointer(&event)), 0, 0)
 	}
 	runtime.KeepAlive(cb)
+	runtime.KeepAlive(one)
 	if errno != 0 {
 		return os.NewSyscallError("io_submit", errno)
 	}
@@ -310,7 +308,7 @@ type conn struct {
 // notify tells the victim of an event.
 func (c *conn) notify() { c.s.remote.Notify(c.slot.ID) }
 
-// memory is what the words of the slot and of its pair's bitmaps lie in.
+// word returns the connection's own, of those of all slots.
 func (c *conn) word(w word) word { return w.in(c.at) }
 
 // ask asks for a connection.
@@ -369,7 +367,7 @@ func (c *conn) send(b []byte) {
 	c.notify()
 }
 
-// let lets go of the connection as [Close] does, and calls step in between.
+// end lets go of the connection as a Close does, and calls step in between.
 func (c *conn) end(client bool, step func(string)) {
 	c.rx.Close()
 	step("closed")
