@@ -35,12 +35,15 @@ var (
 	listenerFloods = []string{"listener: events", "listener: refusals", "listener: retires", "listener: messages"}
 )
 
+// clientFloodSizes are how many of something some of them have.
+var clientFloodSizes = map[string]int{"events": 4, "hellos kept": 500}
+
 // TestFloods has attackers do without end what costs them little.
 func TestFloods(t *testing.T) {
 	for _, attack := range clientFloods {
 		t.Run(attack, func(t *testing.T) {
 			s := besiege(t, victimPlan{})
-			a := s.attack(attackPlan{Attack: attack, N: 500})
+			a := s.attack(attackPlan{Attack: attack, N: clientFloodSizes[attack]})
 			s.endure(a)
 			s.endAll(a)
 		})
@@ -102,21 +105,27 @@ func floodRings(a *attacker) {
 	})
 }
 
-// floodEvents sets all bits there are, for slots that there are and others.
+// floodEvents sets all bits there are, for slots that there are and others, of as many pairs
+// as planned.
 func floodEvents(a *attacker) {
-	c := a.mustEnter(goodName)
-	for range 16 {
-		if _, err := c.connect(); err != nil {
-			panic(err)
+	var clients []*client
+	for range max(a.plan.N, 1) {
+		c := a.mustEnter(goodName)
+		for range 16 {
+			if _, err := c.connect(); err != nil {
+				panic(err)
+			}
 		}
+		clients = append(clients, c)
 	}
 	a.ready()
-	a.each(1, func() error {
-		setAll(c.block, 0, segpool.MaxSlots)
-		c.remote.Ring()
+	for {
+		for _, c := range clients {
+			setAll(c.block, 0, segpool.MaxSlots)
+			c.remote.Ring()
+		}
 		a.count.Add(1)
-		return nil
-	})
+	}
 }
 
 // sayHello connects and says hello, and does not wait for the answer.

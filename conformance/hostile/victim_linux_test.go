@@ -285,7 +285,9 @@ func (v *victim) readOn(c net.Conn) {
 		v.reads.Waiting--
 		v.reads.Ended++
 		v.reads.Last = time.Now()
-		v.reads.Errors[errors.Unwrap(err).Error()]++
+		var errno syscall.Errno
+		errors.As(err, &errno)
+		v.reads.Errors[errno.Error()]++
 		return
 	}
 }
