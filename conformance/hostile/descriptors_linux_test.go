@@ -6,7 +6,6 @@ import (
 	"os"
 	"sync"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -54,7 +53,6 @@ var descriptors = sync.OnceValue(func() (all []descriptor) {
 		{"inotify", func() (int, error) { return unix.InotifyInit1(unix.IN_CLOEXEC) }},
 		{"signals", func() (int, error) { return unix.Signalfd(-1, &unix.Sigset_t{}, unix.SFD_CLOEXEC) }},
 		{"process", func() (int, error) { return unix.PidfdOpen(os.Getpid(), 0) }},
-		{"FUSE file", fuseFile},
 		{"unsealed memory", func() (int, error) { return memory(sleepSize, 0) }},
 		{"memory that can shrink", func() (int, error) { return memory(sleepSize, allSeals&^unix.F_SEAL_SHRINK) }},
 		{"memory that shrinks", shrinkingMemory},
@@ -339,86 +337,4 @@ func readOnlyBlock() (int, error) {
 	}
 	defer unix.Close(fd)
 	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-}
-
-// fuse is a file system of one file, mounted nowhere, and returns a descriptor by which that is
-// opened. This process answers its own requests, and of others only what they need to open
-// the file: to look at it or to close it waits until this process ends.
-var fuse = sync.OnceValues(func() (int, error) {
-	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	f, err := os.CreateTemp("", "ctnet-test-")
-	if err != nil {
-		return -1, err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	options := fmt.Sprintf("fd=%d,rootmode=100600,user_id=%d,group_id=%d", dev, os.Getuid(), os.Getgid())
-	if err := unix.Mount("ctnet test", f.Name(), "fuse", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		return -1, err
-	}
-	defer unix.Unmount(f.Name(), unix.MNT_DETACH)
-	go answerFUSE(dev)
-	return unix.Open(f.Name(), unix.O_PATH|unix.O_CLOEXEC, 0)
-})
-
-// answerFUSE answers requests.
-func answerFUSE(dev int) {
-	type header struct {
-		length, opcode uint32
-		unique, node   uint64
-		uid, gid, pid  uint32
-		_              uint32
-	}
-	const getattr, open, release, flush, initialize = 3, 14, 18, 25, 26
-	for b := make([]byte, 1<<20); ; {
-		n, err := unix.Read(dev, b)
-		if err != nil || n < int(unsafe.Sizeof(header{})) {
-			if err == unix.EINTR || err == unix.ENOENT {
-				continue
-			}
-			return
-		}
-		h := (*header)(unsafe.Pointer(&b[0]))
-		body, code := make([]byte, 0, 128), int32(0)
-		switch h.opcode {
-		case initialize:
-			body = body[:64]
-			*(*[2]uint32)(unsafe.Pointer(&body[0])) = [2]uint32{7, 31}
-			*(*uint32)(unsafe.Pointer(&body[8])) = 4096  // max_readahead
-			*(*uint32)(unsafe.Pointer(&body[20])) = 4096 // max_write
-		case getattr:
-			body = body[:16+88]
-			*(*uint64)(unsafe.Pointer(&body[16])) = 1           // ino
-			*(*uint32)(unsafe.Pointer(&body[16+60])) = 0o100600 // mode
-			*(*uint32)(unsafe.Pointer(&body[16+64])) = 1        // nlink
-		case open:
-			body = body[:16]
-		case release: // nobody waits for it
-			continue
-		default:
-			if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", h.pid)); err != nil {
-				continue
-			}
-			if h.opcode != flush {
-				code = -int32(unix.ENOSYS)
-			}
-		}
-		reply := make([]byte, 16, 16+len(body))
-		*(*uint32)(unsafe.Pointer(&reply[0])) = uint32(16 + len(body))
-		*(*int32)(unsafe.Pointer(&reply[4])) = code
-		*(*uint64)(unsafe.Pointer(&reply[8])) = h.unique
-		unix.Write(dev, append(reply, body...))
-	}
-}
-
-// fuseFile returns a file that nobody can close without waiting for this process.
-func fuseFile() (int, error) {
-	path, err := fuse()
-	if err != nil {
-		return -1, err
-	}
-	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", path), unix.O_RDWR|unix.O_CLOEXEC, 0)
 }

@@ -75,7 +75,7 @@ func (f *fuzzed) visit() error {
 // quickDescriptors are those that nobody has to wait for.
 var quickDescriptors = sync.OnceValue(func() []descriptor {
 	return slices.DeleteFunc(slices.Clone(descriptors()), func(d descriptor) bool {
-		return slices.Contains([]string{"TCP socket that lingers", "FUSE file", "eventfd that others change", "memory that shrinks",
+		return slices.Contains([]string{"TCP socket that lingers", "eventfd that others change", "memory that shrinks",
 			"full unix socket that blocks"}, d.name)
 	})
 })

@@ -45,7 +45,9 @@ func TestHandshakes(t *testing.T) {
 				s.storm()
 			}
 			s.endure(a)
-			s.await(a, int64(ask[int](start(t, "attacker", attackPlan{Attack: "rounds " + attack}), "count")))
+			rounds := s.attack(attackPlan{Attack: "rounds " + attack})
+			s.await(a, ask[int64](rounds, "count"))
+			rounds.kill()
 			s.endAll(a)
 		})
 	}
@@ -154,7 +156,10 @@ var rounds = map[string]func() []round{
 
 func init() {
 	for name, make := range rounds {
-		attacks["rounds "+name] = func(a *attacker) { a.count.Store(int64(len(make()))) }
+		attacks["rounds "+name] = func(a *attacker) {
+			a.count.Store(int64(len(make())))
+			a.ready()
+		}
 	}
 }
 
@@ -214,11 +219,35 @@ func helloWith(d descriptor, place int) error {
 	if err != nil {
 		return err
 	}
-	// If it is what should be here, there is a pair now.
-	ch.SetDeadline(time.Now().Add(2 * time.Second))
-	_, fds, err = ch.Receive()
-	rendezvous.CloseAll(fds)
-	return err
+	return c.goOn()
+}
+
+// goOn receives the answer to hello, and if the victim has let this client in, has it use all
+// that was passed.
+func (c *client) goOn() error {
+	c.ch.SetDeadline(time.Now().Add(2 * time.Second))
+	if err := c.welcomed(); err != nil {
+		return err
+	}
+	if err := c.add(nowhere); err != nil {
+		return err
+	}
+	for k := range uint32(2) {
+		c.sleepForEver(k)
+		n, err := c.ask(segpool.ConnectNtf, nowhere)
+		if err != nil {
+			return err
+		}
+		if err := n.awaitAnswer(10 * time.Millisecond); err != nil { // a bitmap may not be shared
+			return err
+		}
+		n.send(make([]byte, 100))
+		pause()
+		n.rx.Read(make([]byte, 100))
+		n.notify()
+		n.end(true, nowhere)
+	}
+	return nil
 }
 
 // addWith adds a segment which is something else, or more than one thing.
@@ -318,9 +347,37 @@ func (a *attacker) answerWith(ch rendezvous.Channel, send func(fds []int) error)
 		return
 	}
 	a.count.Add(1)
-	ch.SetDeadline(time.Now().Add(50 * time.Millisecond)) // the pair may be as it should be
-	_, fds, _ = ch.Receive()
-	rendezvous.CloseAll(fds)
+	s.indulge()
+}
+
+// indulge lets the client go on, if it does, whatever it was told: it has its segment and its
+// first connections, which it then uses.
+func (s *server) indulge() {
+	s.sleepForEver(0)
+	s.ch.SetDeadline(time.Now().Add(50 * time.Millisecond))
+	for {
+		_, fds, err := s.ch.Receive()
+		if err != nil {
+			return
+		}
+		if len(fds) != 1 {
+			rendezvous.CloseAll(fds)
+			continue
+		}
+		var st unix.Stat_t
+		unix.Fstat(fds[0], &st)
+		m, err := segpool.OpenShared(fds[0], int(st.Size), segpool.ByBoth)
+		if err != nil {
+			continue
+		}
+		s.held = append(s.held, m.Free)
+		s.ch.Send(rendezvous.Message{Kind: rendezvous.KindAdded})
+		for end := time.Now().Add(50 * time.Millisecond); time.Now().Before(end); pause() {
+			asked := segpool.State(clientState.load(m.Bytes))
+			serverState.store(m.Bytes, uint64(segpool.MakeState(asked.Use(), segpool.Accepted)))
+			slotWord("toClient.tail").store(m.Bytes, 100)
+		}
+	}
 }
 
 // values are what is put in a field of a message.
@@ -367,10 +424,7 @@ func clientFields() (all []round) {
 			if err := sendRaw(ch, packet(m), fds...); err != nil {
 				return err
 			}
-			ch.SetDeadline(time.Now().Add(2 * time.Second))
-			_, fds, err = ch.Receive()
-			rendezvous.CloseAll(fds)
-			return err
+			return c.goOn()
 		})
 	}
 	later := append(mutants(rendezvous.Message{Kind: rendezvous.KindAdd}), mutants(rendezvous.Message{Kind: rendezvous.KindDrop})...)
