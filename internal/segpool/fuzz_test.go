@@ -16,6 +16,8 @@ import (
 func FuzzTable(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Add([]byte{0, 1, 0, 2, 0, 0, 0, 9, 0, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	ask, free := []byte{4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, []byte{5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	f.Add(slices.Concat([]byte{0, 0, 0, Connect, 0, 0, 0, 1, 0, 0, 0}, ask, free, ask)) // once for a use
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		g, err := NewGeometry(ring.MaxSize, ring.MaxSize) // few slots
 		require.NoError(t, err)
