@@ -37,7 +37,7 @@ func TestHandshakes(t *testing.T) {
 			plan := victimPlan{}
 			dials := attack == "listener: descriptors" || attack == "listener: fields"
 			if dials {
-				plan.Dials = 2
+				plan.Dials = 6
 			}
 			s := besiege(t, plan)
 			a := s.attack(attackPlan{Attack: attack})
@@ -354,7 +354,7 @@ func (a *attacker) answerWith(ch rendezvous.Channel, send func(fds []int) error)
 // first connections, which it then uses.
 func (s *server) indulge() {
 	s.sleepForEver(0)
-	s.ch.SetDeadline(time.Now().Add(50 * time.Millisecond))
+	s.ch.SetDeadline(time.Now().Add(20 * time.Millisecond))
 	for {
 		_, fds, err := s.ch.Receive()
 		if err != nil {
@@ -372,7 +372,7 @@ func (s *server) indulge() {
 		}
 		s.held = append(s.held, m.Free)
 		s.ch.Send(rendezvous.Message{Kind: rendezvous.KindAdded})
-		for end := time.Now().Add(50 * time.Millisecond); time.Now().Before(end); pause() {
+		for end := time.Now().Add(20 * time.Millisecond); time.Now().Before(end); pause() {
 			asked := segpool.State(clientState.load(m.Bytes))
 			serverState.store(m.Bytes, uint64(segpool.MakeState(asked.Use(), segpool.Accepted)))
 			slotWord("toClient.tail").store(m.Bytes, 100)
