@@ -87,7 +87,7 @@ func hold(a *attacker, flood bool) {
 	a.ready()
 	for flood {
 		setAll(c.block, 0, segpool.MaxSlots)
-		c.remote.Ring()
+		c.ring()
 		a.count.Add(1)
 	}
 }

@@ -79,7 +79,7 @@ func (a *attacker) pour(clients []*client) {
 				clientState.in(i).store(c.segs[0].Bytes, uint64(segpool.MakeState(use, segpool.ConnectNtf)))
 			}
 			setAll(c.block, 0, c.geo.Slots)
-			c.remote.Ring()
+			c.ring()
 		}
 		a.count.Add(1)
 	}
@@ -99,7 +99,7 @@ func floodRings(a *attacker) {
 	c := a.mustEnter(goodName)
 	a.ready()
 	a.each(2, func() error {
-		c.remote.Ring()
+		c.ring()
 		a.count.Add(1)
 		return nil
 	})
@@ -122,7 +122,7 @@ func floodEvents(a *attacker) {
 	for {
 		for _, c := range clients {
 			setAll(c.block, 0, segpool.MaxSlots)
-			c.remote.Ring()
+			c.ring()
 		}
 		a.count.Add(1)
 	}
@@ -195,7 +195,7 @@ func floodInspects(a *attacker) {
 		}
 		_, fds, err := ch.Expect(rendezvous.KindSnapshot, 1)
 		if err == nil {
-			rendezvous.CloseAll(fds)
+			fds.Close()
 			a.count.Add(1)
 		}
 		return err
@@ -304,7 +304,7 @@ func (a *attacker) babble(ch rendezvous.Channel, fd int) error {
 func (a *attacker) discard(ch rendezvous.Channel) {
 	for {
 		_, fds, err := ch.Receive()
-		rendezvous.CloseAll(fds)
+		fds.Close()
 		if err != nil {
 			return
 		}
@@ -319,7 +319,7 @@ func floodDialerEvents(a *attacker) {
 			c.send(make([]byte, 100))
 		}
 		setAll(s.block, 1, segpool.MaxSlots)
-		s.remote.Ring()
+		s.ring()
 		a.count.Add(1)
 	})
 }

@@ -131,7 +131,7 @@ func FuzzDoor(f *testing.F) {
 				}
 			}
 			sendRaw(ch, packet(m), passed...)
-			rendezvous.CloseAll(made)
+			foreign.FDs(made).Close()
 		}
 		ch.CloseWrite()
 		awaitEnd(ch)

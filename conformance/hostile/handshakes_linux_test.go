@@ -134,7 +134,7 @@ func awaitEnd(ch rendezvous.Channel) {
 	ch.SetDeadline(time.Now().Add(2 * time.Second))
 	for {
 		_, fds, err := ch.Receive()
-		rendezvous.CloseAll(fds)
+		fds.Close()
 		if err != nil {
 			return
 		}
@@ -332,7 +332,7 @@ func answerDescriptors(a *attacker) {
 func (a *attacker) answerWith(ch rendezvous.Channel, send func(fds []int) error) {
 	ch.SetDeadline(time.Now().Add(2 * time.Second))
 	_, fds, err := ch.Receive()
-	rendezvous.CloseAll(fds)
+	fds.Close()
 	if err != nil || len(fds) == 0 { // it asks for a snapshot
 		return
 	}
@@ -361,7 +361,7 @@ func (s *server) indulge() {
 			return
 		}
 		if len(fds) != 1 {
-			rendezvous.CloseAll(fds)
+			fds.Close()
 			continue
 		}
 		var st unix.Stat_t
@@ -478,7 +478,7 @@ func answerFields(a *attacker) {
 				return err
 			}
 			_, add, err := ch.Receive()
-			rendezvous.CloseAll(add)
+			add.Close()
 			if err != nil {
 				return err
 			}

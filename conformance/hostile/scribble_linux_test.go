@@ -147,7 +147,7 @@ func (s *side) aimElsewhere(n uint64) {
 		for i := range sleepSize / 64 {
 			sleepWord(s.sleep, i).Store(uint32(v))
 		}
-		s.remote.Ring()
+		s.ring()
 		pause()
 	}
 	s.sleepForEver(uint32(n))
@@ -268,7 +268,7 @@ func scribbleAsClient(a *attacker) {
 			spoil(c.block.Bytes)
 			spoil(c.segs[0].Bytes[:1<<20])
 			setAll(c.block, 0, c.geo.Slots)
-			c.remote.Ring()
+			c.ring()
 			a.count.Add(1)
 			pause()
 		}
@@ -304,7 +304,7 @@ func scribbleAsListener(a *attacker) {
 			}
 			setAll(s.block, 1, s.geo.Slots)
 			s.mu.Unlock()
-			s.remote.Ring()
+			s.ring()
 			a.count.Add(1)
 		}
 	})

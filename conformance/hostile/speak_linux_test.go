@@ -29,11 +29,14 @@ func key(name string) string { return "ct:" + name }
 
 // newBell makes what the other side rings. fd is what is passed; it stays this side's too.
 func newBell() (fd int, closeBell func(), err error) {
-	b, err := sched.NewDoorbell()
+	b, fd, err := sched.NewDoorbell()
 	if err != nil {
 		return -1, nil, err
 	}
-	return b.FD(), b.Close, nil
+	return fd, func() {
+		b.Close()
+		unix.Close(fd)
+	}, nil
 }
 
 // jam does to a doorbell, of which fd is what was passed, all that could make a ring block.
@@ -123,26 +126,32 @@ type side struct {
 	bellFD int             // as it was passed, and this side's too
 	geo    segpool.Geometry
 	remote sched.Remote // the other side's worker
+	bell   int          // that wakes it
 
 	held []func()
 }
 
-// adopt takes what the other side has sent.
-func (s *side) adopt(m rendezvous.Message, sleepFD, bellFD int) error {
-	theirs, err := segpool.OpenShared(sleepFD, sleepSize, segpool.ByMaker)
+// adopt takes what the other side has sent: its sleep words, and after them the doorbell.
+func (s *side) adopt(m rendezvous.Message, fds foreign.FDs, sleep int) error {
+	theirs, err := segpool.OpenShared(fds[sleep], sleepSize, segpool.ByMaker)
 	if err != nil {
-		rendezvous.CloseAll([]int{bellFD})
 		return err
 	}
 	s.held = append(s.held, theirs.Free)
-	s.remote.Bell, err = sched.OpenDoorbell(bellFD)
+	s.remote.Bell, err = sched.OpenRinger(fds[sleep+1])
 	if err != nil {
-		rendezvous.CloseAll([]int{bellFD})
 		return err
 	}
+	s.bell = fds.Take(sleep + 1)
 	s.held = append(s.held, s.remote.Bell.Close)
 	s.remote.Sleep = sleepWord(theirs, int(m.Worker))
+	s.remote.Full = func() { s.ch.Send(rendezvous.Message{Kind: rendezvous.KindFull}) }
 	return nil
+}
+
+// ring rings whether the other side sleeps or not.
+func (s *side) ring() {
+	unix.Sendto(s.bell, []byte{0}, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
 }
 
 // leave closes the channel and lets go of all else.
@@ -396,17 +405,17 @@ func greet(ch rendezvous.Channel, step func(string)) (*server, error) {
 	s := &server{side: side{ch: ch}, segs: make(map[int]*segpool.Memory)}
 	step("connected")
 	m, fds, err := ch.Expect(rendezvous.KindHello, 3)
+	defer fds.Close()
 	if err != nil {
 		return nil, err
 	}
 	step("hello")
 	s.block, err = segpool.OpenShared(fds[0], blockSize, segpool.ByBoth)
 	if err != nil {
-		rendezvous.CloseAll(fds[1:])
 		return nil, err
 	}
 	s.held = append(s.held, s.block.Free)
-	if err := s.adopt(m, fds[1], fds[2]); err != nil {
+	if err := s.adopt(m, fds, 1); err != nil {
 		return nil, err
 	}
 	_, s.remote.Events = bitmaps(s.block)
@@ -439,7 +448,7 @@ func (s *server) take(step func(string)) {
 			return
 		}
 		if m.Kind != rendezvous.KindAdd || len(fds) != 1 {
-			rendezvous.CloseAll(fds)
+			fds.Close()
 			if m.Kind == rendezvous.KindDrop {
 				s.mu.Lock()
 				delete(s.segs, int(m.Segment))
