@@ -11,6 +11,7 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/leakcheck"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"

@@ -367,6 +367,7 @@ func (s *server) indulge() {
 		var st unix.Stat_t
 		unix.Fstat(fds[0], &st)
 		m, err := segpool.OpenShared(fds[0], int(st.Size), segpool.ByBoth)
+		fds.Close()
 		if err != nil {
 			continue
 		}

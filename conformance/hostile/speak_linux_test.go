@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/ring"
 	"cutthrough.example/internal/sched"
@@ -248,10 +249,11 @@ func attach(name string, step func(string)) (*client, error) {
 // welcomed receives the answer to hello.
 func (c *client) welcomed() error {
 	m, fds, err := c.ch.Expect(rendezvous.KindWelcome, 2)
+	defer fds.Close()
 	if err != nil {
 		return err
 	}
-	if err := c.adopt(m, fds[0], fds[1]); err != nil {
+	if err := c.adopt(m, fds, 0); err != nil {
 		return err
 	}
 	c.geo, err = segpool.NewGeometry(int(m.ToServer), int(m.ToClient))
@@ -459,6 +461,7 @@ func (s *server) take(step func(string)) {
 		}
 		step("add")
 		mem, err := segpool.OpenShared(fds[0], s.geo.Size(), segpool.ByBoth)
+		fds.Close()
 		if err == nil {
 			s.mu.Lock()
 			if err = s.table.Add(int(m.Segment), mem); err == nil {
