@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
@@ -196,7 +197,7 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 		return nil, err
 	}
 	p := &client{
-		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block},
+		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block, closer: foreign.NewCloser()},
 		key:     key,
 		addr:    remote,
 		added:   make(chan syscall.Errno, 1),

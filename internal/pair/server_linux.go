@@ -91,7 +91,7 @@ func (d *Door) admit(ch rendezvous.Channel) {
 func (d *Door) turnAway(v *visitor) {
 	defer v.ch.Close()
 	m, fds, err := v.ch.Receive()
-	defer fds.Close()
+	defer v.peer.closer.Do(fds.Close)
 	if err != nil || !d.served(v, m) {
 		v.ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(syscall.EACCES)})
 	}
@@ -182,7 +182,7 @@ func (d *Door) handshake(v *visitor) (*server, error) {
 	var held holdings
 	defer held.undo()
 	hello, fds, err := v.ch.Receive()
-	defer fds.Close()
+	defer v.peer.closer.Do(fds.Close)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +198,7 @@ func (d *Door) handshake(v *visitor) (*server, error) {
 	}
 	held.add(block.Free)
 	h := d.host
-	s := &server{pair: pair{host: h, ch: v.ch, cred: v.cred, block: block}, door: d, peer: v.peer}
+	s := &server{pair: pair{host: h, ch: v.ch, cred: v.cred, block: block, closer: v.peer.closer}, door: d, peer: v.peer}
 	s.self = s
 	if err := s.adopt(hello, fds, 1); err != nil {
 		return nil, err
@@ -263,7 +263,9 @@ func (s *server) read() {
 			s.heard(m.Kind)
 			err = s.obey(m, fds)
 		}
-		fds.Close()
+		if len(fds) > 0 {
+			s.closer.Do(fds.Close)
+		}
 		if err == rendezvous.ErrProtocol {
 			s.cutOff(badMessage)
 		}

@@ -8,8 +8,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"cutthrough.example/internal/foreign"
 )
 
 // A Doorbell is the worker's end of a pair of connected unix sockets. A byte that arrives
@@ -61,7 +59,7 @@ func (d *Doorbell) Empty() uint64 {
 }
 
 // Close closes the doorbell. Like Empty it can block.
-func (d *Doorbell) Close() { foreign.Close(d.fd) }
+func (d *Doorbell) Close() { unix.Close(d.fd) }
 
 // A Ringer is the end of a peer's [Doorbell] that rings it.
 //
@@ -98,7 +96,7 @@ func OpenRinger(fd int) (*Ringer, error) {
 
 // Close closes the ringer. It can block for as long as the peer likes. No goroutine may ring
 // any more.
-func (r *Ringer) Close() { foreign.Close(r.fd) }
+func (r *Ringer) Close() { unix.Close(r.fd) }
 
 var ding [1]byte
 
