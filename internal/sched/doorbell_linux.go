@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +23,9 @@ type Doorbell struct {
 }
 
 // ringerBuffer bounds the bytes that lie unread in a doorbell's queue, by the memory that
-// the kernel counts for them: that is less than a kilobyte each, so there is room for some
-// dozens.
-const ringerBuffer = 32 << 10
+// the kernel counts for them: that is less than a kilobyte each, so there is room for more
+// than a hundred.
+const ringerBuffer = 64 << 10
 
 // NewDoorbell makes a doorbell. It returns the descriptor of the other end too, which is for
 // the peer; the caller closes it.
@@ -185,6 +186,10 @@ func newEpoll() (*epoll, error) {
 	}
 	e := &epoll{epfd: epfd, self: -1, file: os.NewFile(uintptr(epfd), "ctnet worker")}
 	e.conn, err = e.file.SyscallConn()
+	if err == nil {
+		// os.NewFile does not say if it could not register the descriptor.
+		err = e.file.SetDeadline(time.Time{})
+	}
 	if err == nil {
 		// Its counter is 1 from the start and is never read, so it is always readable: to
 		// write 0 makes an edge.
