@@ -22,7 +22,7 @@ var arrows = map[string][]string{
 	"internal/pair":       {"internal/foreign", "internal/rendezvous", "internal/sched", "internal/segpool", "internal/stream", "internal/syserr"},
 	"internal/rendezvous": {"internal/foreign", "internal/syserr"},
 	"internal/ring":       nil,
-	"internal/sched":      {"internal/foreign"},
+	"internal/sched":      nil,
 	"internal/segpool":    {"internal/ring"},
 	"internal/stream":     {"internal/ring", "internal/sched", "internal/syserr", "internal/wait"},
 	"internal/syserr":     nil,

@@ -15,23 +15,25 @@ func (f FDs) Take(i int) (fd int) {
 	return fd
 }
 
-// closing bounds the threads that block in close.
-var closing = make(chan struct{}, 8)
-
-// Close closes the descriptors that were not taken. It may block for as long as any peer likes.
-// So its caller is a goroutine that serves one peer only, and that holds one of the places of
-// which this peer has a limited number.
+// Close closes the descriptors that were not taken. It can block for as long as the peer likes.
 func (f FDs) Close() {
 	for _, fd := range f {
 		if fd >= 0 {
-			Close(fd)
+			unix.Close(fd)
 		}
 	}
 }
 
-// Close is [FDs.Close] for one descriptor.
-func Close(fd int) {
-	closing <- struct{}{}
-	unix.Close(fd)
-	<-closing
+// A Closer bounds the threads that block in closing what one peer has sent, or in receiving from
+// it. Its users wait for their turn, so each must be a goroutine that serves this peer only.
+type Closer chan struct{}
+
+// NewCloser returns a Closer.
+func NewCloser() Closer { return make(Closer, 2) }
+
+// Do calls close when it is its turn.
+func (c Closer) Do(close func()) {
+	c <- struct{}{}
+	close()
+	<-c
 }

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
@@ -125,8 +126,21 @@ func (p *client) done() {
 	}
 }
 
-// attach attaches to the listener that key names.
+// attach attaches to the listener that key names. If the listener hangs up when much time has
+// passed, then one of the two processes was stopped and the listener's patience is at its end, so
+// attach tries once more.
 func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (*client, error) {
+	start := time.Now()
+	p, err := h.attachOnce(ctx, key, remote)
+	if err == errHungUp && time.Since(start) > helloTimeout/2 {
+		p, err = h.attachOnce(ctx, key, remote)
+	}
+	return p, err
+}
+
+var errHungUp = syserr.New(syscall.ECONNREFUSED, "the listener's process hung up; has it ended?")
+
+func (h *Host) attachOnce(ctx context.Context, key clientKey, remote net.Addr) (*client, error) {
 	ch, cred, err := rendezvous.Dial(ctx, key.key)
 	if err != nil {
 		return nil, err
@@ -157,7 +171,7 @@ func (h *Host) attachError(ctx context.Context, err error) error {
 		}
 		return rendezvous.ErrSilent
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return syserr.New(syscall.ECONNREFUSED, "the listener's process hung up; has it ended?")
+		return errHungUp
 	}
 	return err
 }
@@ -196,7 +210,7 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 		return nil, err
 	}
 	p := &client{
-		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block},
+		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block, closer: foreign.NewCloser()},
 		key:     key,
 		addr:    remote,
 		added:   make(chan syscall.Errno, 1),
@@ -234,7 +248,7 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 func (p *client) read() {
 	h := p.host
 	for !p.dead.Load() {
-		m, fds, err := p.ch.Receive()
+		m, fds, err := p.ch.ReceivePatiently()
 		if len(fds) > 0 {
 			fds.Close()
 			err = rendezvous.ErrProtocol
@@ -417,7 +431,7 @@ func (p *client) addSegment() error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := p.ch.Send(rendezvous.Message{Kind: rendezvous.KindAdd, Segment: uint32(k)}, fd); err != nil {
+	if err := p.ch.SendPatiently(rendezvous.Message{Kind: rendezvous.KindAdd, Segment: uint32(k)}, fd); err != nil {
 		m.Free()
 		return ErrRetired
 	}

@@ -39,6 +39,7 @@ type pair struct {
 	refs atomic.Int32
 	dead atomic.Bool
 
+	closer  foreign.Closer
 	cutNext func() bool // see die; the worker's own from then on
 	full    uint64      // KindFull messages received; the reader's own
 }
@@ -52,9 +53,9 @@ func (p *pair) unref() {
 		if p.source.Process >= 0 {
 			unix.Close(p.source.Process)
 		}
-		go func() { // the peer can make these block
-			p.source.Bell.Close()
-			p.remote.Bell.Close()
+		go func() {
+			p.closer.Do(p.source.Bell.Close)
+			p.closer.Do(p.remote.Bell.Close)
 			p.self.gone()
 		}()
 	}

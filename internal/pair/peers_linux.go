@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 )
@@ -16,6 +17,7 @@ import (
 type peer struct {
 	key     peerKey
 	account *segpool.Account // of its segments
+	closer  foreign.Closer
 	conns   atomic.Int64
 
 	// Guarded by peers.mu
@@ -72,7 +74,7 @@ func (p *peers) enter(ch rendezvous.Channel, cred rendezvous.Cred) *visitor {
 	key := keyOf(cred)
 	of := p.all[key]
 	if of == nil {
-		of = &peer{key: key, account: p.whole.Share(int64(p.limits.Segments), p.limits.Bytes)}
+		of = &peer{key: key, account: p.whole.Share(int64(p.limits.Segments), p.limits.Bytes), closer: foreign.NewCloser()}
 		p.all[key] = of
 	}
 	if of.handshakes >= maxPeerHandshakes {

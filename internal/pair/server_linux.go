@@ -32,6 +32,9 @@ type Door struct {
 // visitors. A client sends its hello as soon as it is connected.
 const helloTimeout = time.Second
 
+// lastLook is how long a handshake looks for a hello once more when its time is up.
+const lastLook = 10 * time.Millisecond
+
 // Open makes the door of a listener, which is found under key. No application can attach
 // until [Door.Serve] is called.
 func (h *Host) Open(ctx context.Context, l Listener, key string) (*Door, error) {
@@ -91,7 +94,7 @@ func (d *Door) admit(ch rendezvous.Channel) {
 func (d *Door) turnAway(v *visitor) {
 	defer v.ch.Close()
 	m, fds, err := v.ch.Receive()
-	defer fds.Close()
+	defer v.peer.closer.Do(fds.Close)
 	if err != nil || !d.served(v, m) {
 		v.ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(syscall.EACCES)})
 	}
@@ -182,7 +185,12 @@ func (d *Door) handshake(v *visitor) (*server, error) {
 	var held holdings
 	defer held.undo()
 	hello, fds, err := v.ch.Receive()
-	defer fds.Close()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// This process may have been stopped, and the hello may be there.
+		v.ch.SetReadDeadline(time.Now().Add(lastLook))
+		hello, fds, err = v.ch.Receive()
+	}
+	defer v.peer.closer.Do(fds.Close)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +206,7 @@ func (d *Door) handshake(v *visitor) (*server, error) {
 	}
 	held.add(block.Free)
 	h := d.host
-	s := &server{pair: pair{host: h, ch: v.ch, cred: v.cred, block: block}, door: d, peer: v.peer}
+	s := &server{pair: pair{host: h, ch: v.ch, cred: v.cred, block: block, closer: v.peer.closer}, door: d, peer: v.peer}
 	s.self = s
 	if err := s.adopt(hello, fds, 1); err != nil {
 		return nil, err
@@ -258,12 +266,14 @@ func (s *server) gone() { s.door.peers.removePair(s.peer) }
 // read reads the control channel, and ends the pair when that ends.
 func (s *server) read() {
 	for !s.dead.Load() {
-		m, fds, err := s.ch.Receive()
-		if err == nil {
+		m, fds, err := s.ch.ReceivePatiently()
+		if err == nil || err == rendezvous.ErrNoRoom {
 			s.heard(m.Kind)
-			err = s.obey(m, fds)
+			err = s.obey(m, fds, err)
 		}
-		fds.Close()
+		if len(fds) > 0 {
+			s.closer.Do(fds.Close)
+		}
 		if err == rendezvous.ErrProtocol {
 			s.cutOff(badMessage)
 		}
@@ -277,15 +287,19 @@ func (s *server) read() {
 	s.table.Close()
 }
 
-// obey does what a message says.
-func (s *server) obey(m rendezvous.Message, fds foreign.FDs) error {
+// obey does what a message says. lost is not nil if descriptors were lost.
+func (s *server) obey(m rendezvous.Message, fds foreign.FDs, lost error) error {
 	switch {
-	case m.Kind == rendezvous.KindAdd && len(fds) == 1:
+	case m.Kind == rendezvous.KindAdd && (len(fds) == 1 || lost != nil):
 		var errno syscall.Errno
-		if err := s.add(int(m.Segment), fds[0]); err != nil && !errors.As(err, &errno) {
+		err := lost
+		if err == nil {
+			err = s.add(int(m.Segment), fds[0])
+		}
+		if err != nil && !errors.As(err, &errno) {
 			errno = syscall.EPROTO
 		}
-		return s.ch.Send(rendezvous.Message{Kind: rendezvous.KindAdded, Errno: uint32(errno)})
+		return s.ch.SendPatiently(rendezvous.Message{Kind: rendezvous.KindAdded, Errno: uint32(errno)})
 	case m.Kind == rendezvous.KindDrop && len(fds) == 0:
 		s.table.Drop(int(m.Segment))
 		return nil

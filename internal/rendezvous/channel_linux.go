@@ -59,7 +59,8 @@ func versionError(v uint16) error {
 }
 
 // Receive returns the next message and its descriptors, which the caller owns, also if Receive
-// fails. It fails if the message has another version or size. The caller checks the kind.
+// fails. It fails if the message has another version or size, and with ErrNoRoom, returning the
+// message, if some of its descriptors were lost. The caller checks the kind.
 func (ch Channel) Receive() (m Message, fds foreign.FDs, err error) {
 	b := make([]byte, MessageSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
@@ -74,13 +75,46 @@ func (ch Channel) Receive() (m Message, fds foreign.FDs, err error) {
 		err = ErrProtocol
 	} else if v := binary.LittleEndian.Uint16(b[4:]); v != Version {
 		err = versionError(v) // before the size, which may differ in another version
-	} else if flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 || n != MessageSize {
+	} else if flags&unix.MSG_TRUNC != 0 || n != MessageSize {
 		err = ErrProtocol
 	}
-	if err == nil {
-		binary.Decode(b[:n], binary.LittleEndian, &m)
+	if err != nil {
+		return m, fds, err
+	}
+	binary.Decode(b[:n], binary.LittleEndian, &m)
+	if flags&unix.MSG_CTRUNC != 0 {
+		err = ErrNoRoom
 	}
 	return m, fds, err
+}
+
+// IsShortage reports whether err says that the system is short of memory, which may be over soon.
+func IsShortage(err error) bool {
+	return errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ENOBUFS)
+}
+
+// SendPatiently is Send for a goroutine that can wait: it tries for a while if there is no memory.
+func (ch Channel) SendPatiently(m Message, fds ...int) error {
+	for n := 0; ; n++ {
+		err := ch.Send(m, fds...)
+		if !IsShortage(err) || n == 100 {
+			return err
+		}
+		time.Sleep(shortagePause)
+	}
+}
+
+// shortagePause is the time between two tries when the system is short of memory.
+const shortagePause = 10 * time.Millisecond
+
+// ReceivePatiently is Receive, but waits while there is no memory.
+func (ch Channel) ReceivePatiently() (m Message, fds foreign.FDs, err error) {
+	for {
+		if m, fds, err = ch.Receive(); !IsShortage(err) {
+			return m, fds, err
+		}
+		time.Sleep(shortagePause)
+	}
 }
 
 // Expect receives a message of one kind with nfds descriptors, which the caller owns, also if

@@ -23,6 +23,7 @@ var (
 	ErrInUse    = syserr.New(syscall.EADDRINUSE, "another listener is there; close it, or choose another name or CTNET_DIR")
 	ErrSilent   = syserr.New(syscall.ETIMEDOUT, "the listener's process did not answer; is it stopped?")
 	ErrProtocol = syserr.New(syscall.EPROTO, "the peer broke the protocol")
+	ErrNoRoom   = syserr.New(syscall.EMFILE, "no room for the descriptors that a peer has sent; raise RLIMIT_NOFILE")
 )
 
 // Broken returns ErrProtocol with the text of err, which says what the peer has sent. An err of

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -45,6 +46,8 @@ func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
 		if !takeover {
 			return nil, ErrInUse
 		}
+	} else if isLocal(err) {
+		return nil, err
 	} else if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) && !takeover {
 		return nil, ErrInUse // the socket's queue is full, or the file is of another kind
 	}
@@ -76,6 +79,11 @@ func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
 		takeOver(ctx, Channel{other.(*net.UnixConn)})
 	}
 	return s, nil
+}
+
+// isLocal reports whether err says that this process has no more descriptors or memory.
+func isLocal(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || IsShortage(err)
 }
 
 // Accept returns the next channel. It fails with net.ErrClosed after Close.
@@ -164,7 +172,14 @@ func List() ([]string, error) {
 		}
 		return nil, err
 	}
-	return filepath.Glob(filepath.Join(dir, "*"+socketSuffix))
+	files, err := os.ReadDir(dir)
+	var paths []string
+	for _, f := range files {
+		if strings.HasSuffix(f.Name(), socketSuffix) {
+			paths = append(paths, filepath.Join(dir, f.Name()))
+		}
+	}
+	return paths, err
 }
 
 // DialPath is Dial for the path of a socket.

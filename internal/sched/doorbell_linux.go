@@ -5,11 +5,10 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"cutthrough.example/internal/foreign"
 )
 
 // A Doorbell is the worker's end of a pair of connected unix sockets. A byte that arrives
@@ -24,9 +23,9 @@ type Doorbell struct {
 }
 
 // ringerBuffer bounds the bytes that lie unread in a doorbell's queue, by the memory that
-// the kernel counts for them: that is less than a kilobyte each, so there is room for some
-// dozens.
-const ringerBuffer = 32 << 10
+// the kernel counts for them: that is less than a kilobyte each, so there is room for more
+// than a hundred.
+const ringerBuffer = 64 << 10
 
 // NewDoorbell makes a doorbell. It returns the descriptor of the other end too, which is for
 // the peer; the caller closes it.
@@ -61,7 +60,7 @@ func (d *Doorbell) Empty() uint64 {
 }
 
 // Close closes the doorbell. Like Empty it can block.
-func (d *Doorbell) Close() { foreign.Close(d.fd) }
+func (d *Doorbell) Close() { unix.Close(d.fd) }
 
 // A Ringer is the end of a peer's [Doorbell] that rings it.
 //
@@ -98,7 +97,7 @@ func OpenRinger(fd int) (*Ringer, error) {
 
 // Close closes the ringer. It can block for as long as the peer likes. No goroutine may ring
 // any more.
-func (r *Ringer) Close() { foreign.Close(r.fd) }
+func (r *Ringer) Close() { unix.Close(r.fd) }
 
 var ding [1]byte
 
@@ -187,6 +186,10 @@ func newEpoll() (*epoll, error) {
 	}
 	e := &epoll{epfd: epfd, self: -1, file: os.NewFile(uintptr(epfd), "ctnet worker")}
 	e.conn, err = e.file.SyscallConn()
+	if err == nil {
+		// os.NewFile does not say if it could not register the descriptor.
+		err = e.file.SetDeadline(time.Time{})
+	}
 	if err == nil {
 		// Its counter is 1 from the start and is never read, so it is always readable: to
 		// write 0 makes an edge.
