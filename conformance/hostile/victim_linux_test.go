@@ -451,7 +451,8 @@ var writeOps = []op{
 		if err != nil {
 			return err
 		}
-		inRange(len(b), ctnet.MinBuffer)
+		inRange(len(b), ctnet.MaxBuffer) // a listener chooses the size
+		b = b[:min(len(b), ctnet.MinBuffer)]
 		clear(b)
 		return c.Commit(rand.IntN(len(b) + 1))
 	}},
