@@ -83,7 +83,10 @@ func (ch Channel) Receive() (m Message, fds foreign.FDs, err error) {
 	}
 	binary.Decode(b[:n], binary.LittleEndian, &m)
 	if flags&unix.MSG_CTRUNC != 0 {
-		err = ErrNoRoom
+		if len(fds) >= maxFDs {
+			return m, fds, ErrProtocol
+		}
+		err = ErrNoRoom // in this process
 	}
 	return m, fds, err
 }
