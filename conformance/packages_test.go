@@ -19,6 +19,7 @@ var arrows = map[string][]string{
 	"internal/hostnet":    nil,
 	"internal/leakcheck":  nil,
 	"internal/pair":       {"internal/rendezvous", "internal/sched", "internal/segpool", "internal/stream", "internal/syserr"},
+	"internal/pattern":    nil,
 	"internal/rendezvous": {"internal/syserr"},
 	"internal/ring":       nil,
 	"internal/sched":      nil,
