@@ -58,11 +58,22 @@ func launch(t testing.TB, role string, env ...string) *process {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
+	p := &process{cmd, in, bufio.NewScanner(out)}
 	t.Cleanup(func() {
-		in.Close()
-		cmd.Wait()
+		if p.cmd != nil {
+			p.in.Close()
+			p.cmd.Wait()
+		}
 	})
-	return &process{cmd, in, bufio.NewScanner(out)}
+	return p
+}
+
+// died reaps a process that was killed, and keeps nothing of it: there may be thousands.
+func (p *process) died(t *testing.T) {
+	t.Helper()
+	p.in.Close()
+	reap(t, p.cmd)
+	*p = process{}
 }
 
 // line returns the next line that the process says.
@@ -576,7 +587,7 @@ func TestKills(t *testing.T) {
 		s.end(v, proc.cmd.Process.Pid)
 		kill(t, proc.cmd)
 		killed := time.Now()
-		reap(t, proc.cmd)
+		proc.died(t)
 		slowestDeath = max(slowestDeath, time.Since(killed))
 		// The process is dead now, and what it had sent can't be more any more.
 		dead := time.Now()
@@ -611,7 +622,7 @@ func TestKills(t *testing.T) {
 	heapAfter, after := heap(), readKernelUsage(t)
 	b := beside.bystanding(t)
 	kill(t, beside.cmd)
-	reap(t, beside.cmd)
+	beside.died(t)
 	harness.MeasureIdle(t)
 	leakcheck.RequireBack(t, quiet)
 	atEnd := readKernelUsage(t)
@@ -620,7 +631,7 @@ func TestKills(t *testing.T) {
 	s.mu.Unlock()
 	t.Logf("threads %d, %d in the end; heap %d, %d; shared memory %d KB in the end", before.Threads, after.Threads, heapBefore, heapAfter, atEnd.SharedKB)
 	require.LessOrEqual(t, atEnd.SharedKB, quietKernel.SharedKB+64) // the kernel counts in batches
-	require.LessOrEqual(t, after.Threads, before.Threads+10) // those of one busy moment stay
+	require.LessOrEqual(t, after.Threads, before.Threads+10)        // those of one busy moment stay
 	require.Less(t, heapAfter, heapBefore+1<<20)
 	require.Positive(t, b.Flows)
 	s.close(t)
@@ -702,11 +713,11 @@ func TestStops(t *testing.T) {
 	progress(&v.flows)
 	s.end(v, proc.cmd.Process.Pid)
 	kill(t, proc.cmd)
-	reap(t, proc.cmd)
+	proc.died(t)
 	close(v.dead)
 	harness.Eventually(t, func() bool { return v.calls.Load() == 0 })
 	kill(t, beside.cmd)
-	reap(t, beside.cmd)
+	beside.died(t)
 	s.requireNothingWrong(t)
 	t.Logf("%d stops; a deadline was %v late at most; the bystander, running: %v; beside a stopped process: %v", *stops, late, sumUp(running), sumUp(stopped))
 	require.Less(t, late, time.Second)

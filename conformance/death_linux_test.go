@@ -103,26 +103,6 @@ func cycle(a *ctnet.App, name string, size int) error {
 	return nil
 }
 
-// reply is a server's part of a cycle. It returns when the client has closed.
-func reply(c net.Conn) error {
-	defer c.Close()
-	b, err := readRequest(c)
-	if err != nil {
-		return truncated(err)
-	}
-	if _, err := c.Write(b); err != nil {
-		return err
-	}
-	_, err = c.Read(b[:1])
-	if err == nil {
-		err = errors.New("a byte after the request")
-	}
-	if err == io.EOF {
-		err = nil
-	}
-	return err
-}
-
 func requestSize(rnd *rand.Rand) int { return 1 + rnd.IntN(1<<(1+rnd.IntN(16))) }
 
 // newSeed returns a source of random numbers, and logs how to get the same again.
