@@ -50,6 +50,14 @@ type process struct {
 // launch starts a process. It does not wait for it.
 func launch(t testing.TB, role string, env ...string) *process {
 	t.Helper()
+	p := startRole(t, role, env...)
+	t.Cleanup(p.end)
+	return p
+}
+
+// startRole is launch for a process that the caller ends.
+func startRole(t testing.TB, role string, env ...string) *process {
+	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), append(env, harness.RoleEnv+"="+role)...)
 	cmd.Stderr = os.Stderr
@@ -58,14 +66,15 @@ func launch(t testing.TB, role string, env ...string) *process {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	p := &process{cmd, in, bufio.NewScanner(out)}
-	t.Cleanup(func() {
-		if p.cmd != nil {
-			p.in.Close()
-			p.cmd.Wait()
-		}
-	})
-	return p
+	return &process{cmd, in, bufio.NewScanner(out)}
+}
+
+// end waits for the process, if it has not died.
+func (p *process) end() {
+	if p.cmd != nil {
+		p.in.Close()
+		p.cmd.Wait()
+	}
 }
 
 // died reaps a process that was killed, and keeps nothing of it: there may be thousands.
@@ -549,6 +558,8 @@ func TestKills(t *testing.T) {
 	leakcheck.Check(t)
 	s := newSurvivor(t, own)
 	var slowest, slowestDeath, startup time.Duration
+	proc := new(process)
+	t.Cleanup(func() { proc.end() })
 	round := func() {
 		t.Helper()
 		p := crashPlan{rnd.Uint64(), addresses, own}
@@ -559,7 +570,7 @@ func TestKills(t *testing.T) {
 		plan, err := json.Marshal(p)
 		require.NoError(t, err)
 		start := time.Now()
-		proc := launch(t, "victim", "CTNET_TEST_PLAN="+string(plan))
+		proc = startRole(t, "victim", "CTNET_TEST_PLAN="+string(plan))
 		if !early {
 			require.Equal(t, "ready", proc.line(t))
 			startup = time.Since(start)
