@@ -335,6 +335,7 @@ type scenario struct {
 	network string
 	path    ctnet.Path
 	serving sync.WaitGroup
+	flows   atomic.Int64 // that are being served
 
 	mu       sync.Mutex
 	outcomes []outcome
@@ -393,6 +394,8 @@ func (s *scenario) serve(ln net.Listener) {
 			if err != nil {
 				return // of a Dial that failed
 			}
+			s.flows.Add(1)
+			defer s.flows.Add(-1)
 			rnd := rand.New(rand.NewPCG(f.Number, 0))
 			_, readErr, writeErr := f.Run(c.(pattern.Stream), pattern.Acceptor, rnd, func(to *pattern.Sink) error { return pattern.ReadAll(c, to, rnd) })
 			if err := errors.Join(readErr, writeErr); err != nil {
@@ -404,7 +407,14 @@ func (s *scenario) serve(ln net.Listener) {
 	}
 }
 
-// exchange has a flow on a connection, in pieces between which both ends sleep.
+// served waits until the other ends of flows that have ended know that too.
+func (s *scenario) served() {
+	for start := time.Now(); s.flows.Load() > 0 && time.Since(start) < patience; {
+		time.Sleep(10 * time.Microsecond)
+	}
+}
+
+// exchange has a flow on a connection.
 func exchange(c net.Conn, number uint64, size int64) error {
 	f := pattern.Flow{Seed: 1, Number: number, Size: [2]int64{size, size}}
 	if err := f.WriteHeader(c); err != nil {
@@ -518,6 +528,7 @@ func (s *scenario) use(server, client *ctnet.App, lc ctnet.ListenConfig, ln net.
 				return err
 			}
 			defer c.Close()
+			defer s.served()
 			return exchange(c, 30, 10_000)
 		})
 	}
@@ -534,6 +545,7 @@ func (s *scenario) exchange(c net.Conn, number uint64, size int64) bool {
 	o := outcome{Step: "transfer"}
 	start := time.Now()
 	err := exchange(c, number, size)
+	s.served()
 	o.Took = time.Since(start)
 	if err != nil {
 		o.Step = "FAILED transfer"
