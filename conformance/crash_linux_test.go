@@ -684,34 +684,46 @@ func TestStops(t *testing.T) {
 		progress(&v.flows)
 		progress(&s.bystanders)
 		running = append(running, beside.bystanding(t))
+		var conns []*ctnet.Conn
+		for _, network := range crashNetworks {
+			d := ctnet.Dialer{App: s.app, Path: ctnet.CutThrough}
+			c, err := d.Dial(network, addresses[network])
+			require.NoError(t, err)
+			conns = append(conns, c.(*ctnet.Conn))
+		}
 		time.Sleep(time.Duration(rnd.Int64N(int64(5 * time.Millisecond)))) // a random moment
 		stop(t, proc.cmd)
 		beside.bystanding(t)
 
-		// Calls that only the stopped process could end. Whether it has answered a Dial
-		// before is left to chance.
+		// Calls that only the stopped process could end.
 		wait := time.Duration(20+rnd.IntN(50*(round+1))) * time.Millisecond
 		start := time.Now()
 		var waiting sync.WaitGroup
 		var mu sync.Mutex
-		for _, network := range crashNetworks {
+		expire := func(call string, do func() error) {
 			waiting.Go(func() {
-				d := ctnet.Dialer{App: s.app, Path: ctnet.CutThrough, Timeout: wait}
-				c, err := d.Dial(network, addresses[network])
-				if err == nil {
-					defer c.Close()
-					c.SetDeadline(start.Add(wait))
-					for b := make([]byte, 1<<20); err == nil; { // it reads no header
-						_, err = c.Write(b)
-					}
-				}
+				err := do()
 				took := time.Since(start)
 				mu.Lock()
 				defer mu.Unlock()
 				late = max(late, took-wait)
 				if !errors.Is(err, os.ErrDeadlineExceeded) || took < wait {
-					s.fail("a call whose deadline was in %v took %v: %v", wait, took, err)
+					s.fail("a %s whose deadline was in %v took %v: %v", call, wait, took, err)
 				}
+			})
+		}
+		for i, c := range conns {
+			require.NoError(t, c.SetDeadline(start.Add(wait)))
+			expire("Read", func() error {
+				_, err := c.Read(make([]byte, 1))
+				return err
+			})
+			expire("Dial", func() error {
+				ctx, cancel := context.WithDeadline(t.Context(), start.Add(wait))
+				defer cancel()
+				d := ctnet.Dialer{App: s.app, Path: ctnet.CutThrough}
+				_, err := d.DialContext(ctx, crashNetworks[i], addresses[crashNetworks[i]])
+				return err
 			})
 		}
 		harness.RequireWithin(t, wait+time.Second, harness.AllDone(&waiting), "a call with a deadline")
@@ -720,6 +732,14 @@ func TestStops(t *testing.T) {
 		stopped = append(stopped, beside.bystanding(t))
 		s.requireNothingWrong(t)
 		require.NoError(t, proc.cmd.Process.Signal(syscall.SIGCONT))
+		for _, c := range conns { // they carry on
+			require.NoError(t, c.SetDeadline(time.Time{}))
+			f := newFlow(p.Seed, rnd)
+			require.NoError(t, f.WriteHeader(c))
+			s.run(c, f, pattern.Dialer, v, math.MaxInt)
+			require.NoError(t, c.Close())
+		}
+		s.requireNothingWrong(t)
 	}
 	progress(&v.flows)
 	s.end(v, proc.cmd.Process.Pid)
@@ -727,9 +747,9 @@ func TestStops(t *testing.T) {
 	proc.died(t)
 	close(v.dead)
 	harness.Eventually(t, func() bool { return v.calls.Load() == 0 })
-	kill(t, beside.cmd)
-	beside.died(t)
 	s.requireNothingWrong(t)
+	kill(t, beside.cmd) // its flow is reset
+	beside.died(t)
 	t.Logf("%d stops; a deadline was %v late at most; the bystander, running: %v; beside a stopped process: %v", *stops, late, sumUp(running), sumUp(stopped))
 	require.Less(t, late, time.Second)
 	// A process that is stopped takes no CPU, so the bystander has more of it than before.

@@ -48,6 +48,9 @@ type counts struct {
 	Goroutines int
 }
 
+// began is when the process did.
+var began = time.Now()
+
 // A worker is a process that is used and uses others.
 type worker struct {
 	plan
@@ -106,7 +109,7 @@ func (w *worker) fail(what string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.counts.Wrong) < 20 {
-		w.counts.Wrong = append(w.counts.Wrong, what+": "+err.Error())
+		w.counts.Wrong = append(w.counts.Wrong, fmt.Sprintf("%v: %s: %v", time.Since(began).Round(time.Millisecond), what, err))
 	} else {
 		w.counts.More++
 	}
@@ -169,6 +172,10 @@ func (w *worker) accept(ln net.Listener, strict bool) {
 			stop := w.watch("a served flow")
 			defer stop()
 			f, err := pattern.ReadHeader(c)
+			if errors.Is(err, syscall.ECONNRESET) && ln.Addr().Network() != "ct" {
+				w.done("Dial given up for the kernel", 0) // as this process was late
+				return
+			}
 			if err != nil {
 				w.judge("the header", c, strict, err)
 				return
