@@ -31,8 +31,8 @@ import (
 )
 
 var (
-	kills = flag.Int("crash.kills", 100, "how many processes TestKills kills")
-	stops = flag.Int("crash.stops", 8, "how often TestStops stops a process")
+	kills = flag.Int("crash.kills", 100/slower, "how many processes TestKills kills")
+	stops = flag.Int("crash.stops", 8/slower, "how often TestStops stops a process")
 )
 
 func init() {
@@ -603,8 +603,8 @@ func TestKills(t *testing.T) {
 		// The process is dead now, and what it had sent can't be more any more.
 		dead := time.Now()
 		for v.calls.Load() > v.held.Load() {
-			if time.Since(dead) > time.Second {
-				t.Fatalf("a call takes more than a second after the victim was killed\n%s", leakcheck.Stacks())
+			if time.Since(dead) > slower*time.Second {
+				t.Fatalf("a call takes more than %d s after the victim was killed\n%s", slower, leakcheck.Stacks())
 			}
 			time.Sleep(100 * time.Microsecond)
 		}

@@ -117,6 +117,7 @@ type soaking struct {
 	faults map[string]int
 	wrong  []string
 	more   int // that were not kept
+	stall  time.Duration
 }
 
 func (s *soaking) fault(kind string) {
@@ -148,7 +149,7 @@ func soak(o options, w io.Writer) (ok bool, err error) {
 	for i := range o.steady {
 		s.base.Steady = append(s.base.Steady, fmt.Sprintf("steady-%d", i))
 	}
-	s.base.Steady = append(s.base.Steady, "napper")
+	s.base.Steady = append(s.base.Steady, napper)
 	for i := range o.victims {
 		s.base.Victims = append(s.base.Victims, fmt.Sprintf("victim-%d", i))
 	}
@@ -191,13 +192,13 @@ func soak(o options, w io.Writer) (ok bool, err error) {
 		faulting.Go(func() { s.scribbleAgain(p, rnd, over) })
 	}
 	nap := rand.New(rand.NewPCG(o.seed, 300))
-	napper := steady[len(steady)-1]
+	napping := steady[len(steady)-1].cmd.Process
 	faulting.Go(func() {
 		for pause(over, time.Duration(nap.Int64N(int64(3*time.Second)))) {
-			napper.cmd.Process.Signal(syscall.SIGSTOP)
+			napping.Signal(syscall.SIGSTOP)
 			s.fault("stop")
 			pause(over, time.Duration(nap.Int64N(int64(1500*time.Millisecond))))
-			napper.cmd.Process.Signal(syscall.SIGCONT)
+			napping.Signal(syscall.SIGCONT)
 		}
 	})
 
@@ -205,7 +206,9 @@ func soak(o options, w io.Writer) (ok bool, err error) {
 	var all []counts
 	samples := make([][]sample, len(steady))
 	for now := time.Now(); now.Before(end); now = time.Now() {
-		time.Sleep(min(every, time.Until(end)))
+		nap := min(every, time.Until(end))
+		time.Sleep(nap)
+		s.stall = max(s.stall, time.Since(now)-nap)
 		all = all[:0]
 		for i, p := range steady {
 			c, err := p.ask("counts") // the napper answers when it goes on
@@ -359,19 +362,21 @@ func (s *soaking) report(w io.Writer, all []counts, samples [][]sample) bool {
 	fmt.Fprintln(w, "operations:")
 	total := int64(0)
 	for _, k := range sortedKeys(ops) {
-		fmt.Fprintf(w, "  %-28s %d\n", k, ops[k])
+		fmt.Fprintf(w, "  %-40s %d\n", k, ops[k])
 		total += ops[k]
 	}
-	fmt.Fprintf(w, "  %-28s %d\n", "all", total)
+	fmt.Fprintf(w, "  %-40s %d\n", "all", total)
 	fmt.Fprintf(w, "bytes verified: %d\n", bytes)
 	fmt.Fprintln(w, "faults injected:")
 	for _, k := range sortedKeys(s.faults) {
-		fmt.Fprintf(w, "  %-28s %d\n", k, s.faults[k])
+		fmt.Fprintf(w, "  %-40s %d\n", k, s.faults[k])
 	}
 	fmt.Fprintf(w, "errors outside the allowed set: %d\n", len(s.wrong)+s.more)
 	for _, e := range s.wrong {
 		fmt.Fprintf(w, "  %s\n", e)
 	}
+	// A machine that stands still for seconds explains a Dial that has timed out.
+	fmt.Fprintf(w, "the longest that ctsoak itself was held up: %v\n", s.stall)
 	grows := false
 	fmt.Fprintf(w, "%-12s %-12s %10s %10s %12s %10s %10s\n", "process", "of", "first", "last", "per minute", "in all", "allowed")
 	for i, name := range s.base.Steady {
