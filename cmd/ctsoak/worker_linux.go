@@ -336,9 +336,10 @@ func (w *worker) flow(kind string, p peer, f pattern.Flow, rnd *rand.Rand, delay
 	}
 	c, err := d.Dial(network, w.address(network, p.name, p.index, where))
 	if err != nil {
-		if p.name == napper && network == "ct" && errors.Is(err, syscall.ECONNREFUSED) {
-			// A listener takes a hello for late that came while its process was stopped.
-			w.done("known: refused by one that was stopped", 0)
+		if (p.name == napper || w.Name == napper) && network == "ct" && errors.Is(err, syscall.ECONNREFUSED) {
+			// A listener waits for a second for a hello, and takes it for late if either
+			// process was stopped for that long, even if it is there by then.
+			w.done("known: refused, one was stopped", 0)
 			return
 		}
 		gone := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, fs.ErrNotExist)
