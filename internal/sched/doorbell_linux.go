@@ -2,6 +2,7 @@ package sched
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -187,8 +188,10 @@ func newEpoll() (*epoll, error) {
 	e := &epoll{epfd: epfd, self: -1, file: os.NewFile(uintptr(epfd), "ctnet worker")}
 	e.conn, err = e.file.SyscallConn()
 	if err == nil {
-		// os.NewFile does not say if it could not register the descriptor.
-		err = e.file.SetDeadline(time.Time{})
+		// os.NewFile doesn't say that it could not register the descriptor, nor why.
+		if e.file.SetDeadline(time.Time{}) != nil {
+			err = fmt.Errorf("the network poller can't watch one more descriptor, perhaps because of fs.epoll.max_user_watches: %w", syscall.ENOSPC)
+		}
 	}
 	if err == nil {
 		// Its counter is 1 from the start and is never read, so it is always readable: to
