@@ -609,6 +609,8 @@ var otherwise = []struct {
 	{"recvmsg in internal/rendezvous.Channel.Receive", "", unix.ECONNREFUSED},
 	{"getsockopt in internal/rendezvous.Channel.PeerCred", "", unix.ECONNREFUSED},
 	{"readlinkat in internal/hostnet.NetNamespace", "", 0},
+	// What os.NewFile has met is not known.
+	{"fcntl in internal/sched.newEpoll", "first dial", unix.ENOSPC},
 	// It looks as if the file were not there.
 	{"newfstatat in internal/rendezvous.Present", "", unix.ECONNREFUSED},
 }
