@@ -20,6 +20,7 @@ var arrows = map[string][]string{
 	"internal/hostnet":    nil,
 	"internal/leakcheck":  nil,
 	"internal/pair":       {"internal/foreign", "internal/rendezvous", "internal/sched", "internal/segpool", "internal/stream", "internal/syserr"},
+	"internal/pattern":    nil,
 	"internal/rendezvous": {"internal/foreign", "internal/syserr"},
 	"internal/ring":       nil,
 	"internal/sched":      nil,

@@ -7,6 +7,7 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/pattern"
 	"github.com/stretchr/testify/require"
 )
 
@@ -15,7 +16,7 @@ import (
 func TestNothingAfterAppClose(t *testing.T) {
 	const conns = 8
 	data := make([]byte, burst)
-	patternOf(0, 0, client).fill(data, 0)
+	pattern.Of(0, 0, client).Fill(data, 0)
 	server := harness.NewApp(t)
 	ln, err := (&ctnet.ListenConfig{App: server}).Listen(t.Context(), "ct", t.Name())
 	require.NoError(t, err)

@@ -174,13 +174,13 @@ func kind(err error) string {
 
 // check looks at bytes that were read.
 func (e *end) check(b []byte, at int64) {
-	n, first := e.plan.pattern(1-e.side).wrong(b, at)
+	n, first := e.plan.pattern(1-e.side).Wrong(b, at)
 	if n == 0 {
 		return
 	}
 	want := make([]byte, min(16, len(b)-first))
 	got := slices.Clone(b[first:][:len(want)])
-	e.plan.pattern(1-e.side).fill(want, at+int64(first))
+	e.plan.pattern(1-e.side).Fill(want, at+int64(first))
 	e.must(false, "%d of %d bytes from position %d are wrong, the first at %d: %x, not %x", n, len(b), at, at+int64(first), got, want)
 	e.mu.Lock()
 	e.report.WrongBytes += int64(n)

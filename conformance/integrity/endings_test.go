@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/pattern"
 	"github.com/stretchr/testify/require"
 )
 
@@ -53,7 +54,7 @@ var endings = map[string]func(c *ctnet.Conn){
 func TestNothingAfterTheEnd(t *testing.T) {
 	eachPlace(t, ctnet.ListenConfig{}, func(t *testing.T, p place) {
 		data := make([]byte, burst)
-		patternOf(0, 0, client).fill(data, 0)
+		pattern.Of(0, 0, client).Fill(data, 0)
 		tried, wrong, sum := 0, map[string]int{}, 0
 		for range tries(100, 1_000_000/len(bursts)/len(endings)) {
 			for way, write := range bursts {
@@ -104,7 +105,7 @@ func readOn(c net.Conn, written func()) (n int, err error) {
 		}
 		pause(10)
 	}
-	if wrong, first := patternOf(0, 0, client).wrong(b[:n], 0); wrong > 0 {
+	if wrong, first := pattern.Of(0, 0, client).Wrong(b[:n], 0); wrong > 0 {
 		err = fmt.Errorf("%d bytes are wrong, the first at %d", wrong, first)
 	}
 	return n, err

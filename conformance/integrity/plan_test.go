@@ -5,6 +5,8 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"time"
+
+	"cutthrough.example/internal/pattern"
 )
 
 // The sides of a connection. What a side writes goes in the direction of its number.
@@ -26,7 +28,7 @@ type plan struct {
 
 // does is what a side does beside reading and writing.
 type does struct {
-	// late: it reads when the other side has ended its stream, whose bytes all fit the fifo.
+	// late: it reads when the other side has ended its stream. All that one writes fits.
 	late bool
 	// hangsUp: it closes when it has written all, and otherwise it calls CloseWrite, and
 	// closes when it has read all.
@@ -96,8 +98,8 @@ func upTo(rnd *rand.Rand, most int) int {
 	return min(most, n+rnd.IntN(n))
 }
 
-// pattern returns the pattern that a side writes.
-func (p *plan) pattern(side int) pattern { return patternOf(p.seed, p.number, side) }
+// pattern returns that of what a side writes.
+func (p *plan) pattern(side int) pattern.Pattern { return pattern.Of(p.seed, p.number, side) }
 
 // rnd returns a source for one goroutine of a side.
 func (p *plan) rnd(side, goroutine int) *rand.Rand {

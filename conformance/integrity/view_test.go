@@ -8,6 +8,7 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/pattern"
 	"github.com/stretchr/testify/require"
 )
 
@@ -19,8 +20,8 @@ func TestViewOutlivesClose(t *testing.T) {
 	eachPlace(t, ctnet.ListenConfig{ReadBuffer: size, WriteBuffer: size}, func(t *testing.T, p place) {
 		tried, sum := 0, 0
 		for try := range tries(500, 1_000_000) {
-			pattern, b := patternOf(0, uint64(try), client), make([]byte, size)
-			pattern.fill(b, 0)
+			pattern, b := pattern.Of(0, uint64(try), client), make([]byte, size)
+			pattern.Fill(b, 0)
 			c, s := p.connect(t)
 			_, err := c.Write(b)
 			require.NoError(t, err)
@@ -43,7 +44,7 @@ func TestViewOutlivesClose(t *testing.T) {
 					s.Close()
 				}
 				p.requireConns(t, 1)
-				wrong, _ := pattern.wrong(view, 0)
+				wrong, _ := pattern.Wrong(view, 0)
 				sum += wrong
 			}
 			_, err = s.Read(b)
