@@ -105,8 +105,9 @@ type Worker struct {
 
 	// Only the worker's own goroutine uses these.
 	spin    Spin
-	hadWork bool // it has called Work since it last slept
-	passes  int  // since it last called findGone
+	hadWork bool   // it has called Work since it last slept
+	passes  int    // since it last called findGone
+	taken   []turn // by the last call of turns
 
 	// delivery is the delivery lock. A goroutine holds it while it takes events from
 	// the bitmaps and handles them, and while it looks whether there are any. So there
@@ -423,14 +424,15 @@ type turn struct {
 func (w *Worker) turns() []turn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	turns := make([]turn, len(w.due))
-	for i, s := range w.due {
-		turns[i] = turn{s: s, cut: s.ending}
+	w.taken = w.taken[:0]
+	for _, s := range w.due {
+		w.taken = append(w.taken, turn{s: s, cut: s.ending})
 		s.scheduled = false
 	}
-	w.due = nil
+	clear(w.due)
+	w.due = w.due[:0]
 	w.queued.Store(0)
-	return turns
+	return w.taken
 }
 
 // do reports whether the source needs another turn.
