@@ -710,3 +710,71 @@ func TestBacklogStress(t *testing.T) {
 		require.Positive(t, total[f], "none was %s", f)
 	}
 }
+
+// TestBacklogTurns has a peer with many connections in the queue, and others that come later.
+// They are accepted in turns, and the later ones are answered although the first has filled the
+// backlog.
+func TestBacklogTurns(t *testing.T) {
+	b := newBacklog(3)
+	var hs []*fakeIncoming
+	offer := func(from *turns) *fakeIncoming {
+		h := newFakeIncoming()
+		hs = append(hs, h)
+		b.offer(h, from)
+		return h
+	}
+	accept := func(want ...*fakeIncoming) {
+		t.Helper()
+		for _, h := range want {
+			c, err := b.accept()
+			require.NoError(t, err)
+			require.Same(t, &h.conn, c)
+			h.accepts.Add(1)
+		}
+	}
+	var greedy, one, two turns
+	g := []*fakeIncoming{offer(&greedy), offer(&greedy), offer(&greedy), offer(&greedy), offer(&greedy)}
+	requireFates(t, g, fateAnswered, fateAnswered, fateAnswered, fateWaits, fateWaits)
+	a, z := offer(&one), offer(&two)
+	a2 := offer(&one)
+	requireFates(t, []*fakeIncoming{a, z, a2}, fateAnswered, fateAnswered, fateWaits)
+	accept(g[0], a, z, g[1], a2, g[2])
+	// A peer that was away for long does not get more than its turn for that.
+	z2, z3 := offer(&two), offer(&two)
+	accept(z2, g[3], z3, g[4])
+	require.Zero(t, b.waiting())
+	require.True(t, b.close(resetAnswered))
+	for _, h := range hs {
+		require.Equal(t, fateAccepted, h.fate())
+	}
+}
+
+// TestBacklogTurnsClosed closes a backlog of which more connections are answered than it has
+// room for, as some came in between. None of the answered ones is refused.
+func TestBacklogTurnsClosed(t *testing.T) {
+	for _, how := range []closeMode{resetAnswered, drainAnswered} {
+		b := newBacklog(2)
+		var greedy, other turns
+		var hs []*fakeIncoming
+		for _, from := range []*turns{&greedy, &greedy, &greedy, &other, &other} {
+			h := newFakeIncoming()
+			hs = append(hs, h)
+			b.offer(h, from)
+		}
+		// In the queue: greedy, other, greedy, other, greedy.
+		requireFates(t, hs, fateAnswered, fateAnswered, fateWaits, fateAnswered, fateWaits)
+		require.True(t, b.close(how))
+		if how == resetAnswered {
+			requireFates(t, hs, fateReset, fateReset, fateRefused, fateReset, fateRefused)
+			continue
+		}
+		requireFates(t, hs, fateAnswered, fateAnswered, fateRefused, fateAnswered, fateRefused)
+		for _, i := range []int{0, 3, 1} {
+			c, err := b.accept()
+			require.NoError(t, err)
+			require.Same(t, &hs[i].conn, c)
+			hs[i].accepts.Add(1)
+		}
+		requireFates(t, hs, fateAccepted, fateAccepted, fateRefused, fateAccepted, fateRefused)
+	}
+}

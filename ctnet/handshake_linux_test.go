@@ -1036,10 +1036,12 @@ func TestHandshakeSegments(t *testing.T) {
 					held[s.segment] = true
 				}
 			}
+			cutOff := server.Snapshot().CutOff
 			for _, s := range c.steps {
 				if s.want == ended {
 					require.NoError(t, sendPacket(ch, packet(s.kind), s.fds...))
 					require.NoError(t, expectEnd(ch))
+					require.Equal(t, cutOff+1, server.Snapshot().CutOff)
 					ch.Close()
 					leakcheck.RequireBack(t, before)
 					require.Zero(t, server.a.account.Usage())

@@ -23,6 +23,10 @@ type Snapshot struct {
 	Segments int64
 	Bytes    int64
 
+	// CutOff counts the pairs with other applications that were ended because the other one
+	// broke the protocol. Each is logged through slog.Default, as far as there are not too many.
+	CutOff uint64
+
 	Listeners   []ListenerInfo
 	Connections []ConnInfo
 }
@@ -68,6 +72,7 @@ func (a *app) snapshot() Snapshot {
 		Conns:    used.Conns,
 		Segments: used.Segments,
 		Bytes:    used.Bytes,
+		CutOff:   a.remote.CutOff(),
 	}
 	a.mu.Lock()
 	listeners := slices.Collect(maps.Keys(a.open))

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"runtime"
@@ -352,11 +353,27 @@ func (c *client) connect() (*conn, error) {
 
 var errRefused = errors.New("refused")
 
+// cutOff reports whether the other side has ended the channel.
+func (s *side) cutOff() (ended bool) {
+	raw, err := s.ch.SyscallConn()
+	if err != nil {
+		return true
+	}
+	err = raw.Control(func(fd uintptr) {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		ended = n == 0 && err == nil || err == unix.ECONNRESET
+	})
+	return ended || err != nil
+}
+
 // awaitAnswer waits until the server has accepted.
 func (c *conn) awaitAnswer(patience time.Duration) error {
 	for end := time.Now().Add(patience); time.Now().Before(end); pause() {
 		st := c.slot.ServerState()
 		if st.Use() != c.slot.Use {
+			if c.s.cutOff() {
+				return io.EOF
+			}
 			continue
 		}
 		switch st.Code() {

@@ -35,7 +35,7 @@ type Host struct {
 	users    sync.WaitGroup                  // counts open channels; each has a goroutine
 
 	complaints complaints
-	violations atomic.Uint64 // peers that were cut off
+	violations atomic.Uint64
 
 	// Absences are the targets at which there was no listener.
 	Absences rendezvous.Absences
@@ -112,6 +112,9 @@ func (h *Host) register(m member, add func()) error {
 	h.all[m] = struct{}{}
 	return nil
 }
+
+// CutOff returns how many pairs were ended because the peer had broken the protocol.
+func (h *Host) CutOff() uint64 { return h.violations.Load() }
 
 // full reports whether the limit of attached applications is reached.
 func (h *Host) full() bool {

@@ -19,6 +19,9 @@ func (*Host) Init(Config) {}
 // Close does nothing.
 func (*Host) Close() {}
 
+// CutOff returns 0.
+func (*Host) CutOff() uint64 { return 0 }
+
 // Each does nothing.
 func (*Host) Each(func(owner any, halfOpen bool)) {}
 
