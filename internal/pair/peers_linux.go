@@ -67,8 +67,9 @@ func (p *peers) init(limits PeerLimits, whole *segpool.Account) {
 	p.all = make(map[peerKey]*peer)
 }
 
-// enter returns a visitor, or nil if its process has too many handshakes under way.
-func (p *peers) enter(ch rendezvous.Channel, cred rendezvous.Cred) *visitor {
+// enter returns a visitor, or nil if its process has too many handshakes under way, and the peer
+// that it is of.
+func (p *peers) enter(ch rendezvous.Channel, cred rendezvous.Cred) (*visitor, *peer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := keyOf(cred)
@@ -78,7 +79,7 @@ func (p *peers) enter(ch rendezvous.Channel, cred rendezvous.Cred) *visitor {
 		p.all[key] = of
 	}
 	if of.handshakes >= maxPeerHandshakes {
-		return nil
+		return nil, of
 	}
 	of.handshakes++
 	if p.visitors.Len() >= maxHandshakes {
@@ -88,7 +89,7 @@ func (p *peers) enter(ch rendezvous.Channel, cred rendezvous.Cred) *visitor {
 	}
 	v := &visitor{ch: ch, cred: cred, peer: of}
 	v.at = p.visitors.PushBack(v)
-	return v
+	return v, of
 }
 
 // remove removes v from the visitors. The caller holds mu.

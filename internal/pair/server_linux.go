@@ -77,9 +77,9 @@ func (d *Door) admit(ch rendezvous.Channel) {
 	if !d.l.Allows(cred) {
 		at, visit = &d.strangers, d.turnAway
 	}
-	v := at.enter(ch, cred)
+	v, of := at.enter(ch, cred)
 	if v == nil {
-		ch.Close()
+		go of.closer.Do(func() { ch.Close() })
 		return
 	}
 	ch.SetReadDeadline(time.Now().Add(helloTimeout)) // sending never waits
@@ -92,7 +92,7 @@ func (d *Door) admit(ch rendezvous.Channel) {
 // turnAway tells a process that it may not attach. It reads the hello first: to close a
 // socket with unread bytes is a reset, which would hide the answer.
 func (d *Door) turnAway(v *visitor) {
-	defer v.ch.Close()
+	defer v.peer.closer.Do(func() { v.ch.Close() })
 	m, fds, err := v.ch.Receive()
 	defer v.peer.closer.Do(fds.Close)
 	if err != nil || !d.served(v, m) {
@@ -160,7 +160,7 @@ func (d *Door) attach(v *visitor) {
 		v.ch.Close()
 		return
 	}
-	defer h.end(v.ch)
+	defer v.peer.closer.Do(func() { h.end(v.ch) })
 	s, err := d.handshake(v)
 	if err != nil {
 		var errno syscall.Errno
