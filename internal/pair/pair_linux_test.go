@@ -189,16 +189,18 @@ func TestPair(t *testing.T) {
 			require.Same(t, last.remote, d.remote, "one address for all")
 		}
 		last = d
-		go d.Write(make([]byte, 10_000))
+		var writing sync.WaitGroup
+		writing.Go(func() { d.Write(make([]byte, 10_000)) })
 		_, err = io.ReadFull(d, make([]byte, 10_000))
 		require.NoError(t, err)
+		writing.Wait()
 		l.mu.Lock()
 		a := l.made[i]
 		l.mu.Unlock()
 		require.Equal(t, Dialer{App: 2, Number: d.number, Cred: a.from.Cred}, a.from)
 		open := 0
 		clientApp.Each(func(owner any, halfOpen bool) {
-			require.Equal(t, dialingOwner{d}, owner)
+			require.Same(t, d, owner.(dialingOwner).dialing)
 			require.False(t, halfOpen)
 			open++
 		})
