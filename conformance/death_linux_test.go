@@ -3,7 +3,6 @@ package conformance
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,21 +27,18 @@ import (
 )
 
 func init() {
-	roles["churn"] = churn
 	roles["storm"] = storm
 	roles["dial many"] = dialMany
-	roles["survivor"] = survivor
 	roles["no accept"] = noAccept
-	roles["writer"] = writer
 	roles["close while dialing"] = closeWhileDialing
 	roles["close amid dials"] = closeAmidDials
 }
 
-// A request is its length and its bytes, at most maxRequest. The reply is the
-// bytes. Then the client closes, and the server after it.
 // firstFifo is how much a fifo holds while its reader does nothing.
 const firstFifo = 64 << 10
 
+// A request is its length and its bytes, at most maxRequest. The reply is the
+// bytes. Then the client closes, and the server after it.
 const maxRequest = 100_000
 
 func sendRequest(c net.Conn, size int) (sent []byte, err error) {
@@ -110,26 +106,6 @@ func cycle(a *ctnet.App, name string, size int) error {
 	return nil
 }
 
-// reply is a server's part of a cycle. It returns when the client has closed.
-func reply(c net.Conn) error {
-	defer c.Close()
-	b, err := readRequest(c)
-	if err != nil {
-		return truncated(err)
-	}
-	if _, err := c.Write(b); err != nil {
-		return err
-	}
-	_, err = c.Read(b[:1])
-	if err == nil {
-		err = errors.New("a byte after the request")
-	}
-	if err == io.EOF {
-		err = nil
-	}
-	return err
-}
-
 func requestSize(rnd *rand.Rand) int { return 1 + rnd.IntN(1<<(1+rnd.IntN(16))) }
 
 // newSeed returns a source of random numbers, and logs how to get the same again.
@@ -152,94 +128,6 @@ func reap(t *testing.T, cmd *exec.Cmd) {
 	require.True(t, status.Signaled() && status.Signal() == syscall.SIGKILL, "%v", cmd.ProcessState)
 }
 
-// churn accepts connections to NAME and replies, as fast as it can.
-func churn() {
-	ln, err := ctnet.Listen("ct", os.Getenv("CTNET_TEST_NAME"))
-	harness.Check(err)
-	go func() {
-		for {
-			c, err := ln.Accept()
-			harness.Check(err)
-			go func() { harness.Check(reply(c)) }()
-		}
-	}()
-	untilStdinCloses()
-}
-
-// TestServerKilled kills a server while connections are dialed, used and closed
-// all the time, by applications that know it and by new ones.
-func TestServerKilled(t *testing.T) {
-	rnd := newSeed(t)
-	a := harness.NewApp(t)
-	// The first round makes the application have what it keeps.
-	var before leakcheck.Usage
-	ends := make(map[string]int)
-	for round := range 11 {
-		cmd := startProcess(t, "churn", t.Name())
-		target := int64(rnd.IntN(300))
-		var cycles atomic.Int64
-		var killed atomic.Bool
-		reached := make(chan struct{})
-		errs := make(chan error, 16)
-		var running sync.WaitGroup
-		for i := range cap(errs) {
-			rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
-			running.Go(func() {
-				for {
-					app := a
-					var err error
-					if i%4 == 0 {
-						if app, err = ctnet.NewApp(ctnet.AppConfig{}); err != nil {
-							errs <- err
-							return
-						}
-					}
-					err = cycle(app, t.Name(), requestSize(rnd))
-					if err != nil && !killed.Load() {
-						err = fmt.Errorf("before the server was killed: %v", err)
-					}
-					if app != a {
-						app.Close()
-					}
-					if err != nil {
-						errs <- err
-						return
-					}
-					if cycles.Add(1) == target {
-						close(reached)
-					}
-				}
-			})
-		}
-		done := harness.AllDone(&running)
-		if target > 0 {
-			select {
-			case <-reached:
-			case <-done:
-			}
-		}
-		killed.Store(true)
-		kill(t, cmd)
-		harness.RequireWithin(t, time.Second, done, "a call after the server was killed")
-		close(errs)
-		for err := range errs {
-			if !errors.Is(err, syscall.ECONNREFUSED) {
-				require.ErrorIs(t, err, syscall.ECONNRESET, "after %d cycles", target)
-			}
-			var errno syscall.Errno
-			require.ErrorAs(t, err, &errno)
-			ends[opErrorOf(t, err).Op+": "+errno.Error()]++
-		}
-		reap(t, cmd)
-		require.ErrorIs(t, cycle(a, t.Name(), 1), syscall.ECONNREFUSED)
-		if round == 0 {
-			before = harness.MeasureIdle(t)
-		}
-		leakcheck.RequireBack(t, before)
-	}
-	t.Logf("calls that failed: %v", ends)
-}
-
 // storm has 16 goroutines do cycles against NAME.
 func storm() {
 	for i := range 16 {
@@ -251,202 +139,6 @@ func storm() {
 		}()
 	}
 	untilStdinCloses()
-}
-
-// streamSize is the length of a survivor's streams.
-const streamSize = 1 << 20
-
-// survivor sends streams to NAME and reads them back, until the connection to
-// NAME-control, which it makes first, ends. It answers with the number of streams.
-func survivor() {
-	name := os.Getenv("CTNET_TEST_NAME")
-	control, err := ctnet.Dial("ct", name+"-control")
-	harness.Check(err)
-	go survive(name, control)
-	untilStdinCloses()
-}
-
-func survive(name string, control net.Conn) {
-	_, err := io.ReadFull(control, make([]byte, 2)) // that it should go
-	harness.Check(err)
-	var stop atomic.Bool
-	var streams atomic.Uint64
-	var running sync.WaitGroup
-	for i := range 2 {
-		rnd := rand.NewChaCha8([32]byte{byte(i)})
-		running.Go(func() {
-			data := make([]byte, streamSize)
-			for !stop.Load() {
-				rnd.Read(data)
-				c, err := ctnet.Dial("ct", name)
-				harness.Check(err)
-				var writing sync.WaitGroup
-				writing.Go(func() {
-					_, err := c.Write(data)
-					harness.Check(err)
-					harness.Check(c.(*ctnet.Conn).CloseWrite())
-				})
-				h := sha256.New()
-				_, err = io.Copy(h, c)
-				harness.Check(err)
-				if want := sha256.Sum256(data); !bytes.Equal(want[:], h.Sum(nil)) {
-					panic("the stream was spoiled")
-				}
-				writing.Wait()
-				harness.Check(c.Close())
-				streams.Add(1)
-			}
-		})
-	}
-	_, err = io.Copy(io.Discard, control)
-	harness.Check(err)
-	stop.Store(true)
-	running.Wait()
-	harness.Check(binary.Write(control, binary.LittleEndian, streams.Load()))
-	harness.Check(control.Close())
-}
-
-// A stormServer replies to storms, and echoes the survivor's streams.
-type stormServer struct {
-	ln       *ctnet.Listener
-	survivor atomic.Int64 // its PID
-
-	killed  atomic.Bool // the storm is, so there may be errors
-	target  atomic.Int64
-	reached chan struct{} // that many replies
-
-	active, replies, streams atomic.Int64
-
-	mu     sync.Mutex
-	wrong  []string       // what must not be
-	resets map[string]int // what may be
-}
-
-func (s *stormServer) fail(what string, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.wrong = append(s.wrong, fmt.Sprintf("%s: %v", what, err))
-}
-
-func (s *stormServer) serve() {
-	for {
-		c, err := s.ln.AcceptConn()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			s.fail("Accept", err)
-			return
-		}
-		if int64(c.PeerCred().PID) == s.survivor.Load() {
-			go s.echo(c)
-			continue
-		}
-		s.active.Add(1)
-		go s.reply(c)
-	}
-}
-
-func (s *stormServer) echo(c *ctnet.Conn) {
-	defer c.Close()
-	if n, err := io.Copy(c, c); n != streamSize || err != nil {
-		s.fail("a stream of the survivor", fmt.Errorf("%d bytes, %v", n, err))
-		return
-	}
-	s.streams.Add(1)
-}
-
-func (s *stormServer) reply(c *ctnet.Conn) {
-	defer s.active.Add(-1)
-	err := reply(c)
-	switch {
-	case err == nil:
-		if s.replies.Add(1) == s.target.Load() {
-			s.reached <- struct{}{}
-		}
-	case !s.killed.Load():
-		s.fail("before the client was killed", err)
-	case !errors.Is(err, syscall.ECONNRESET):
-		s.fail("after the client was killed", err)
-	default:
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.resets[err.(*net.OpError).Op]++
-	}
-}
-
-// TestClientKilled kills clients that dial, use and close connections all the
-// time. Another client, which uses the same listener, is not harmed.
-func TestClientKilled(t *testing.T) {
-	rnd := newSeed(t)
-	a := harness.NewApp(t)
-	// With a small backlog Dials wait to be answered.
-	s := &stormServer{
-		ln:      listenOn(t, ctnet.ListenConfig{App: a, Backlog: 4}),
-		reached: make(chan struct{}, 1),
-		resets:  make(map[string]int),
-	}
-	go s.serve()
-	lc := ctnet.ListenConfig{App: a}
-	controlLn, err := lc.Listen(t.Context(), "ct", t.Name()+"-control")
-	require.NoError(t, err)
-	defer controlLn.Close()
-
-	round := func(pairs int) {
-		t.Helper()
-		s.killed.Store(false)
-		s.replies.Store(0)
-		s.target.Store(1 + rnd.Int64N(500))
-		cmd := startProcess(t, "storm", t.Name())
-		harness.RequireWithin(t, 10*time.Second, s.reached, "the storm")
-		s.killed.Store(true)
-		kill(t, cmd)
-		start := time.Now()
-		// Its memory is let go of with the last of its connections, also those
-		// that nobody has accepted yet.
-		harness.Eventually(t, func() bool { return s.active.Load() == 0 && leakcheck.Mappings("ctnet events") == pairs })
-		require.Less(t, time.Since(start), time.Second)
-		require.Equal(t, pairs, leakcheck.Mappings("ctnet segment"))
-		reap(t, cmd)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		require.Empty(t, s.wrong)
-	}
-	harness.MeasureIdle(t) // no pair is left of another test
-	round(0)               // the application has what it keeps
-	before := leakcheck.Now()
-
-	cmd := startProcess(t, "survivor", t.Name())
-	s.survivor.Store(int64(cmd.Process.Pid))
-	control, err := controlLn.Accept()
-	require.NoError(t, err)
-	defer control.Close()
-	_, err = control.Write([]byte("go"))
-	require.NoError(t, err)
-	progress := func() {
-		t.Helper()
-		n := s.streams.Load()
-		harness.Eventually(t, func() bool { return s.streams.Load() > n+2 })
-	}
-	progress()
-	for range 8 {
-		round(2) // the survivor's are left
-		progress()
-	}
-	require.NoError(t, control.(*ctnet.Conn).CloseWrite())
-	var streams int64
-	require.NoError(t, binary.Read(control, binary.LittleEndian, &streams))
-	_, err = control.Read(make([]byte, 1))
-	require.Equal(t, io.EOF, err)
-	harness.Eventually(t, func() bool { return s.streams.Load() == streams })
-	s.mu.Lock()
-	require.Empty(t, s.wrong)
-	t.Logf("%d streams; calls reset: %v", streams, s.resets)
-	s.mu.Unlock()
-	require.NoError(t, control.Close())
-	kill(t, cmd)
-	reap(t, cmd)
-	leakcheck.RequireBack(t, before)
 }
 
 // dialMany dials NAME, many times at once, and writes to what it gets.
@@ -471,7 +163,7 @@ func TestClientKilledWhileItDials(t *testing.T) {
 	a := harness.NewApp(t)
 	var before leakcheck.Usage
 	for round := range 9 {
-		ln := listenOn(t, ctnet.ListenConfig{App: a, Backlog: backlog})
+		ln := listenOn(t, ctnet.ListenConfig{App: a, Backlog: backlog, Peer: ctnet.PeerLimits{HalfOpens: 1000}})
 		waiting := func() int { return a.Snapshot().Listeners[0].Waiting }
 		target := 20 + rnd.IntN(300)
 		goroutines := runtime.NumGoroutine()
@@ -545,151 +237,6 @@ func TestKilledWhileDialWaits(t *testing.T) {
 		require.Less(t, time.Since(start), time.Second)
 		require.NoError(t, answered.Close())
 		reap(t, cmd)
-		if round == 0 {
-			before = harness.MeasureIdle(t)
-		}
-		leakcheck.RequireBack(t, before)
-	}
-}
-
-// pattern is what a writer's streams repeat.
-var pattern = func() []byte {
-	b := make([]byte, 65521)
-	rand.NewChaCha8([32]byte{}).Read(b)
-	return b
-}()
-
-// fillPattern fills b with a stream's bytes from a position on.
-func fillPattern(b []byte, from int) {
-	for len(b) > 0 {
-		n := copy(b, pattern[from%len(pattern):])
-		b, from = b[n:], from+n
-	}
-}
-
-func requirePattern(t *testing.T, b []byte, from int) {
-	t.Helper()
-	want := make([]byte, len(b))
-	fillPattern(want, from)
-	require.True(t, bytes.Equal(want, b), "%d bytes from %d are wrong", len(b), from)
-}
-
-// writer writes to each connection to NAME for ever, in Writes most of which are
-// larger than the fifo.
-func writer() {
-	ln, err := ctnet.Listen("ct", os.Getenv("CTNET_TEST_NAME"))
-	harness.Check(err)
-	go func() {
-		for {
-			c, err := ln.Accept()
-			harness.Check(err)
-			go func() {
-				b := make([]byte, 4<<20)
-				for pos := 0; ; {
-					b := b[:1+rand.IntN(cap(b))]
-					fillPattern(b, pos)
-					n, err := c.Write(b)
-					harness.Check(err)
-					pos += n
-				}
-			}()
-		}
-	}()
-	untilStdinCloses()
-}
-
-// TestKilledWhileWriting kills a process in the midst of Writes: what it has
-// published is read, and then ECONNRESET.
-func TestKilledWhileWriting(t *testing.T) {
-	rnd := newSeed(t)
-	a := harness.NewApp(t)
-	ways := map[string]func(c *ctnet.Conn, have int) ([]byte, error){
-		"Read": func(c *ctnet.Conn, have int) (got []byte, err error) {
-			for b := make([]byte, 100_000); ; {
-				n, err := c.Read(b)
-				got = append(got, b[:n]...)
-				if err != nil {
-					return got, err
-				}
-			}
-		},
-		"WriteTo": func(c *ctnet.Conn, have int) ([]byte, error) {
-			var got bytes.Buffer
-			_, err := c.WriteTo(&got) // nil is the end of a stream
-			return got.Bytes(), err
-		},
-		"Peek": func(c *ctnet.Conn, have int) ([]byte, error) {
-			b, err := c.Peek(min(have+1, ctnet.DefaultBuffer))
-			got := bytes.Clone(b)
-			n, err2 := c.Discard(have + 1)
-			if n != have {
-				err2 = fmt.Errorf("discarded %d of %d: %v", n, have, err2)
-			}
-			if have < ctnet.DefaultBuffer {
-				err2 = errors.Join(err, err2)
-			}
-			return got, err2
-		},
-	}
-	var before leakcheck.Usage
-	for round := range harness.Long(3, 30) {
-		cmd := startProcess(t, "writer", t.Name())
-		type stream struct {
-			*ctnet.Conn
-			read int
-		}
-		streams := make(map[string][]*stream)
-		var all []*stream
-		for way := range ways {
-			for range 3 {
-				s := &stream{Conn: dialConn(t, a)}
-				streams[way] = append(streams[way], s)
-				all = append(all, s)
-			}
-		}
-		// The first of each is full, and in the midst of the first Write or
-		// close to its end. The others are read for a while.
-		for range rnd.IntN(100) {
-			for _, some := range streams {
-				s := some[1+rnd.IntN(2)]
-				b := make([]byte, 1+rnd.IntN(100_000))
-				n, err := s.Read(b)
-				require.NoError(t, err)
-				requirePattern(t, b[:n], s.read)
-				s.read += n
-			}
-		}
-		for _, some := range streams {
-			harness.Eventually(t, func() bool { return some[0].Buffered() >= firstFifo })
-		}
-		kill(t, cmd)
-		reap(t, cmd)
-		for way, some := range streams {
-			for _, s := range some {
-				// The process is dead, so this is all that there will be.
-				have := s.Buffered()
-				var got []byte
-				var err error
-				done := make(chan struct{})
-				go func() {
-					got, err = ways[way](s.Conn, have)
-					close(done)
-				}()
-				harness.RequireWithin(t, time.Second, done, way)
-				require.ErrorIs(t, err, syscall.ECONNRESET, way)
-				require.NotErrorIs(t, err, io.EOF, way)
-				require.Equal(t, have, len(got), way)
-				requirePattern(t, got, s.read)
-				for range 2 {
-					n, err := s.Read(make([]byte, 1))
-					require.Zero(t, n)
-					require.ErrorIs(t, err, syscall.ECONNRESET)
-				}
-			}
-		}
-		for _, s := range all {
-			require.NoError(t, s.Close())
-		}
 		if round == 0 {
 			before = harness.MeasureIdle(t)
 		}

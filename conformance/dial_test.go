@@ -23,7 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A way is one to dial that cannot succeed, with ctnet and with package net.
+// A way is a way to dial that cannot succeed, with ctnet and with package net.
 type way struct {
 	name   string
 	cut    ctnet.Dialer
@@ -161,8 +161,8 @@ func TestTraceConnect(t *testing.T) {
 	}
 }
 
-// TestTLSGoodbye has a TLS server close, and then its client, whose close says goodbye in
-// a Write. What that returns is what it does on the kernel's socket.
+// TestTLSGoodbye closes a TLS server and then its client, which sends its close_notify in a Write.
+// The result is the same as on the kernel's socket.
 func TestTLSGoodbye(t *testing.T) {
 	config := &tls.Config{Certificates: []tls.Certificate{certificate(t)}, InsecureSkipVerify: true}
 	// goodbye returns the error of the client's Close.
@@ -214,7 +214,7 @@ func TestTLSGoodbye(t *testing.T) {
 	}
 }
 
-// certificate makes one that is good for a test.
+// certificate makes a certificate for a test.
 func certificate(t *testing.T) tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)

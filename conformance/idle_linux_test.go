@@ -35,9 +35,9 @@ func switches(t *testing.T, pid int) (n int) {
 }
 
 // TestIdle has a process with a thousand open connections on which nothing
-// happens. None of its threads may run, whatever for: there are quarters of a second
-// in a row in which none does. Polling of any kind would leave none. The runtime's
-// own work after the connections were made ends within a few seconds.
+// happens. None of its threads may run: there must be several quarters of a second in a row in
+// which none does. With polling of any kind there would be none. The runtime's own work after the
+// connections were made ends within a few seconds.
 func TestIdle(t *testing.T) {
 	a := harness.NewApp(t)
 	cmd := startProcess(t, "echo", t.Name())

@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A limit is one of an AppConfig that lets n connections be, each of which takes
-// a segment because its fifos are as large as can be.
+// A limit is a limit of an AppConfig that allows n connections, each of which needs a segment of
+// its own, as its fifos have the largest size.
 type limit struct {
 	name   string
 	config func(t *testing.T, n int) ctnet.AppConfig
@@ -108,9 +108,9 @@ func accountOf(a *ctnet.App) account {
 	return account{s.Conns, s.Segments}
 }
 
-// requireAccounts requires that the applications have so much, which may be the
-// same one. The server learns of a segment that is not used any more after the
-// client; until then it has one more.
+// requireAccounts requires these accounts of the applications, which may be the same one. The
+// server learns of a segment that is not used any more after the client; until then it has
+// one more.
 func requireAccounts(t *testing.T, want account, server, client *ctnet.App) {
 	t.Helper()
 	require.Equal(t, want, accountOf(client))
@@ -124,7 +124,7 @@ func requireAccounts(t *testing.T, want account, server, client *ctnet.App) {
 }
 
 // onLimits runs a test for each limit, on either side and inside one application.
-// The server tells no more than that it has a limit.
+// The server's error only says that it has a limit.
 func onLimits(t *testing.T, n int, f func(t *testing.T, server, client *ctnet.App, text string)) {
 	for _, l := range limits {
 		t.Run(l.name, func(t *testing.T) {
@@ -215,7 +215,7 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// TestLimitForbidsAll has a limit that lets no connection be.
+// TestLimitForbidsAll sets a limit that allows no connection.
 func TestLimitForbidsAll(t *testing.T) {
 	forbidAll := ctnet.AppConfig{MaxBytes: 1}
 	try := func(t *testing.T, server, client *ctnet.App, text string) {
@@ -244,8 +244,8 @@ func TestLimitForbidsAll(t *testing.T) {
 	})
 }
 
-// TestLimitOfOneClient has a client reach its limit, which is nothing to another
-// client of the same listener; and the server's limit is one for all clients.
+// TestLimitOfOneClient lets a client reach its limit, which does not affect another client of the
+// same listener. The server's limit is for all clients together.
 func TestLimitOfOneClient(t *testing.T) {
 	t.Run("client", func(t *testing.T) {
 		before := harness.MeasureIdle(t)

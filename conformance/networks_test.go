@@ -32,7 +32,7 @@ func kernelNetworks(t *testing.T) map[string]string {
 	return networks
 }
 
-// accept accepts a connection in the background: a Dial may need it or not.
+// accept accepts a connection in the background, as some Dials need that.
 func accept(ln net.Listener) <-chan net.Conn {
 	ch := make(chan net.Conn, 1)
 	go func() {
@@ -85,7 +85,7 @@ func TestConnNetworks(t *testing.T) {
 	}
 }
 
-// TestNetworkAddresses holds the addresses of connections to what the kernel's have.
+// TestNetworkAddresses compares the addresses of connections with the kernel's.
 func TestNetworkAddresses(t *testing.T) {
 	for network, address := range kernelNetworks(t) {
 		t.Run(network, func(t *testing.T) {
@@ -130,8 +130,7 @@ func TestNetworkAddresses(t *testing.T) {
 	}
 }
 
-// TestWildcard dials a listener on all addresses by some that mean it, and by
-// names.
+// TestWildcard dials a listener on all addresses by some of them, and by names.
 func TestWildcard(t *testing.T) {
 	for _, l := range []struct {
 		network, host string
@@ -211,8 +210,8 @@ func TestWildcardPorts(t *testing.T) {
 	}
 }
 
-// TestFallbackEnds has the listener go, and another one without ctnet come: each
-// Dial reaches what the kernel would.
+// TestFallbackEnds closes the listener, and opens another one without ctnet: each Dial reaches the
+// same listener as the kernel's connect.
 func TestFallbackEnds(t *testing.T) {
 	for network, address := range kernelNetworks(t) {
 		t.Run(network, func(t *testing.T) {
@@ -255,8 +254,8 @@ func TestFallbackEnds(t *testing.T) {
 	}
 }
 
-// TestAcceptFair has both kinds of connections come at once, more than are
-// accepted: each kind gets its share.
+// TestAcceptFair makes connections of both kinds at once, more than are accepted: each kind gets
+// its share.
 func TestAcceptFair(t *testing.T) {
 	for network, address := range kernelNetworks(t) {
 		t.Run(network, func(t *testing.T) {
@@ -387,7 +386,7 @@ func TestKernelOptions(t *testing.T) {
 	require.Equal(t, 1, called["name"])
 }
 
-// TestKernelErrors has Dials and Listens fail as they do with package net.
+// TestKernelErrors checks that Dial and Listen fail as with package net.
 func TestKernelErrors(t *testing.T) {
 	a := harness.NewApp(t)
 	d := ctnet.Dialer{App: a}
@@ -460,7 +459,7 @@ type strangeListener struct{ net.Listener }
 func (strangeListener) Addr() net.Addr { return &ctnet.Addr{} }
 
 // TestKernelListenerClose closes a listener whose Accept waits, and one that has a
-// connection of the kernel's that nobody takes.
+// connection of the kernel's that is not accepted.
 func TestKernelListenerClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	a, err := ctnet.NewApp(ctnet.AppConfig{})

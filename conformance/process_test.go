@@ -90,7 +90,7 @@ func relay() {
 	untilStdinCloses(ln.Addr())
 }
 
-// A stream is what connections of all networks have in common.
+// A stream has the methods that connections of all networks have.
 type stream interface {
 	net.Conn
 	CloseWrite() error
@@ -109,7 +109,7 @@ func splice(dst, src stream) {
 	dst.CloseWrite()
 }
 
-// echo returns what it reads.
+// echo sends back the bytes that it reads.
 func echo() {
 	ln := listen()
 	go func() {

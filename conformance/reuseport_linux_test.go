@@ -12,8 +12,7 @@ import (
 )
 
 // TestReusePort has listeners share an address, of one application and of two. The
-// last one gets the cut-through connections, and when it is closed there is the
-// kernel.
+// last one gets the cut-through connections, and when it is closed Dials use the kernel's socket.
 func TestReusePort(t *testing.T) {
 	inBoth(t, func(t *testing.T, a, b *ctnet.App) {
 		listen := func(app *ctnet.App, address string) net.Listener {

@@ -108,7 +108,7 @@ type pendingDial struct {
 	done chan struct{}
 }
 
-// A watchedContext tells when somebody waits for its end.
+// A watchedContext tells when a goroutine waits for its end.
 type watchedContext struct {
 	context.Context
 	once    sync.Once
@@ -285,8 +285,8 @@ func (r *closingReader) Read(b []byte) (int, error) {
 	return r.Reader.Read(b[:1])
 }
 
-// TestSemanticsReadFromEnd copies nothing to a peer that has closed, as it may
-// have when it has read all that it expects: that is no error.
+// TestSemanticsReadFromEnd copies an empty source to a peer that has closed, as a peer may do when
+// it has read everything it expects. That is no error.
 func TestSemanticsReadFromEnd(t *testing.T) {
 	overPair(t, 0, func(t *testing.T, c, s *ctnet.Conn) {
 		require.NoError(t, s.Close())
@@ -299,8 +299,8 @@ func TestSemanticsReadFromEnd(t *testing.T) {
 	})
 }
 
-// TestSemanticsCloseAmidReadFrom has the peer close while ReadFrom's reader is asked for
-// what is to be written. That is not written any more.
+// TestSemanticsCloseAmidReadFrom closes the peer while ReadFrom's reader returns bytes. They are
+// not written any more.
 func TestSemanticsCloseAmidReadFrom(t *testing.T) {
 	overPair(t, 0, func(t *testing.T, c, s *ctnet.Conn) {
 		writeString(t, s, "last words")

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// stateOf returns what a snapshot says of the connection with these addresses.
+// stateOf returns the state of the connection with these addresses in a snapshot.
 func stateOf(s ctnet.Snapshot, c *ctnet.Conn) (info ctnet.ConnInfo, ok bool) {
 	for _, info := range s.Connections {
 		if info.Local == c.LocalAddr().String() && info.Remote == c.RemoteAddr().String() {

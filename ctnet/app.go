@@ -17,17 +17,17 @@ import (
 	"cutthrough.example/internal/syserr"
 )
 
-// An App is an application: one that listens, dials, shares memory with other
-// applications, and has limits. A process has one of its own, which is what a nil
-// *App and the zero App stand for. More of them isolate parts of a program from
-// each other: they connect through shared memory as separate processes do.
+// An App is an application: it listens, dials, shares memory with other applications, and
+// has limits. A process has one of its own; a nil *App and the zero App stand for it. Further
+// Apps isolate parts of a program from each other: they connect through shared memory as
+// separate processes do.
 type App struct {
 	a *app
 }
 
-// An AppConfig holds an application's limits. A Dial that exceeds one, on
-// either side, fails with ENOBUFS. 0 means the default, which is meant to stop
-// a program that runs away and not one that is busy.
+// An AppConfig holds an application's limits. A Dial that exceeds one, on either side, fails
+// with ENOBUFS. 0 means the default, which stops a program that leaks connections but does
+// not limit a busy one.
 type AppConfig struct {
 	MaxConns    int   // connections; 100,000
 	MaxSegments int   // mappings of shared memory; 8,192
@@ -43,6 +43,9 @@ type AppConfig struct {
 	MaxMemory int64
 }
 
+// defaultBytes is the default of AppConfig.MaxBytes.
+const defaultBytes = 1 << (30 + 8*(^uint(0)>>63))
+
 // NewApp makes an application.
 func NewApp(c AppConfig) (*App, error) {
 	limits := segpool.Limits{Conns: int64(c.MaxConns), Segments: int64(c.MaxSegments), Bytes: c.MaxBytes, Memory: c.MaxMemory}
@@ -52,7 +55,7 @@ func NewApp(c AppConfig) (*App, error) {
 	}{
 		{&limits.Conns, 100_000},
 		{&limits.Segments, 8_192},
-		{&limits.Bytes, 1 << (30 + 8*(^uint(0)>>63))},
+		{&limits.Bytes, defaultBytes},
 		{&limits.Memory, defaultMemory()},
 	} {
 		if *l.v < 0 {
@@ -74,7 +77,7 @@ func (a *App) Close() error {
 	return a.a.close()
 }
 
-// app returns what a stands for.
+// app returns the application that a stands for.
 func (a *App) app() *app {
 	if a == nil || a.a == nil {
 		return processApp()
@@ -99,14 +102,14 @@ type app struct {
 
 	mu        sync.Mutex
 	closed    bool
-	listeners map[place]*Listener // the last one that came to a place
+	listeners map[place]*Listener // the latest at each place
 	open      map[*Listener]struct{}
 	local     map[*localPair]struct{}
 
 	poolMu sync.Mutex
 	pools  map[segpool.Geometry]*segpool.Pool // of connections inside the application
 
-	remote pair.Host // other applications
+	remote pair.Host // connections with other applications
 }
 
 // A place is where a listener is found inside its application.
@@ -138,7 +141,7 @@ func (a *app) addListener(l *Listener) error {
 	}
 	at := place{l.key, l.bubble}
 	if a.listeners[at] != nil && l.kernel == nil {
-		return errInUse // on other networks it has the address by the kernel's leave
+		return errInUse // on other networks the kernel has granted it the address
 	}
 	a.listeners[at] = l
 	a.open[l] = struct{}{}
@@ -161,8 +164,8 @@ func (a *app) listener(key string, bubble int) *Listener {
 	return a.listeners[place{key, bubble}]
 }
 
-// absent reports whether nobody is known to be at the target with this name, see
-// [rendezvous.Absences].
+// absent reports whether a recent Dial has found no listener at the target with this name,
+// see [rendezvous.Absences].
 func (a *app) absent(name string) (bool, rendezvous.Stamp) {
 	return a.remote.Absences.Absent(name, a.opened.Load())
 }

@@ -17,7 +17,6 @@ import (
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 )
 
 // TestAppCloseWhileDialing closes an application that waits for a listener's
@@ -48,7 +47,7 @@ func TestAppCloseWhileDialing(t *testing.T) {
 }
 
 // TestAppCloseWhileConnecting closes an application that dials, or one that accepts, at
-// any moment. Whatever connection it got is closed then.
+// any moment. A connection that it got is closed then.
 func TestAppCloseWhileConnecting(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -144,7 +143,7 @@ func TestAppCloseWhileListening(t *testing.T) {
 		listened <- err
 	}()
 	receive(t, ctx.watched)
-	// Nobody finds the listener before it is sure to be one.
+	// No Dial finds a listener that fails to open.
 	_, err := dialAs(a, "x")
 	requireOpError(t, err, "dial", "x", syscall.ECONNREFUSED)
 	require.NoError(t, a.Close())
@@ -193,9 +192,7 @@ func TestNoWelcome(t *testing.T) {
 	useRunDir(t)
 	p, server := newParts(t), newTestApp(t, AppConfig{})
 	echoServer(t, server, ListenConfig{App: server}, "echo")
-	fd, err := unix.Dup(p.block)
-	require.NoError(t, err)
-	mem, err := segpool.OpenShared(fd, blockSize, segpool.ByBoth)
+	mem, err := segpool.OpenShared(p.block, blockSize, segpool.ByBoth)
 	require.NoError(t, err)
 	defer mem.Free()
 	for range 20 {
@@ -225,8 +222,8 @@ func TestNoWelcome(t *testing.T) {
 	}
 }
 
-// TestSilentShared has several Dials wait for one silent listener: together, not
-// one after the other.
+// TestSilentShared lets several Dials wait for one silent listener: they wait at the same time,
+// not one after the other.
 func TestSilentShared(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -248,7 +245,7 @@ func TestSilentShared(t *testing.T) {
 	require.Less(t, time.Since(start), 2*rendezvous.HandshakeTimeout)
 }
 
-// TestQueueFull dials a socket that nobody accepts from, until its queue is full.
+// TestQueueFull dials a socket on which no process accepts, until its queue is full.
 func TestQueueFull(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)

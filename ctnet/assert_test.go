@@ -12,8 +12,8 @@ import (
 	"cutthrough.example/ctnet"
 )
 
-// Programs ask for more than net.Conn and net.Listener: they look for methods that the types
-// of package net have beside. The compiler checks here that ctnet's have them too.
+// Programs use more than net.Conn and net.Listener: they look for further methods that the types
+// of package net have. The compiler checks here that ctnet's types have them too.
 
 var (
 	_ net.Conn      = (*ctnet.Conn)(nil)
@@ -36,7 +36,7 @@ var (
 	_              = http.Transport{DialContext: ctnet.DialContext}
 )
 
-// A halfCloser is what relays ask for, to pass the end of one direction on.
+// A halfCloser has the methods with which a relay passes on the end of one direction.
 type halfCloser interface {
 	CloseRead() error
 	CloseWrite() error
@@ -64,7 +64,7 @@ type peeker interface {
 	Discard(n int) (int, error)
 }
 
-// A socketListener is what net.TCPListener and net.UnixListener are beside net.Listener.
+// A socketListener has the further methods of net.TCPListener and net.UnixListener.
 type socketListener interface {
 	SetDeadline(t time.Time) error
 	File() (*os.File, error)

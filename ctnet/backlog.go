@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sort"
 	"sync"
 	"syscall"
 	"time"
@@ -12,24 +13,24 @@ import (
 	"cutthrough.example/internal/wait"
 )
 
-// A halfOpen is a connection through shared memory that a dialer has asked for and that was
-// not accepted yet. To answer it is to tell the dialer that it is connected.
-type halfOpen interface {
-	// answer answers the dialer. The dialer has been told when answer returns. It may be
-	// called again.
+// An incoming is a connection through shared memory that a dialer has asked for and that was
+// not accepted yet. Answering it tells the dialer that it is connected.
+type incoming interface {
+	// answer answers the dialer. The answer is stored when answer returns. It may be called
+	// again.
 	answer()
 	// accept answers, and returns the accepting end, or nil if the dialer has given up.
 	accept() *Conn
 	// refuse tells the dialer that it is not connected.
 	refuse(errno syscall.Errno)
-	// drop answers, and resets the connection: it will not be accepted.
+	// drop answers, and resets the connection, which will not be accepted.
 	drop()
 }
 
 // A backlog is what a listener's Accept takes connections from. They come from two sources:
 //
 //   - The queue has the connections through shared memory, in the order in which dialers
-//     asked for them. The first size of them are answered, so their dialers are connected, as
+//     asked for them, but so that peers take turns ([backlog.offer]). The first size of them are answered, so their dialers are connected, as
 //     with TCP before Accept is called. The others are answered as Accept makes room.
 //   - The kernel's listener. A goroutine accepts its connections and hands them over, one at
 //     a time ([backlog.offerKernel]). All others wait in the kernel's own queue, where another
@@ -45,25 +46,26 @@ type halfOpen interface {
 type backlog struct {
 	wait.Deadline // of Accept
 	size          int
-	pending       func() bool // reports whether the kernel has a connection; nil if that is not known
+	pending       func() bool // reports whether the kernel has a connection; nil if it can't be asked
 
-	// bell wakes goroutines that wait in accept. Whatever changes next's result from
-	// stepWait to another one rings it, and a goroutine that it has woken rings it for
-	// the others, unless they would wait.
+	// bell wakes goroutines that wait in accept. A goroutine rings it after a change that
+	// can make next return another step than stepWait. A ring wakes only one goroutine,
+	// which then rings again if next still returns another step (unlockAndRing).
 	bell wait.Bell
 
 	closing chan struct{} // closed when the backlog is
 
 	mu          sync.Mutex
-	queue       []halfOpen
-	kernel      *kernelConn // handed over and not taken; nil if there is none
-	kernelEnded bool        // the kernel's listener will give no more connections
-	streak      int         // connections taken from the queue since the kernel's last one, or since awaitKernel waited in vain
+	queue       []queued
+	round       uint64      // of the connection that was taken from the queue last
+	kernel      *kernelConn // was handed over and not taken yet; or nil
+	kernelEnded bool        // offerKernel will not be called again
+	streak      int         // connections taken from the queue since the kernel's last one, or since awaitKernel gave up
 	closed      bool
-	drained     bool // closed, and drainTime is over
+	drained     bool // closed, and drainTime has passed
 }
 
-// A kernelConn is what the Accept of the kernel's listener has returned.
+// A kernelConn is a result of the kernel's listener's Accept.
 type kernelConn struct {
 	conn  net.Conn
 	err   error
@@ -72,12 +74,11 @@ type kernelConn struct {
 
 const (
 	// maxStreak is how many connections are taken from the queue in a row before Accept
-	// asks whether the kernel has a connection, which is a system call, and waits for it.
+	// asks the kernel, by a system call, whether it has a connection, and waits for it.
 	maxStreak = 8
 
-	// kernelPatience is how long Accept waits then. The kernel's connection is handed
-	// over within microseconds, unless the thread of the goroutine that accepts it waits
-	// for a CPU.
+	// kernelPatience is how long Accept waits then. acceptKernel hands over the connection
+	// within microseconds, unless its thread waits for a CPU.
 	kernelPatience = 10 * time.Millisecond
 
 	// drainTime is how long connections can be accepted after the backlog was closed.
@@ -91,25 +92,38 @@ func (b *backlog) init(size int) {
 	b.kernelEnded = true
 }
 
-// expectKernel makes the backlog expect connections of the kernel's, until endKernel. It is
-// called before any other method but init.
+// expectKernel says that offerKernel may be called, until endKernel. It is called before any
+// other method but init.
 func (b *backlog) expectKernel(pending func() bool) {
 	b.kernelEnded = false
 	b.pending = pending
 }
 
-// offer adds h to the queue. It never blocks.
-func (b *backlog) offer(h halfOpen) {
+// turns are a peer's, in the queues of the backlogs that it dials: the connections of several
+// peers are taken in turns, however many one of them has there. A backlog's mu guards it.
+type turns struct{ last uint64 }
+
+// A queued is a connection in the queue.
+type queued struct {
+	incoming
+	round    uint64 // connections are taken in the order of rounds; in each a peer has one
+	answered bool
+}
+
+// offer adds h, which comes from a peer with turns t, to the queue. It never blocks.
+func (b *backlog) offer(h incoming, t *turns) {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
 		h.refuse(syscall.ECONNREFUSED)
 		return
 	}
-	b.queue = append(b.queue, h)
-	room := len(b.queue) <= b.size
+	t.last = max(t.last+1, b.round)
+	i := sort.Search(len(b.queue), func(i int) bool { return b.queue[i].round > t.last })
+	answerNow := i < b.size
+	b.queue = slices.Insert(b.queue, i, queued{h, t.last, answerNow})
 	b.mu.Unlock()
-	if room {
+	if answerNow {
 		h.answer()
 		b.bell.Ring()
 	}
@@ -117,9 +131,9 @@ func (b *backlog) offer(h halfOpen) {
 
 // withdraw removes h, whose dialer has given up, from the queue if it is still there, and
 // drops it.
-func (b *backlog) withdraw(h halfOpen) {
+func (b *backlog) withdraw(h incoming) {
 	b.mu.Lock()
-	i := slices.Index(b.queue, h)
+	i := slices.IndexFunc(b.queue, func(q queued) bool { return q.incoming == h })
 	if i < 0 {
 		b.mu.Unlock()
 		return
@@ -133,18 +147,19 @@ func (b *backlog) withdraw(h halfOpen) {
 }
 
 // take removes the queue's element i. If that makes room for another connection to be
-// answered, take returns it too, and the caller answers it when it has released mu.
-func (b *backlog) take(i int) (h, answerNow halfOpen) {
-	h = b.queue[i]
+// answered, take returns it too, and the caller answers it after it has unlocked mu.
+func (b *backlog) take(i int) (h, answerNow incoming) {
+	h = b.queue[i].incoming
 	b.queue = slices.Delete(b.queue, i, i+1)
-	if i < b.size && len(b.queue) >= b.size {
-		answerNow = b.queue[b.size-1]
+	if len(b.queue) >= b.size && !b.queue[b.size-1].answered {
+		b.queue[b.size-1].answered = true
+		answerNow = b.queue[b.size-1].incoming
 	}
 	return h, answerNow
 }
 
-// offerKernel hands over what the Accept of the kernel's listener has returned, and waits
-// until it was taken. It returns false if the backlog is closed: the caller accepts no more.
+// offerKernel hands over a result of the kernel's listener's Accept, and waits until accept
+// has taken it. It returns false if the backlog is closed: the caller accepts no more.
 func (b *backlog) offerKernel(c net.Conn, err error) bool {
 	k := &kernelConn{c, err, make(chan struct{})}
 	b.mu.Lock()
@@ -181,9 +196,9 @@ type step int
 
 const (
 	stepWait        step = iota // there is nothing to accept
-	stepTakeQueued              // take the queue's first
-	stepTakeKernel              // take the kernel's
-	stepAwaitKernel             // wait for the kernel's: it is its turn
+	stepTakeQueued              // take the first connection of the queue
+	stepTakeKernel              // take the kernel's connection
+	stepAwaitKernel             // wait for the kernel's connection: it is its turn
 	stepDeadline                // fail: the deadline has passed
 	stepClosed                  // fail: the backlog is closed, and nothing is left
 )
@@ -224,6 +239,7 @@ func (b *backlog) accept() (net.Conn, error) {
 			b.mu.Unlock()
 			b.awaitKernel()
 		case stepTakeQueued:
+			b.round = b.queue[0].round
 			h, answerNow := b.take(0)
 			b.streak++
 			b.unlockAndRing()
@@ -250,7 +266,7 @@ func (b *backlog) accept() (net.Conn, error) {
 	}
 }
 
-// unlockAndRing releases mu, and wakes another goroutine in accept unless it would wait.
+// unlockAndRing unlocks mu, and wakes another goroutine in accept unless that would wait again.
 func (b *backlog) unlockAndRing() {
 	more := b.next() != stepWait
 	b.mu.Unlock()
@@ -259,13 +275,13 @@ func (b *backlog) unlockAndRing() {
 	}
 }
 
-// awaitKernel waits for the connection that the kernel has, if it has one, to be handed over.
-// It waits as long as the kernel has it, as another process that has the same listener
-// may take it, and no longer than kernelPatience.
+// awaitKernel waits until acceptKernel hands over the connection that the kernel has. It waits
+// for kernelPatience at most, and only while the kernel has one: another process with the same
+// listener may take it.
 func (b *backlog) awaitKernel() {
 	const yields = 100
 	for start := time.Now(); b.pending() && time.Since(start) < kernelPatience; time.Sleep(100 * time.Microsecond) {
-		for range yields { // mostly the goroutine that hands it over is ready on this P
+		for range yields { // acceptKernel is mostly ready on this P
 			runtime.Gosched()
 			if b.kernelCame() {
 				return
@@ -279,7 +295,8 @@ func (b *backlog) awaitKernel() {
 	}
 }
 
-// kernelCame reports whether there is no need to await the kernel's connection any more.
+// kernelCame reports whether awaitKernel may return: the connection was handed over, or the
+// backlog is closed.
 func (b *backlog) kernelCame() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -302,31 +319,31 @@ func (b *backlog) isClosed() bool {
 	return b.closed
 }
 
-// A closing says what becomes of the answered connections in the queue when the backlog is
-// closed. The other connections in the queue are refused.
-type closing int
+// A closeMode says what [backlog.close] does with the answered connections in the queue. It
+// refuses the others.
+type closeMode int
 
 const (
 	// resetAnswered resets them. Their dialers notice, and may dial again.
-	resetAnswered closing = iota
-	// drainAnswered leaves them to be accepted for drainTime. It is for a listener whose
-	// address another listener has taken over: for its dialers nothing has happened.
+	resetAnswered closeMode = iota
+	// drainAnswered lets Accept return them for drainTime. It is for a listener whose
+	// address another listener has taken over, which its dialers can't notice.
 	drainAnswered
 )
 
 // close closes the backlog. It returns false if the backlog was closed before.
-func (b *backlog) close(how closing) bool {
+func (b *backlog) close(how closeMode) bool {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
 		return false
 	}
 	b.closed = true
-	n := min(len(b.queue), b.size)
-	answered, unanswered := b.queue[:n:n], b.queue[n:]
+	queue := b.queue
 	b.queue = nil
 	if how == drainAnswered {
-		b.queue, answered = answered, nil
+		b.queue = slices.DeleteFunc(slices.Clone(queue), func(q queued) bool { return !q.answered })
+		queue = slices.DeleteFunc(queue, func(q queued) bool { return q.answered })
 	}
 	if b.kernel != nil && b.kernel.err != nil {
 		b.kernel = nil // Accept returns net.ErrClosed
@@ -339,11 +356,12 @@ func (b *backlog) close(how closing) bool {
 	if draining {
 		time.AfterFunc(drainTime, b.endDrain)
 	}
-	for _, h := range answered {
-		h.drop()
-	}
-	for _, h := range unanswered {
-		h.refuse(syscall.ECONNREFUSED)
+	for _, h := range queue {
+		if h.answered {
+			h.drop()
+		} else {
+			h.refuse(syscall.ECONNREFUSED)
+		}
 	}
 	return true
 }

@@ -17,9 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fakeHalfOpen is a half-open that counts the calls of its methods. It is the peer of its
+// A fakeIncoming is an incoming that counts the calls of its methods. It is the peer of its
 // connection too.
-type fakeHalfOpen struct {
+type fakeIncoming struct {
 	stream.Peer // its other methods are not called
 
 	conn   Conn
@@ -32,18 +32,18 @@ type fakeHalfOpen struct {
 	errno    syscall.Errno
 	accepts  atomic.Int32 // how many times accept returned the connection
 	givenUp  atomic.Bool  // the dialer has given up
-	releases atomic.Int32
+	gone     atomic.Int32
 }
 
-// A fakeAddr is the remote address of a fakeHalfOpen's connection. It leads back to the
-// half-open.
+// A fakeAddr is the remote address of a fakeIncoming's connection. It leads back to the
+// fakeIncoming.
 type fakeAddr struct {
 	net.Addr
-	h *fakeHalfOpen
+	h *fakeIncoming
 }
 
-func newFakeHalfOpen() *fakeHalfOpen {
-	h := &fakeHalfOpen{decided: make(chan struct{})}
+func newFakeIncoming() *fakeIncoming {
+	h := &fakeIncoming{decided: make(chan struct{})}
 	rx := ring.Fifo{Header: new(ring.Header), Data: make([]byte, 64)}
 	tx := ring.Fifo{Header: new(ring.Header), Data: make([]byte, 64)}
 	h.conn.end.Init(rx, tx, h, stream.Options{})
@@ -52,14 +52,14 @@ func newFakeHalfOpen() *fakeHalfOpen {
 	return h
 }
 
-func (h *fakeHalfOpen) answer() {
+func (h *fakeIncoming) answer() {
 	h.once.Do(func() {
 		h.answers.Add(1)
 		close(h.decided)
 	})
 }
 
-func (h *fakeHalfOpen) accept() *Conn {
+func (h *fakeIncoming) accept() *Conn {
 	h.answer()
 	if h.givenUp.Load() {
 		h.drop()
@@ -68,20 +68,20 @@ func (h *fakeHalfOpen) accept() *Conn {
 	return &h.conn
 }
 
-func (h *fakeHalfOpen) drop() {
+func (h *fakeIncoming) drop() {
 	h.answer()
 	h.conn.end.Abort()
 }
 
-func (h *fakeHalfOpen) refuse(errno syscall.Errno) {
+func (h *fakeIncoming) refuse(errno syscall.Errno) {
 	h.errno = errno
 	h.refusals.Add(1)
 	close(h.decided) // only once, or it panics
 }
 
-func (h *fakeHalfOpen) Release() { h.releases.Add(1) }
+func (h *fakeIncoming) LetGo() { h.gone.Add(1) }
 
-// A fate is what has become of a half-open.
+// A fate is what has become of a fakeIncoming.
 type fate string
 
 const (
@@ -93,10 +93,10 @@ const (
 )
 
 // fate returns what has become of h.
-func (h *fakeHalfOpen) fate() fate {
+func (h *fakeIncoming) fate() fate {
 	fin, reset := h.dialer.Ended()
-	type counts struct{ answers, refusals, accepts, releases int32 }
-	switch n := (counts{h.answers.Load(), h.refusals.Load(), h.accepts.Load(), h.releases.Load()}); {
+	type counts struct{ answers, refusals, accepts, gone int32 }
+	switch n := (counts{h.answers.Load(), h.refusals.Load(), h.accepts.Load(), h.gone.Load()}); {
 	case n == counts{} && !fin && !reset:
 		return fateWaits
 	case n == counts{answers: 1} && !fin && !reset:
@@ -105,7 +105,7 @@ func (h *fakeHalfOpen) fate() fate {
 		return fateAccepted
 	case n == counts{refusals: 1} && h.errno == syscall.ECONNREFUSED:
 		return fateRefused
-	case n == counts{answers: 1, releases: 1} && reset:
+	case n == counts{answers: 1, gone: 1} && reset:
 		return fateReset
 	}
 	return "none that can be"
@@ -117,17 +117,17 @@ func newBacklog(size int) *backlog {
 	return b
 }
 
-// offerMany offers n half-opens, one after the other.
-func offerMany(b *backlog, n int) (hs []*fakeHalfOpen) {
+// offerMany offers n fakeIncomings, one after the other.
+func offerMany(b *backlog, n int) (hs []*fakeIncoming) {
 	for range n {
-		h := newFakeHalfOpen()
+		h := newFakeIncoming()
 		hs = append(hs, h)
-		b.offer(h)
+		b.offer(h, new(turns))
 	}
 	return hs
 }
 
-func requireFates(t *testing.T, hs []*fakeHalfOpen, want ...fate) {
+func requireFates(t *testing.T, hs []*fakeIncoming, want ...fate) {
 	t.Helper()
 	var got []fate
 	for _, h := range hs {
@@ -137,7 +137,7 @@ func requireFates(t *testing.T, hs []*fakeHalfOpen, want ...fate) {
 }
 
 // acceptFake accepts, and counts it.
-func acceptFake(b *backlog) (*fakeHalfOpen, error) {
+func acceptFake(b *backlog) (*fakeIncoming, error) {
 	c, err := b.accept()
 	if err != nil {
 		return nil, err
@@ -147,7 +147,7 @@ func acceptFake(b *backlog) (*fakeHalfOpen, error) {
 	return h, nil
 }
 
-func requireAccept(t *testing.T, b *backlog, want *fakeHalfOpen) {
+func requireAccept(t *testing.T, b *backlog, want *fakeIncoming) {
 	t.Helper()
 	h, err := acceptFake(b)
 	require.NoError(t, err)
@@ -193,7 +193,7 @@ func TestBacklogWithdraw(t *testing.T) {
 		for _, i := range []int{0, 1, 4} { // not there any more
 			b.withdraw(hs[i])
 		}
-		b.withdraw(newFakeHalfOpen())
+		b.withdraw(newFakeIncoming())
 		requireFates(t, hs, fateReset, fateReset, fateAnswered, fateAnswered, fateReset, fateWaits)
 		requireAccept(t, b, hs[2])
 		b.withdraw(hs[2]) // too late
@@ -284,7 +284,7 @@ func acceptMany(b *backlog, n int) <-chan acceptResult {
 }
 
 type acceptResult struct {
-	h   *fakeHalfOpen
+	h   *fakeIncoming
 	err error
 	at  time.Time
 }
@@ -310,9 +310,9 @@ func TestBacklogWakesEnough(t *testing.T) {
 				}
 				left -= n
 			}
-			// One that is withdrawn is nobody's, or it is accepted.
-			h := newFakeHalfOpen()
-			go b.offer(h)
+			// A connection is either withdrawn or accepted.
+			h := newFakeIncoming()
+			go b.offer(h, new(turns))
 			go b.withdraw(h)
 			synctest.Wait()
 			if len(results) == 1 {
@@ -331,8 +331,7 @@ func TestBacklogWakesEnough(t *testing.T) {
 	}
 }
 
-// A fakeKernel stands for the kernel's listener: it hands connections over, one after the
-// other, as a goroutine does that accepts them.
+// A fakeKernel stands for acceptKernel: it hands over connections, one after the other.
 type fakeKernel struct {
 	b       *backlog
 	pending atomic.Int32 // connections in the kernel's queue
@@ -359,8 +358,8 @@ func (c *kernelSide) Close() error {
 	return nil
 }
 
-// give hands over n connections, and returns when it can't go on.
-func (k *fakeKernel) give(n int) []*kernelSide {
+// handOver hands over n connections, and returns when it can't go on.
+func (k *fakeKernel) handOver(n int) []*kernelSide {
 	var conns []*kernelSide
 	for range n {
 		conns = append(conns, new(kernelSide))
@@ -380,7 +379,7 @@ func (k *fakeKernel) give(n int) []*kernelSide {
 }
 
 // sources accepts n connections, and returns where they came from: k is the kernel, q the
-// queue. The goroutine that hands the kernel's over is never late.
+// queue. The kernel's connections are handed over in time.
 func sources(t *testing.T, b *backlog, n int) string {
 	t.Helper()
 	var from []byte
@@ -397,33 +396,32 @@ func sources(t *testing.T, b *backlog, n int) string {
 	return string(from)
 }
 
-// TestBacklogFair has connections of both kinds be there: they are accepted in turns. When
-// one kind is gone the other kind doesn't wait.
+// TestBacklogFair offers connections of both kinds: they are accepted in turns. When one kind is
+// used up, Accept doesn't wait for more of it.
 func TestBacklogFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBacklog(100)
 		k := newFakeKernel(b)
 		offerMany(b, 6)
-		k.give(3)
+		k.handOver(3)
 		require.Equal(t, "qkqkqkqqq", sources(t, b, 9))
-		k.give(3)
+		k.handOver(3)
 		require.Equal(t, "kkk", sources(t, b, 3))
-		k.give(3)
+		k.handOver(3)
 		offerMany(b, 2)
 		require.Equal(t, "qkqkk", sources(t, b, 5))
 		require.Zero(t, k.asked.Load())
 		// Also for goroutines that wait.
 		results := acceptAny(b, 4)
-		k.give(2)
+		k.handOver(2)
 		offerMany(b, 2)
 		synctest.Wait()
 		require.Len(t, results, 4)
 	})
 }
 
-// TestBacklogAwaitsKernel has the goroutine that hands the kernel's connections over be late.
-// After maxStreak others it is waited for, as long as the kernel has a connection and no
-// longer than kernelPatience.
+// TestBacklogAwaitsKernel hands the kernel's connections over late. After maxStreak others Accept
+// waits for them, as long as the kernel has a connection and no longer than kernelPatience.
 func TestBacklogAwaitsKernel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBacklog(100)
@@ -448,7 +446,7 @@ func TestBacklogAwaitsKernel(t *testing.T) {
 		require.Zero(t, took())
 		require.EqualValues(t, 2, k.asked.Load())
 
-		// It has one, and the goroutine does nothing.
+		// It has one, which is not handed over.
 		k.pending.Store(1)
 		some(1)
 		require.InDelta(t, kernelPatience, took(), float64(time.Millisecond))
@@ -458,7 +456,7 @@ func TestBacklogAwaitsKernel(t *testing.T) {
 		require.InDelta(t, kernelPatience, took(), float64(time.Millisecond))
 		some(maxStreak - 1)
 
-		// The goroutine hands it over, late.
+		// It is handed over, late.
 		go func() {
 			time.Sleep(kernelPatience / 2)
 			k.b.offerKernel(new(kernelSide), nil)
@@ -511,7 +509,7 @@ func TestBacklogDrain(t *testing.T) {
 		_, err := acceptFake(b)
 		require.Equal(t, net.ErrClosed, err)
 
-		// When all were accepted nobody waits for the time to pass.
+		// When all were accepted, Accept fails at once.
 		b = newBacklog(3)
 		hs = offerMany(b, 2)
 		results := acceptMany(b, 1)
@@ -526,8 +524,8 @@ func TestBacklogDrain(t *testing.T) {
 }
 
 // TestBacklogLastKernel closes a backlog with a connection of the kernel's that was handed
-// over, or will be just after that. It is accepted, or closed in the end. Accept fails when
-// no more can come.
+// over, or will be just after that. The connection is accepted, or closed in the end. Accept
+// fails when no more can come.
 func TestBacklogLastKernel(t *testing.T) {
 	run := func(name string, f func(t *testing.T, b *backlog, k *fakeKernel)) {
 		t.Run(name, func(t *testing.T) {
@@ -538,7 +536,7 @@ func TestBacklogLastKernel(t *testing.T) {
 		})
 	}
 	run("handed over", func(t *testing.T, b *backlog, k *fakeKernel) {
-		c := k.give(1)[0]
+		c := k.handOver(1)[0]
 		b.close(resetAnswered)
 		got, err := b.accept()
 		require.NoError(t, err)
@@ -561,7 +559,7 @@ func TestBacklogLastKernel(t *testing.T) {
 		require.ElementsMatch(t, []error{nil, net.ErrClosed, net.ErrClosed}, []error{<-before, <-after, <-after})
 	})
 	run("not accepted", func(t *testing.T, b *backlog, k *fakeKernel) {
-		c := k.give(1)[0]
+		c := k.handOver(1)[0]
 		b.close(resetAnswered)
 		time.Sleep(drainTime)
 		synctest.Wait()
@@ -612,13 +610,13 @@ func acceptAny(b *backlog, n int) <-chan error {
 	return errs
 }
 
-// TestBacklogStress has dialers offer and withdraw while others accept. It is in
-// a bubble because that notices when everybody waits.
+// TestBacklogStress offers and withdraws while goroutines accept. It is in a bubble, which fails
+// if all goroutines wait.
 func TestBacklogStress(t *testing.T) {
 	const dialers, dials, accepters = 6, 60, 3
 	stress := func(t *testing.T, size int, closeAfter int) (fates map[fate]int) {
 		b := newBacklog(size)
-		hs := make([][]*fakeHalfOpen, dialers)
+		hs := make([][]*fakeIncoming, dialers)
 		var offered atomic.Int32
 		closing := make(chan struct{})
 		var closed, dialing, accepting sync.WaitGroup
@@ -626,9 +624,9 @@ func TestBacklogStress(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(rand.Uint64(), 0))
 			dialing.Go(func() {
 				for range dials {
-					h := newFakeHalfOpen()
+					h := newFakeIncoming()
 					hs[i] = append(hs[i], h)
-					b.offer(h)
+					b.offer(h, new(turns))
 					if int(offered.Add(1)) == closeAfter {
 						close(closing)
 					}
@@ -658,7 +656,7 @@ func TestBacklogStress(t *testing.T) {
 						return
 					}
 					if rnd.IntN(3) == 0 {
-						time.Sleep(time.Second) // until nobody else has anything to do
+						time.Sleep(time.Second) // until no other goroutine is ready
 					}
 				}
 			})
@@ -670,7 +668,7 @@ func TestBacklogStress(t *testing.T) {
 			})
 		}
 		dialing.Wait()
-		time.Sleep(time.Hour) // everybody has accepted what there is
+		time.Sleep(time.Hour) // until all connections that are there were accepted
 		synctest.Wait()
 		if closeAfter == 0 {
 			b.mu.Lock()
@@ -710,5 +708,73 @@ func TestBacklogStress(t *testing.T) {
 	t.Log(total)
 	for _, f := range []fate{fateAccepted, fateReset, fateRefused} {
 		require.Positive(t, total[f], "none was %s", f)
+	}
+}
+
+// TestBacklogTurns has a peer with many connections in the queue, and others that come later.
+// They are accepted in turns, and the later ones are answered although the first has filled the
+// backlog.
+func TestBacklogTurns(t *testing.T) {
+	b := newBacklog(3)
+	var hs []*fakeIncoming
+	offer := func(from *turns) *fakeIncoming {
+		h := newFakeIncoming()
+		hs = append(hs, h)
+		b.offer(h, from)
+		return h
+	}
+	accept := func(want ...*fakeIncoming) {
+		t.Helper()
+		for _, h := range want {
+			c, err := b.accept()
+			require.NoError(t, err)
+			require.Same(t, &h.conn, c)
+			h.accepts.Add(1)
+		}
+	}
+	var greedy, one, two turns
+	g := []*fakeIncoming{offer(&greedy), offer(&greedy), offer(&greedy), offer(&greedy), offer(&greedy)}
+	requireFates(t, g, fateAnswered, fateAnswered, fateAnswered, fateWaits, fateWaits)
+	a, z := offer(&one), offer(&two)
+	a2 := offer(&one)
+	requireFates(t, []*fakeIncoming{a, z, a2}, fateAnswered, fateAnswered, fateWaits)
+	accept(g[0], a, z, g[1], a2, g[2])
+	// A peer that was away for long does not get more than its turn for that.
+	z2, z3 := offer(&two), offer(&two)
+	accept(z2, g[3], z3, g[4])
+	require.Zero(t, b.waiting())
+	require.True(t, b.close(resetAnswered))
+	for _, h := range hs {
+		require.Equal(t, fateAccepted, h.fate())
+	}
+}
+
+// TestBacklogTurnsClosed closes a backlog of which more connections are answered than it has
+// room for, as some came in between. None of the answered ones is refused.
+func TestBacklogTurnsClosed(t *testing.T) {
+	for _, how := range []closeMode{resetAnswered, drainAnswered} {
+		b := newBacklog(2)
+		var greedy, other turns
+		var hs []*fakeIncoming
+		for _, from := range []*turns{&greedy, &greedy, &greedy, &other, &other} {
+			h := newFakeIncoming()
+			hs = append(hs, h)
+			b.offer(h, from)
+		}
+		// In the queue: greedy, other, greedy, other, greedy.
+		requireFates(t, hs, fateAnswered, fateAnswered, fateWaits, fateAnswered, fateWaits)
+		require.True(t, b.close(how))
+		if how == resetAnswered {
+			requireFates(t, hs, fateReset, fateReset, fateRefused, fateReset, fateRefused)
+			continue
+		}
+		requireFates(t, hs, fateAnswered, fateAnswered, fateRefused, fateAnswered, fateRefused)
+		for _, i := range []int{0, 3, 1} {
+			c, err := b.accept()
+			require.NoError(t, err)
+			require.Same(t, &hs[i].conn, c)
+			hs[i].accepts.Add(1)
+		}
+		requireFates(t, hs, fateAccepted, fateAccepted, fateRefused, fateAccepted, fateRefused)
 	}
 }

@@ -8,11 +8,10 @@ import (
 	"cutthrough.example/internal/wait"
 )
 
-// A testing/synctest bubble is a world of its own: a goroutine in it can't be
-// woken from outside, and one that is started in it belongs to it. So a listener
-// that was made in a bubble is there for dialers in the same bubble only, and
-// neither starts a goroutine. The runtime has no call that tells which bubble the
-// caller is in, but the header of its stack trace does.
+// A goroutine in a testing/synctest bubble can't be woken from outside, and a goroutine that
+// is started in a bubble belongs to it. So only dialers in the same bubble find a listener
+// that was made in a bubble, and neither of them starts a goroutine. The runtime has no call
+// that returns the caller's bubble, but the header of a stack trace names it.
 
 // currentBubble returns the number of the caller's bubble, or 0 if it is in none.
 func currentBubble() int {

@@ -1,18 +1,18 @@
 // Package ctnet is a drop-in for package net between programs on one machine.
 // Listen and Dial return a net.Listener and net.Conns, but the bytes never enter
 // the kernel: they cross in pairs of fifos in memory that the two processes
-// share. What used to be
+// share. A program replaces
 //
 //	ln, err := net.Listen("tcp", ":8080")
 //	conn, err := net.Dial("tcp", "localhost:8080")
 //
-// becomes
+// with
 //
 //	ln, err := ctnet.Listen("tcp", ":8080")
 //	conn, err := ctnet.Dial("tcp", "localhost:8080")
 //
-// and nothing else changes: net/http, gRPC and whatever takes a net.Listener or
-// a function that dials works with them.
+// and changes nothing else: net/http, gRPC and any library that accepts a net.Listener or a
+// dial function work with ctnet.
 //
 // # Networks
 //
@@ -24,7 +24,7 @@
 // cut-through off for a process.
 //
 // An address of network "ct" is a name, such as "svc/echo", of up to 200 bytes
-// without NUL and "..". The kernel has no such network, so there is nothing to fall back to.
+// without NUL and "..". The kernel has no such network, so there is no fallback.
 //
 // Applications find each other in a directory: $CTNET_DIR, else $XDG_RUNTIME_DIR/ctnet, else
 // a directory in the temporary directory that has the user's number in its name. It must
@@ -38,7 +38,7 @@
 //
 // Within one process there is nothing to set up: no port, no file. If both ends of a
 // connection of network "ct" are used in one testing/synctest bubble, goroutines that wait
-// for it are durably blocked, so the bubble's time passes. A listener that was made in a
+// for bytes are durably blocked, so the bubble's time passes. A listener that was made in a
 // bubble is found only by dialers in that bubble. On the other networks there is no
 // cut-through in a bubble.
 //
@@ -63,8 +63,8 @@ import (
 
 // Listen listens on an address, as net.Listen does. Networks are "ct", where an
 // address is a name, and "tcp", "tcp4", "tcp6" and "unix". The listener is a
-// *Listener, which accepts what [Listener.Accept] says, or package net's if it can't offer
-// the cut-through. The caller closes it. See [ListenConfig.Listen] for errors.
+// [*Listener], or a listener of package net if the cut-through can't be offered. The caller
+// closes it. See [ListenConfig.Listen] for errors.
 func Listen(network, address string) (net.Listener, error) {
 	var lc ListenConfig
 	return lc.Listen(context.Background(), network, address)
@@ -78,8 +78,8 @@ func NewListener(inner net.Listener) (net.Listener, error) {
 }
 
 // Dial connects to an address, as net.Dial does. The connection is a *Conn if it
-// goes through shared memory, as it always does on network "ct". Otherwise it is what
-// net.Dial returns. The caller closes it. See [Dialer.DialContext] for errors.
+// goes through shared memory, as it always does on network "ct". Otherwise it is a connection
+// of package net. The caller closes it. See [Dialer.DialContext] for errors.
 func Dial(network, address string) (net.Conn, error) {
 	var d Dialer
 	return d.DialContext(context.Background(), network, address)
@@ -106,6 +106,6 @@ const (
 	DefaultBuffer = 64 << (10 + 4*(bits.UintSize>>6)) // 1 MiB; 64 KiB on 32-bit systems
 )
 
-// DefaultBacklog is the number of connections that a listener has established by default
+// DefaultBacklog is the default of [ListenConfig].Backlog: how many connections are established
 // before they are accepted. It is Linux's own limit for a TCP listener.
 const DefaultBacklog = 4096

@@ -15,8 +15,8 @@ type Dialer struct {
 	// App is the application that dials; nil is the process's own.
 	App *App
 
-	// Timeout is the longest time that a Dial takes; 0 is no limit. The limits of the
-	// context, and of Kernel, apply beside it, on all networks.
+	// Timeout is the longest duration of a Dial; 0 is no limit. The limits of the context
+	// and of Kernel apply too, on all networks.
 	Timeout time.Duration
 
 	// ReadBuffer and WriteBuffer are the sizes in bytes of the fifos that the dialer
@@ -111,7 +111,7 @@ func (d *Dialer) dialName(ctx context.Context, name string) (*Conn, error) {
 	return a.dialRemote(ctx, t.keys[0], t, ask)
 }
 
-// errNotTheKernels is the error of Path Kernel on network "ct".
+// errNotTheKernels is the error of [Path] Kernel on network "ct".
 var errNotTheKernels = syserr.New(syscall.EINVAL, `network "ct" is not the kernel's`)
 
 // sizes returns the fifo sizes that a Dial asks for.

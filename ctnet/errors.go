@@ -105,6 +105,8 @@ func dialAdvice(e syscall.Errno) string {
 		return errHandedOn.Advice
 	case syscall.ENOBUFS:
 		return "the listener's application has reached a limit of its AppConfig"
+	case syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM:
+		return "this process, or the listener's, has no more descriptors or memory; raise the limit, or try again"
 	}
 	return "the listener's application could not take the connection"
 }

@@ -57,6 +57,6 @@ func testSlowServer(t *testing.T) {
 		if _, err := client.Get("http://slow/"); err == nil || time.Since(start) != time.Hour+time.Minute {
 			t.Errorf("no timeout after a minute: %v after %v", err, time.Since(start))
 		}
-		time.Sleep(time.Hour) // for the handler that nobody waits for
+		time.Sleep(time.Hour) // the handler ends meanwhile
 	})
 }

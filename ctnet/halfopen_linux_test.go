@@ -21,8 +21,8 @@ import (
 func (m meeting) waiting() int { return m.Listener.(*Listener).backlog.waiting() }
 
 // TestGivenUp gives up Dials to a full backlog, answered and not, in one application and
-// between two. Nothing stays in the backlog, whoever is looking at the dialing end just
-// then, as Snapshot does: what lets go of it last tells the listener.
+// between two. Nothing stays in the backlog, even if another goroutine is in the dialing end
+// just then, as Snapshot is: the last goroutine that leaves tells the listener.
 func TestGivenUp(t *testing.T) {
 	server := newTestApp(t, AppConfig{})
 	for name, app := range map[string]*App{"alone": server, "apart": newTestApp(t, AppConfig{})} {
@@ -74,10 +74,9 @@ func dialing(a *App) (conns []seen) {
 	return conns
 }
 
-// TestGivenUpAtRandom has many Dials give up at random moments beside a busy connection
-// and Snapshots. The backlog is empty in the end, every connection that Accept returns is
-// one that was dialed, or was given up just as it was accepted, and the next Dial is
-// served.
+// TestGivenUpAtRandom lets many Dials give up at random moments beside a busy connection and
+// Snapshots. In the end the backlog is empty. Every connection that Accept returned was dialed,
+// or was given up just as it was accepted, and the next Dial is served.
 func TestGivenUpAtRandom(t *testing.T) {
 	eachMeeting(t, ListenConfig{Backlog: 1}, func(t *testing.T, m meeting) {
 		l := m.Listener.(*Listener)
@@ -134,8 +133,8 @@ func TestGivenUpAtRandom(t *testing.T) {
 	})
 }
 
-// TestCloseBeforeTheAnswer closes a listener when there is room in the backlog for a
-// Dial, whose answer is about to be given. The Dial must not wait for ever.
+// TestCloseBeforeTheAnswer closes a listener when there is room in the backlog for a Dial, just
+// before the Dial is answered. The Dial must not wait for ever.
 func TestCloseBeforeTheAnswer(t *testing.T) {
 	eachMeeting(t, ListenConfig{Backlog: 1}, func(t *testing.T, m meeting) {
 		first, err := m.dialer.Dial("ct", m.Addr().String())
@@ -197,7 +196,7 @@ func TestHandedOn(t *testing.T) {
 	require.True(t, connect(Dialer{App: server}, ln))
 	require.True(t, connect(client, ln))
 
-	// Now it is not handed on any more.
+	// Accept ends the handing on.
 	g, err := ln.(*Listener).File()
 	require.NoError(t, err)
 	g.Close()
@@ -228,8 +227,8 @@ func TestAppCloseOvertaken(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 }
 
-// TestAcceptNotGivenUp has Accept come to a connection whose dialer has given up, of
-// which the listener has not heard yet.
+// TestAcceptNotGivenUp calls Accept when the first connection's dialer has given up, and the
+// listener was not notified yet.
 func TestAcceptNotGivenUp(t *testing.T) {
 	b := newBacklog(10)
 	hs := offerMany(b, 2)
@@ -259,8 +258,8 @@ func TestLocalAcceptNotGivenUp(t *testing.T) {
 }
 
 // TestLastAccept has two Accepts wait when the listener is closed while one connection
-// can still be accepted. One ring, which is what two are while nobody waits, wakes one of
-// them, and that one must wake the other.
+// can still be accepted. Two rings while no goroutine waits are one ring. It wakes one Accept,
+// which must wake the other.
 func TestLastAccept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBacklog(10)
@@ -269,10 +268,10 @@ func TestLastAccept(t *testing.T) {
 			go func() { _, errs[i] = b.accept() }()
 		}
 		synctest.Wait()
-		h := newFakeHalfOpen()
+		h := newFakeIncoming()
 		h.answer()
 		b.mu.Lock()
-		b.queue = append(b.queue, h)
+		b.queue = append(b.queue, queued{incoming: h})
 		b.closed = true
 		b.mu.Unlock()
 		b.bell.Ring()
@@ -282,7 +281,7 @@ func TestLastAccept(t *testing.T) {
 }
 
 // TestControlHasASay dials with a Control that forbids the address, as a guard against
-// forged requests does, in each way that there is. It is asked, and obeyed.
+// forged requests does, in each way to dial. It is called, and its error counts.
 func TestControlHasASay(t *testing.T) {
 	app := newTestApp(t, AppConfig{})
 	dir := shortDir(t)

@@ -12,10 +12,10 @@ import (
 	"cutthrough.example/internal/rendezvous"
 )
 
-// Inspect returns the Snapshots of the applications that listen in the directory
-// in which applications find each other, as far as they belong to this user, or
-// of all for root. What the others have is seen from these: a connection has an
-// end here. An error says which of them did not answer; the rest is returned.
+// Inspect returns a [Snapshot] of each application that listens in the directory in which
+// applications find each other, and that belongs to this user; for root, of each application.
+// A connection with any other application is seen from the end that is in one of these. The
+// error names the applications that did not answer; the other Snapshots are returned.
 func Inspect(ctx context.Context) ([]Snapshot, error) {
 	paths, err := rendezvous.List()
 	if err != nil {
@@ -27,7 +27,7 @@ func Inspect(ctx context.Context) ([]Snapshot, error) {
 		s, err := inspect(ctx, path)
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
-			// Nobody listens there any more.
+			// The listener is gone.
 		case err != nil:
 			errs = append(errs, &os.PathError{Op: "inspect", Path: path, Err: err})
 		case !slices.ContainsFunc(all, func(o Snapshot) bool { return o.App == s.App }):
@@ -47,7 +47,7 @@ func inspect(ctx context.Context, path string) (s Snapshot, err error) {
 		return s, err
 	}
 	if cred.PID != 0 {
-		s.PID = cred.PID // as it is seen from here
+		s.PID = cred.PID // the number in this PID namespace
 	}
 	return s, nil
 }

@@ -21,8 +21,8 @@ type ListenConfig struct {
 
 	// ReadBuffer and WriteBuffer are the sizes in bytes of the fifos of accepted
 	// connections, from MinBuffer to MaxBuffer, rounded up to a power of two.
-	// 0 leaves the choice to the dialer. A fifo begins with 64 KiB at most, and grows up
-	// to its size if its reader keeps up, and AppConfig.MaxMemory allows it.
+	// 0 leaves the choice to the [Dialer]. A fifo begins with 64 KiB at most, and grows up
+	// to its size if its reader keeps up and AppConfig.MaxMemory allows it.
 	ReadBuffer, WriteBuffer int
 
 	// Backlog is the number of connections that are established before they
@@ -31,11 +31,14 @@ type ListenConfig struct {
 	Backlog int
 
 	// Allow reports whether a process may connect from another application. By default
-	// processes of the same user and of root may. On the networks that the kernel has too
-	// all others use the kernel's socket, if they can reach it. A listener calls Allow
-	// from one goroutine, and takes no other application in before it has returned. It is
-	// not asked about connections from inside the listener's own App.
+	// processes of the same user and of root may. On the networks that the kernel has too,
+	// all other processes use the kernel's socket, if they can reach it. A listener calls
+	// Allow from one goroutine; no other application can attach until Allow returns. Allow
+	// is not called for connections inside the listener's own App.
 	Allow func(Cred) bool
+
+	// Peer limits what each other application may hold of the listener.
+	Peer PeerLimits
 
 	// Kernel has the options of the kernel's listener.
 	Kernel net.ListenConfig
@@ -43,6 +46,47 @@ type ListenConfig struct {
 	// Path says which way connections may take.
 	Path Path
 }
+
+// PeerLimits are the most that one peer may hold of a listener, so that the others can have the
+// rest. A peer is a process; the processes of a user who is neither this process's nor root are
+// one peer together. A Dial beyond a limit fails with ENOBUFS, or waits if the limit is that of
+// half-open connections; on the networks that the kernel has too it takes the kernel's socket. 0
+// means the default.
+type PeerLimits struct {
+	// Attached is the number of applications; 256. Dials that ask for other fifo sizes or
+	// name the address in another way count as other applications.
+	Attached int
+	// HalfOpens is about the number of connections from one application that were not
+	// accepted; the listener's Backlog, and 64 more that are not answered yet.
+	HalfOpens int
+	Conns     int   // connections, with those that were not accepted; 25,000
+	Segments  int   // mappings of the peer's shared memory; 2,048
+	Bytes     int64 // address space of these; 64 GiB, on 32-bit systems 256 MiB
+}
+
+// fill replaces zeros by the defaults.
+func (p *PeerLimits) fill(backlog int) error {
+	for _, l := range []struct {
+		v   *int
+		def int
+	}{{&p.Attached, 256}, {&p.HalfOpens, backlog + 64}, {&p.Conns, 25_000}, {&p.Segments, 2048}} {
+		if *l.v < 0 {
+			return errNegativeLimit
+		}
+		if *l.v == 0 {
+			*l.v = l.def
+		}
+	}
+	if p.Bytes < 0 {
+		return errNegativeLimit
+	}
+	if p.Bytes == 0 {
+		p.Bytes = defaultBytes / 4
+	}
+	return nil
+}
+
+var errNegativeLimit = syserr.New(syscall.EINVAL, "a limit in PeerLimits is negative")
 
 // Listen listens on an address. The context limits the call, not the listener, which the
 // caller closes.
@@ -121,8 +165,8 @@ func (lc *ListenConfig) listenCT(ctx context.Context, name string) (*Listener, e
 	return l, l.open(ctx)
 }
 
-// over returns a listener that accepts connections through shared memory beside kernel's. It
-// returns kernel itself if Path forbids shared memory, or if shared memory can't be offered and
+// over returns a listener that also accepts connections through shared memory. It returns
+// kernel itself if Path forbids shared memory, or if shared memory can't be offered and
 // Path doesn't demand it.
 func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.Listener, error) {
 	if !lc.Path.mayCut() {
@@ -150,7 +194,7 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 	return l, nil
 }
 
-// complain is for the first listener that can't offer shared memory.
+// complained is true once a listener has logged that it can't offer shared memory.
 var complained atomic.Bool
 
 // newListener makes a listener that dialers can't find yet.
@@ -166,7 +210,11 @@ func (lc *ListenConfig) newListener(network string, addr net.Addr) (*Listener, e
 	if backlog == 0 {
 		backlog = DefaultBacklog
 	}
-	l := &Listener{app: lc.App.app(), network: network, addr: addr, sizes: sz, allow: lc.Allow}
+	limits := lc.Peer
+	if err := limits.fill(backlog); err != nil {
+		return nil, err
+	}
+	l := &Listener{app: lc.App.app(), network: network, addr: addr, sizes: sz, allow: lc.Allow, peerLimits: limits}
 	l.backlog.init(backlog)
 	return l, nil
 }

@@ -20,8 +20,7 @@ import (
 //
 // On network "ct" all its connections are *Conn. On the other networks Accept returns
 // connections through shared memory, which are *Conn, and connections through the kernel's
-// socket, which are what the kernel's listener returns. If there are both it returns them in
-// turns.
+// socket, which are of package net's types. If there are both, it returns them in turns.
 type Listener struct {
 	app     *app
 	network string
@@ -29,26 +28,29 @@ type Listener struct {
 	key     string // dialers find the listener by it
 	sizes   sizes  // of the fifos of its connections
 	allow   func(Cred) bool
-	bubble  int // the number of the testing/synctest bubble that it was made in, or 0
+	bubble  int // the number of the testing/synctest bubble in which it was made, or 0
 	backlog backlog
 	origins originTable // of its connections, on network tcp
 
+	peerLimits PeerLimits
+	local      turns // of dialers in its application
+
 	kernel  net.Listener // the kernel's listener at this address; nil on network "ct"
 	door    *pair.Door   // the socket for other applications; nil if there is none
-	retired atomic.Bool  // another listener has taken over the address
+	retired atomic.Bool  // another listener has taken over the address, or this one is closed
 
 	begin     sync.Once   // starts acceptKernel, or prevents that
 	unwanted  bool        // acceptKernel closes the kernel's connections
 	accepting atomic.Bool // Accept was called
-	handedOn  atomic.Bool // File was called
+	handedOn  atomic.Bool // File has succeeded
 }
 
 // errHandedOn means that another process, which has the kernel's socket, accepts the
 // listener's connections.
 var errHandedOn = syserr.New(syscall.EAGAIN, "the listener was handed on with File, and this process does not call Accept")
 
-// open lets dialers find the listener. It adds the listener to the application last: a dialer
-// of this application must not find a listener that then fails to open.
+// open lets dialers find the listener. It adds the listener to the application last, so that a
+// dialer of this application does not find a listener that then fails to open.
 func (l *Listener) open(ctx context.Context) (err error) {
 	if l.bubble == 0 {
 		if l.door, err = l.app.remote.Open(ctx, served{l}, l.key); err != nil {
@@ -65,8 +67,8 @@ func (l *Listener) open(ctx context.Context) (err error) {
 	return nil
 }
 
-// answers returns the local address of an accepted connection whose dialer has dialed name,
-// which is a target's. It returns nil if the listener doesn't listen at that address.
+// answers returns the local address of an accepted connection whose dialer has dialed the
+// target with this name. It returns nil if the listener doesn't listen at that address.
 func (l *Listener) answers(name string) net.Addr {
 	network, address := splitName(name)
 	if network != l.network {
@@ -91,8 +93,8 @@ func (l *Listener) answers(name string) net.Addr {
 // Accept waits for the next connection and returns it. The caller closes the connection.
 //
 // An error is a *net.OpError around net.ErrClosed after Close, os.ErrDeadlineExceeded after
-// the deadline, or what the kernel's listener returns, such as EMFILE; in this last case the
-// next Accept may succeed.
+// the deadline, or an error of the kernel's listener, such as EMFILE; after the last the next
+// Accept may succeed.
 func (l *Listener) Accept() (net.Conn, error) {
 	c, err := l.accept()
 	if err != nil {
@@ -101,8 +103,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// AcceptConn is Accept with the connection's own type. It is for network "ct": on a listener
-// that accepts the kernel's connections too it fails with EINVAL.
+// AcceptConn is [Listener.Accept] with the connection's own type. It is for network "ct": on
+// a listener that accepts the kernel's connections too it fails with EINVAL.
 func (l *Listener) AcceptConn() (*Conn, error) {
 	if l.kernel != nil {
 		return nil, opError("accept", nil, l.addr, syserr.New(syscall.EINVAL, "the kernel's connections are of another type, use Accept"))
@@ -143,7 +145,7 @@ func (l *Listener) acceptKernel() {
 }
 
 // SetDeadline sets the time after which Accept fails with os.ErrDeadlineExceeded, also an
-// Accept that waits already. The zero time means never. SetDeadline fails with net.ErrClosed
+// Accept that is blocked. The zero time means never. SetDeadline fails with net.ErrClosed
 // after Close.
 func (l *Listener) SetDeadline(t time.Time) error {
 	if l.backlog.isClosed() {
@@ -158,9 +160,9 @@ func (l *Listener) SetDeadline(t time.Time) error {
 // net.ErrClosed if the listener was closed before.
 //
 // A connection that the kernel's listener has accepted already is not lost: an Accept
-// within a second returns it, and the next Accept returns net.ErrClosed. If another listener
-// has taken over the address, the same is true of the connections in the backlog, as their
-// dialers can't know about it.
+// within a second returns it, and later ones return net.ErrClosed. If another listener has
+// taken over the address, the same is true of the connections in the backlog, as their
+// dialers can't notice that.
 func (l *Listener) Close() error {
 	answered := resetAnswered
 	if l.retired.Load() {
@@ -174,7 +176,7 @@ func (l *Listener) Close() error {
 		l.door.Close()
 	}
 	if l.kernel != nil {
-		l.begin.Do(l.backlog.endKernel) // acceptKernel was not started
+		l.begin.Do(l.backlog.endKernel) // if acceptKernel was not started, it won't be
 		return l.kernel.Close()
 	}
 	return nil

@@ -12,23 +12,23 @@ import (
 	"cutthrough.example/internal/wait"
 )
 
-// A localPair is a connection inside one application: both ends, each of which
-// notifies the other directly, on the fifos of one slot.
+// A localPair is a connection inside one application: both ends, on the fifos of one slot.
+// Each end wakes the other directly.
 type localPair struct {
 	client, server Conn
 
 	app  *app
 	pool *segpool.Pool
 	slot segpool.Slot
-	ends atomic.Int32 // that have not been released
+	ends atomic.Int32 // how many have not let go of their fifos
 
 	listener *Listener
 	origin   origin // the listener's
 
 	junction stream.Junction
 
-	// The half-open. The first one to decide has decided: the listener, or a dialer
-	// that gives up.
+	// The half-open. The first verdict counts: the listener's, or that of a dialer that
+	// gives up.
 	dialer  wait.Waiter
 	verdict atomic.Uint32
 }
@@ -43,11 +43,11 @@ const (
 
 func (p *localPair) halfOpen() bool { return p.verdict.Load() == undecided }
 
-// Trim gives back pages of the slot.
+// Trim implements [stream.Owner].
 func (p *localPair) Trim(b []byte) { p.slot.Trim(b) }
 
-// Release is called by each end when it is done with its fifos.
-func (p *localPair) Release() {
+// LetGo implements [stream.Owner]. The second end to let go frees the slot.
+func (p *localPair) LetGo() {
 	if p.ends.Add(-1) == 0 {
 		charged := p.client.end.Charged() + p.server.end.Charged()
 		p.free()
@@ -56,13 +56,13 @@ func (p *localPair) Release() {
 	}
 }
 
-// free gives back what newLocalPair has taken.
+// free frees the slot and the origin that newLocalPair has allocated.
 func (p *localPair) free() {
 	_, toServer := p.client.end.Used()
 	_, toClient := p.server.end.Used()
 	p.pool.FreeBoth(p.slot, segpool.Used{ToServer: toServer, ToClient: toClient})
 	if p.origin != 0 {
-		p.listener.origins.give(p.origin)
+		p.listener.origins.free(p.origin)
 	}
 }
 
@@ -82,11 +82,11 @@ func (p *localPair) refuse(errno syscall.Errno) {
 }
 
 func (p *localPair) drop() {
-	p.answer() // a Dial that still waits would not hear of anything else
+	p.answer() // a Dial that still waits looks only for the verdict
 	p.server.end.Abort()
 }
 
-// decide decides, and wakes the dialer, unless that was done before.
+// decide stores the verdict and wakes the dialer. It returns false if there was a verdict.
 func (p *localPair) decide(verdict uint32) bool {
 	if !p.verdict.CompareAndSwap(undecided, verdict) {
 		return false
@@ -110,7 +110,7 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (
 		a.account.RemoveConn(g, first)
 		return nil, err
 	}
-	l.backlog.offer(p)
+	l.backlog.offer(p, &l.local)
 	if p.halfOpen() {
 		stop := context.AfterFunc(ctx, p.dialer.Wake)
 		p.dialer.Prepare()

@@ -20,22 +20,22 @@ import (
 //
 // The functions are in the order in which a Dial calls them:
 //
-//	dialNet      may shared memory be used at all?
+//	dialNet      checks whether shared memory may be used at all
 //	run          tries the address as it is; then resolves it, or uses the kernel's socket
-//	resolve      has package net resolve the address, and tries each that comes out
-//	tryAddress   parses the address, as the program gave it
-//	tryResolved  parses the address, as package net resolved it
+//	resolve      has package net resolve the address, and tries each result
+//	tryAddress   parses the address that the program gave
+//	tryResolved  parses an address that package net has resolved
 //	tryTCP, tryUnix, tryTarget  look for a listener
 //	connect      connects to that listener
 type netDial struct {
 	app              *app
 	path             Path       // AnyPath or CutThrough
 	kernel           net.Dialer // for the kernel's socket
-	network, address string     // as they were given to Dial
+	network, address string     // the arguments of Dial
 	ask              sizes
 }
 
-// An attempt is what came of trying to connect through shared memory.
+// An attempt is the result of trying to connect through shared memory.
 type attempt struct {
 	outcome outcome
 	conn    *Conn // if connected
@@ -69,8 +69,8 @@ func attemptOf(c *Conn, err error) attempt {
 var foundNobody = attempt{outcome: nobodyThere, err: rendezvous.ErrNobody}
 
 // cutPatience is how long a Dial that can fall back to the kernel's socket waits for a
-// connection through shared memory, from the listener's socket on. A process that runs
-// answers within a millisecond. One that is stopped doesn't answer, but the kernel does.
+// connection through shared memory. A process that runs answers within a millisecond. A
+// process that is stopped doesn't answer, but the kernel accepts for it.
 const cutPatience = 250 * time.Millisecond
 
 // dialNet connects on a network that the kernel has too.
@@ -93,8 +93,8 @@ func (d *Dialer) dialNet(ctx context.Context, network, address string) (net.Conn
 // run connects.
 func (n *netDial) run(ctx context.Context) (net.Conn, error) {
 	if n.kernel.Control != nil || n.kernel.ControlContext != nil {
-		// The program may forbid an address, and is asked before a connection is made.
-		// Package net asks it, for each address that comes out of resolving.
+		// The program may forbid an address. beforeConnect asks it for each address that
+		// package net has resolved.
 		return n.resolve(ctx)
 	}
 	switch a := n.tryAddress(ctx); {
@@ -113,8 +113,8 @@ func (n *netDial) run(ctx context.Context) (net.Conn, error) {
 func (n *netDial) hasFallback() bool { return n.path != CutThrough }
 
 // resolve starts a Dial of package net's, which resolves the address. Before that Dial
-// connects to one of the addresses that come out, connections through shared memory are
-// tried there. The first that succeeds ends the Dial of package net's.
+// connects to a resolved address, beforeConnect tries to connect there through shared memory.
+// The first success ends the Dial of package net's.
 func (n *netDial) resolve(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(withTrace(ctx))
 	defer cancel()
@@ -124,23 +124,22 @@ func (n *netDial) resolve(ctx context.Context) (net.Conn, error) {
 	return r.result(kernel.DialContext(ctx, n.network, n.address))
 }
 
-// A resolvingDial is a netDial while a Dial of package net's resolves the address. That one
+// A resolvingDial is a netDial while a Dial of package net's resolves the address. The latter
 // may try several addresses at a time, each in a goroutine, and may return before they end.
 type resolvingDial struct {
-	netDial                    // a copy: this one outlives the Dial, and only it needs the heap
+	netDial                    // a copy: the resolvingDial outlives the Dial, so it is on the heap
 	cancel  context.CancelFunc // of package net's Dial
 
 	mu       sync.Mutex
 	cut      *Conn // the first connection through shared memory
-	returned bool  // package net's Dial has
+	returned bool  // package net's Dial has returned
 }
 
-// errTookCut is the error with which package net's Dial ends when there is a connection
-// through shared memory to the address that it was about to connect to.
-var errTookCut = errors.New("connected through shared memory")
+// errCutThrough ends package net's Dial when the connection through shared memory was made.
+var errCutThrough = errors.New("connected through shared memory")
 
 // beforeConnect is called by package net's Dial, with a socket, when it is about to connect
-// that socket to an address. If it returns an error then the socket is not connected.
+// that socket to an address. If it returns an error, the socket is not connected.
 func (r *resolvingDial) beforeConnect(ctx context.Context, network, address string, socket syscall.RawConn) error {
 	if err := r.askProgram(ctx, network, address, socket); err != nil {
 		return err
@@ -178,10 +177,10 @@ func (r *resolvingDial) keep(c *Conn) error {
 	}
 	r.cut = c
 	r.cancel()
-	return errTookCut
+	return errCutThrough
 }
 
-// result returns the result of the Dial, given that of package net's.
+// result returns the result of the Dial, given the result of package net's Dial.
 func (r *resolvingDial) result(kernel net.Conn, err error) (net.Conn, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -190,12 +189,12 @@ func (r *resolvingDial) result(kernel net.Conn, err error) (net.Conn, error) {
 		return kernel, err
 	}
 	if kernel != nil {
-		kernel.Close() // connected to another address at the same moment
+		kernel.Close() // it connected to another address at the same time
 	}
 	return r.cut, nil
 }
 
-// tryAddress tries to connect through shared memory to the address as it was given to Dial.
+// tryAddress tries to connect through shared memory to the address that the program gave.
 func (n *netDial) tryAddress(ctx context.Context) attempt {
 	if n.network == "unix" {
 		return n.tryUnix(ctx, n.address)
@@ -205,7 +204,7 @@ func (n *netDial) tryAddress(ctx context.Context) attempt {
 		return attempt{outcome: unresolved}
 	}
 	if is4 := addr.Addr().Unmap().Is4(); n.network == "tcp4" && !is4 || n.network == "tcp6" && is4 {
-		return attempt{outcome: unresolved} // package net's Dial says what is wrong
+		return attempt{outcome: unresolved} // package net's Dial returns the error
 	}
 	return n.tryTCP(ctx, addr)
 }
@@ -223,8 +222,8 @@ func (n *netDial) tryResolved(ctx context.Context, network, address string) atte
 	return n.tryTCP(ctx, addr)
 }
 
-// parseResolved parses an address that package net is about to connect to. An address that
-// stands for this host is its loopback address: the kernel connects to that.
+// parseResolved parses an address that package net is about to connect to. It returns the
+// loopback address for an unspecified one, as the kernel connects there.
 func parseResolved(network, address string) (netip.AddrPort, bool) {
 	if strings.HasPrefix(address, ":") {
 		address = "[::]" + address
@@ -261,9 +260,8 @@ func (n *netDial) tryUnix(ctx context.Context, path string) attempt {
 
 // tryTCP tries to connect through shared memory to the listener at an IP address and port.
 func (n *netDial) tryTCP(ctx context.Context, addr netip.AddrPort) attempt {
-	// Whether the address is known to be absent comes first, as it costs least. What is
-	// known may be wrong for a thread in another network namespace; but then the kernel's
-	// socket is right.
+	// The check for an absence comes first, as it costs least. It may be wrong for a thread
+	// in another network namespace; then the Dial uses the kernel's socket, which works.
 	name := tcpName(addr)
 	absent, stamp := n.app.absent(name)
 	if absent && n.hasFallback() {
@@ -278,7 +276,7 @@ func (n *netDial) tryTCP(ctx context.Context, addr netip.AddrPort) attempt {
 }
 
 // tryTarget tries to connect to the first listener that is found under one of the target's
-// keys. If there is none, that is remembered; stamp says when it becomes out of date.
+// keys. If there is none, it remembers the absence, which is valid as long as stamp.
 func (n *netDial) tryTarget(ctx context.Context, t target, stamp rendezvous.Stamp) attempt {
 	for i, key := range t.keys {
 		own := n.app.listener(key, 0)
@@ -300,15 +298,15 @@ func (n *netDial) tryTarget(ctx context.Context, t target, stamp rendezvous.Stam
 			return a
 		}
 		// A dead process has left its file under this key. The kernel would choose the
-		// next listener too.
+		// listener of the next key too.
 	}
 	n.app.remote.Absences.Remember(t.name, stamp)
 	return foundNobody
 }
 
-// connect connects to the listener under a key, which is own if that is one of this
-// application, within cutPatience if there is a fallback. A listener of another application
-// that can't be had is left alone for a while.
+// connect connects to the listener under a key: to own, if that is not nil, and otherwise to a
+// listener of another application. With a fallback it waits for cutPatience at most. After a
+// failure later Dials leave the other application's listener alone for a while.
 func (n *netDial) connect(parent context.Context, own *Listener, key string, t target, stamp rendezvous.Stamp) attempt {
 	ctx := parent
 	if n.hasFallback() {
@@ -332,7 +330,7 @@ func (n *netDial) connect(parent context.Context, own *Listener, key string, t t
 	return a
 }
 
-// isTransient reports whether err is the answer of a live listener that takes no connection
-// just now: it is closing, another listener has taken over its address, or it was handed on.
-// The next Dial may find it, or the other one, ready.
+// isTransient reports whether err is the answer of a live listener that accepts no connection
+// now: it is closing, another listener has taken over its address, or it was handed on. The
+// next Dial may succeed.
 func isTransient(err error) bool { return err == syscall.ECONNREFUSED || err == errHandedOn.Errno }

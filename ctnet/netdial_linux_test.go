@@ -15,7 +15,7 @@ import (
 	"cutthrough.example/internal/rendezvous"
 )
 
-// listenAtKey listens on the socket of a key as the package does, and says nothing.
+// listenAtKey listens on the socket of a key as the package does, and stays silent.
 func listenAtKey(t *testing.T, key string) *net.UnixListener {
 	t.Helper()
 	sum := sha256.Sum256([]byte(key))
@@ -26,8 +26,7 @@ func listenAtKey(t *testing.T, key string) *net.UnixListener {
 	return ln
 }
 
-// countDials listens on the socket of a key, and returns the number of dialers that came.
-// It hangs up on each of them.
+// countDials listens on the socket of a key, closes each connection, and returns their number.
 func countDials(t *testing.T, key string) *atomic.Int32 {
 	t.Helper()
 	ln := listenAtKey(t, key)
@@ -50,9 +49,9 @@ func countDials(t *testing.T, key string) *atomic.Int32 {
 func agedDir() { time.Sleep(100 * time.Millisecond) }
 
 // TestRefusedIsNotNobody dials a live listener that refuses connections with ECONNREFUSED,
-// in each way that there is. The kernel's socket is used, or the error is returned; but the
-// Dial does not go on to the next key, as it does when nobody listens under the first one,
-// and does not remember that nobody is there.
+// for each reason. The Dial uses the kernel's socket, or returns the error. But it does not go
+// on to the next key, as it does if there is no listener under the first one, and it does not
+// remember an absence.
 func TestRefusedIsNotNobody(t *testing.T) {
 	for name, refuse := range map[string]func(l *Listener){
 		"the handshake": func(l *Listener) { l.retired.Store(true) },
@@ -88,14 +87,15 @@ func TestRefusedIsNotNobody(t *testing.T) {
 				require.ErrorIs(t, err, syscall.ECONNREFUSED)
 				require.Zero(t, next.Load(), "the Dial went on to the next key")
 				absent, _ := client.a.absent(to.name)
-				require.False(t, absent, "the listener is taken for absent")
+				require.False(t, absent, "a live listener counts as absent")
 			}
 		})
 	}
 }
 
-// TestNobodyUnderAKey dials an address that a dead process has listened on, under all of its
-// keys but the last: the Dial goes on to that one. Without it the address is remembered.
+// TestNobodyUnderAKey dials an address that a dead process has listened on, under all of its keys
+// except the last: the Dial goes on to the last key. Without a listener there it remembers an
+// absence.
 func TestNobodyUnderAKey(t *testing.T) {
 	useRunDir(t)
 	client := newTestApp(t, AppConfig{})
@@ -121,7 +121,7 @@ func TestNobodyUnderAKey(t *testing.T) {
 	require.True(t, absent)
 }
 
-// leaveStaleKey leaves the socket file of a listener that is no more.
+// leaveStaleKey leaves the socket file of a listener that has ended.
 func leaveStaleKey(t *testing.T, key string) {
 	t.Helper()
 	ln := listenAtKey(t, key)

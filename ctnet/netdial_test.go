@@ -8,12 +8,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestResolvingDial has connections through shared memory be made while a Dial of package
-// net's resolves an address, and before and after that returns. The program gets one
-// connection, the first through shared memory if it is in time, and the others are closed.
+// TestResolvingDial makes connections through shared memory before and after a Dial of package
+// net's, which resolves the address, returns. The program gets one connection: the first through
+// shared memory if it comes in time. The others are closed.
 func TestResolvingDial(t *testing.T) {
-	made := func() *fakeHalfOpen {
-		h := newFakeHalfOpen()
+	made := func() *fakeIncoming {
+		h := newFakeIncoming()
 		h.answer()
 		return h
 	}
@@ -26,7 +26,7 @@ func TestResolvingDial(t *testing.T) {
 
 	r, ctx := begin()
 	first, second, late := made(), made(), made()
-	require.Equal(t, errTookCut, r.keep(&first.conn))
+	require.Equal(t, errCutThrough, r.keep(&first.conn))
 	require.Error(t, ctx.Err(), "package net's Dial goes on")
 	require.Equal(t, context.Canceled, r.keep(&second.conn))
 	c, err := r.result(kernel, nil)
@@ -35,7 +35,7 @@ func TestResolvingDial(t *testing.T) {
 	_, err = peer.Read(make([]byte, 1))
 	require.Error(t, err, "the kernel's connection is still open")
 	require.Equal(t, context.Canceled, r.keep(&late.conn))
-	requireFates(t, []*fakeHalfOpen{first, second, late}, fateAnswered, fateReset, fateReset)
+	requireFates(t, []*fakeIncoming{first, second, late}, fateAnswered, fateReset, fateReset)
 
 	r, ctx = begin()
 	late = made()
@@ -44,9 +44,9 @@ func TestResolvingDial(t *testing.T) {
 	require.Same(t, kernel, c)
 	require.Equal(t, context.Canceled, r.keep(&late.conn))
 	require.NoError(t, ctx.Err())
-	requireFates(t, []*fakeHalfOpen{late}, fateReset)
+	requireFates(t, []*fakeIncoming{late}, fateReset)
 
 	r, _ = begin()
-	_, err = r.result(nil, errTookCut)
-	require.Equal(t, errTookCut, err)
+	_, err = r.result(nil, errCutThrough)
+	require.Equal(t, errCutThrough, err)
 }

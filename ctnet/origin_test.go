@@ -9,13 +9,12 @@ import (
 	"cutthrough.example/internal/hostnet"
 )
 
-// TestOrigins takes all that there are: no two are the same, none is the
-// listener's own port or one that the kernel would choose, and each stays on the
-// host.
+// TestOrigins allocates all origins: no two are the same, none has the listener's own port or an
+// ephemeral one, and each address is this host's.
 func TestOrigins(t *testing.T) {
-	defer func(f func() hostnet.Ports) { freePorts = f }(freePorts)
-	freePorts = func() hostnet.Ports { return hostnet.Ports{{First: 1024, Last: 1100}, {First: 8000, Last: 8100}} }
-	n := freePorts().Count()
+	defer func(f func() hostnet.Ports) { originPorts = f }(originPorts)
+	originPorts = func() hostnet.Ports { return hostnet.Ports{{First: 1024, Last: 1100}, {First: 8000, Last: 8100}} }
+	n := originPorts().Count()
 	for dialed, most := range map[string]int{
 		"127.0.0.1:8080": loopbacks * (n - 1),
 		"10.1.2.3:8080":  n - 1,
@@ -26,7 +25,7 @@ func TestOrigins(t *testing.T) {
 		var o originTable
 		seen := make(map[string]bool)
 		for range most {
-			got := o.take(at)
+			got := o.alloc(at)
 			require.NotZero(t, got, dialed)
 			addr := got.addr(at.Addr())
 			ap := addr.AddrPort()
@@ -36,13 +35,13 @@ func TestOrigins(t *testing.T) {
 			}
 			seen[addr.String()] = true
 		}
-		require.Zero(t, o.take(at), dialed)
-		o.give(origin(freePorts().At(1)))
-		require.Equal(t, origin(freePorts().At(1)), o.take(at))
+		require.Zero(t, o.alloc(at), dialed)
+		o.free(origin(originPorts().At(1)))
+		require.Equal(t, origin(originPorts().At(1)), o.alloc(at))
 	}
 }
 
-// TestOriginHostile shows what a hostile listener may say: any word is an address.
+// TestOriginHostile sets the origins of a hostile listener: any value is an address.
 func TestOriginHostile(t *testing.T) {
 	for _, o := range []origin{0, 1, 1 << 16, 1<<32 - 1} {
 		for _, ip := range []string{"127.0.0.1", "127.255.255.255", "10.0.0.1", "::1"} {

@@ -10,8 +10,8 @@ import (
 type Path int
 
 const (
-	// AnyPath prefers shared memory, and uses the kernel's socket where shared memory can't
-	// be had. On network "ct" it is shared memory, as nothing else is there.
+	// AnyPath prefers shared memory, and uses the kernel's socket if the cut-through can't be
+	// used. On network "ct" it means shared memory.
 	AnyPath Path = iota
 	// CutThrough is shared memory only: a Dial that would need the kernel's socket fails,
 	// with ECONNREFUSED if no listener of this package is there, and a Listen that can't
@@ -23,7 +23,7 @@ const (
 )
 
 // kernelOnly reports whether the environment turns the cut-through off for the whole
-// process, so that the system's tools see its traffic. It does not concern network "ct".
+// process, so that the system's tools see its traffic. It has no effect on network "ct".
 var kernelOnly = sync.OnceValue(func() bool { return os.Getenv("CTNET_KERNEL_ONLY") != "" })
 
 // mayCut reports whether connections may go through shared memory on a network that the

@@ -10,7 +10,7 @@ import (
 	"cutthrough.example/internal/stream"
 )
 
-// Connections with other applications: what package pair asks of ours.
+// Connections with other applications: the types through which package pair calls this one.
 
 // A dialedConn is the dialing end of a connection with another application.
 type dialedConn struct {
@@ -29,7 +29,7 @@ func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (
 		if err != pair.ErrRetired {
 			return nil, err
 		}
-		// The pair is known from earlier, so there may be another listener now.
+		// The pair was made earlier; another listener may have the key now.
 	}
 	return nil, syscall.ECONNREFUSED // not rendezvous.ErrNobody: there is a listener, and it is closing
 }
@@ -38,13 +38,13 @@ func (d *dialedConn) End() *stream.End        { return &d.end }
 func (d *dialedConn) Link() *pair.Dialed      { return &d.link }
 func (d *dialedConn) Options() stream.Options { return stream.Options{TCP: isTCP(d.remote)} }
 
-// Begin sets what is known of the other end.
+// Begin sets the credentials and the address of the other end.
 func (d *dialedConn) Begin(peer *rendezvous.Cred, remote net.Addr) {
 	d.cred, d.remote = (*Cred)(peer), remote
 }
 
-// Connected sets the address of this end. On network tcp the listener says what it is; it
-// is shown, and nothing else.
+// Connected sets the address of this end. On network tcp it comes from the listener, and
+// nothing but LocalAddr depends on it.
 func (d *dialedConn) Connected(app, number, o uint64) {
 	switch a := d.remote.(type) {
 	case *net.TCPAddr:
@@ -71,13 +71,13 @@ func (a *acceptedConn) drop()                      { a.link.Drop() }
 func (a *acceptedConn) refuse(errno syscall.Errno) { a.link.Refuse(errno) }
 
 func (a *acceptedConn) accept() *Conn {
-	if !a.link.Take() {
+	if !a.link.Accept() {
 		return nil
 	}
 	return &a.Conn
 }
 
-// A served is a listener as other applications come to it.
+// A served is a listener as package pair sees it.
 type served struct{ l *Listener }
 
 func (s served) Allows(c rendezvous.Cred) bool {
@@ -86,6 +86,8 @@ func (s served) Allows(c rendezvous.Cred) bool {
 	}
 	return s.l.allow(Cred(c))
 }
+
+func (s served) PeerLimits() pair.PeerLimits { return pair.PeerLimits(s.l.peerLimits) }
 
 func (s served) Shared() bool { return s.l.kernel != nil }
 
@@ -98,13 +100,14 @@ func (s served) Place(name string) pair.Place {
 	if addr == nil || s.l.retired.Load() {
 		return nil
 	}
-	return servedAs{s.l, addr}
+	return servedAs{s.l, addr, new(turns)}
 }
 
-// A servedAs is a listener as it was dialed by the applications of a pair.
+// A servedAs is a listener as one pair has dialed it.
 type servedAs struct {
 	l    *Listener
 	addr net.Addr // of the accepting ends
+	turn *turns
 }
 
 func (s servedAs) Sizes(ask pair.Sizes) (pair.Sizes, error) {
@@ -131,10 +134,10 @@ func (s servedAs) Make(from pair.Dialer) (_ pair.Accepting, o stream.Options, _ 
 	return a, stream.Options{TCP: isTCP(s.addr)}, uint64(origin), 0
 }
 
-func (s servedAs) Offer(a pair.Accepting) { s.l.backlog.offer(a.(*acceptedConn)) }
+func (s servedAs) Offer(a pair.Accepting) { s.l.backlog.offer(a.(*acceptedConn), s.turn) }
 
-func (s servedAs) Released(a pair.Accepting) {
+func (s servedAs) Forget(a pair.Accepting) {
 	if o := a.(*acceptedConn).origin; o != 0 {
-		s.l.origins.give(o)
+		s.l.origins.free(o)
 	}
 }

@@ -27,8 +27,8 @@ import (
 	"cutthrough.example/internal/rendezvous"
 )
 
-// patience is for what is to happen at once. It is less than the timeouts of the
-// package, so that what happens by one of these is not mistaken for it.
+// patience is how long a test waits for what should happen at once. It is less than the timeouts
+// of the package, so that these can't make a test pass.
 const patience = 4 * time.Second
 
 // shortDir is t.TempDir with a name that leaves room for a socket's.
@@ -66,8 +66,8 @@ func dialAs(a *App, name string) (net.Conn, error) {
 	return d.Dial(networkCT, name)
 }
 
-// requireOpError checks that err is what package net would return for op, with
-// want in it unless that is nil.
+// requireOpError checks that err has the form of package net's error for op, and wraps want unless
+// that is nil.
 func requireOpError(t *testing.T, err error, op, name string, want error) {
 	t.Helper()
 	var e *net.OpError
@@ -91,9 +91,8 @@ func requireDials(t *testing.T, a *App, ln net.Listener) {
 	require.NoError(t, s.Close())
 }
 
-// nobody is a user that this one does not trust, and distrusted the error that
-// this brings. Only root can be somebody else: others check that they trust
-// themselves.
+// nobody is a user that this process does not trust, and distrusted is the error of that. Only
+// root can act as another user; tests of other users check that they trust themselves.
 func nobody() (uid int, distrusted error) {
 	if os.Geteuid() == 0 {
 		return 65534, syscall.EACCES
@@ -117,8 +116,8 @@ func TestRunDirChoice(t *testing.T) {
 	}
 }
 
-// TestRunDirCreated has Listen make the directory, wherever it is, and Dial
-// find the listener there.
+// TestRunDirCreated lets Listen make the directory, wherever it is, and Dial find the listener
+// there.
 func TestRunDirCreated(t *testing.T) {
 	leakcheck.Check(t)
 	// The mode is not to depend on it.
@@ -172,8 +171,8 @@ func TestRunDirMissingParent(t *testing.T) {
 	requireOpError(t, err, "dial", "x", syscall.ECONNREFUSED)
 }
 
-// TestRunDirUnfit makes a directory with a live listener unfit. Nobody listens
-// or dials there then, and once it is mended all is well.
+// TestRunDirUnfit makes a directory with a live listener unfit. Listen and Dial fail there until
+// it is repaired.
 func TestRunDirUnfit(t *testing.T) {
 	chmod := func(mode fs.FileMode) func(*testing.T, string) string {
 		return func(t *testing.T, dir string) string {
@@ -288,7 +287,7 @@ func socketFile(t *testing.T, name string) string {
 	return filepath.Join(rendezvous.Dir(), hex.EncodeToString(sum[:12])+".sock")
 }
 
-// rawListen listens on the socket of a name as the package does, and says nothing.
+// rawListen listens on the socket of a name as the package does, and stays silent.
 func rawListen(t *testing.T, name string) *net.UnixListener {
 	t.Helper()
 	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: socketFile(t, name), Net: "unixpacket"})
@@ -297,7 +296,7 @@ func rawListen(t *testing.T, name string) *net.UnixListener {
 	return ln
 }
 
-// leaveStale leaves the socket of a listener that is no more.
+// leaveStale leaves the socket of a listener that has ended.
 func leaveStale(t *testing.T, name string) {
 	t.Helper()
 	ln := rawListen(t, name)
@@ -394,7 +393,7 @@ func TestRunDirInUse(t *testing.T) {
 	}{
 		{a, "live"},
 		{b, "live"},
-		{a, "silent"}, // nobody accepts there, but somebody listens
+		{a, "silent"}, // there is a listener, but it does not accept
 		{b, "silent"},
 	} {
 		_, err := listenAs(c.app, c.name)
@@ -417,7 +416,7 @@ func TestRunDirInUse(t *testing.T) {
 	}
 }
 
-// canceledContext is for those who must not wait.
+// canceledContext returns a context for calls that must not wait.
 func canceledContext() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -471,8 +470,8 @@ func TestRunDirOtherProcess(t *testing.T) {
 	requireDials(t, a, ln)
 }
 
-// TestRunDirRace has many listen on one name at once. A stale socket there is
-// replaced by one of them.
+// TestRunDirRace calls Listen many times on one name at once. One of the calls replaces a stale
+// socket there.
 func TestRunDirRace(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -557,7 +556,7 @@ func TestRunDirLock(t *testing.T) {
 	leakcheck.RequireBack(t, before)
 	require.NoFileExists(t, socketFile(t, "locked"))
 
-	// The one that waits gets it.
+	// The call that waits gets the lock.
 	var ln net.Listener
 	waits = watch(t.Context())
 	go func() {
@@ -571,7 +570,7 @@ func TestRunDirLock(t *testing.T) {
 	requireDials(t, client, ln)
 }
 
-// A watchedContext tells when somebody waits for its end.
+// A watchedContext tells when a goroutine waits for its end.
 type watchedContext struct {
 	context.Context
 	once    sync.Once
@@ -600,7 +599,7 @@ func receive[T any](t *testing.T, ch <-chan T) T {
 	}
 }
 
-// TestRunDirLockLink has something else in the place of the lock.
+// TestRunDirLockLink puts something else in the place of the lock.
 func TestRunDirLockLink(t *testing.T) {
 	leakcheck.Check(t)
 	dir := useRunDir(t)

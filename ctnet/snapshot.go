@@ -10,19 +10,23 @@ import (
 	"strings"
 )
 
-// A Snapshot is what an application has at one moment. Its parts are read one
-// after the other while the application goes on.
+// A Snapshot is the state of an application. Its parts are read one after the other while the
+// application goes on.
 type Snapshot struct {
-	App     string // the application's identity, see Addr
+	App     string // the application's identity, see [Addr]
 	PID     int
 	Program string
 
-	// What counts against the limits of the AppConfig. A connection counts
-	// until its memory is let go, at both ends if both are here.
+	// The counts to which the limits of [AppConfig] apply. A connection counts until its end
+	// has let go of its memory; until both have, if both are in this application.
 	Conns    int64
 	Segments int64
 	Bytes    int64
 	Memory   int64 // what fifos may come to take as large as they are now
+
+	// CutOff counts the pairs with other applications that were ended because the other one
+	// broke the protocol. Each is logged through slog.Default, as far as there are not too many.
+	CutOff uint64
 
 	Listeners   []ListenerInfo
 	Connections []ConnInfo
@@ -38,18 +42,17 @@ type ListenerInfo struct {
 
 // A ConnInfo describes an end of a connection.
 type ConnInfo struct {
-	State         string // one of the States
+	State         string // StateHalfOpen and so on
 	Network       string
-	Local, Remote string // Local is "" until the dialer is answered, if the listener gives it
+	Local, Remote string // Local is "" until the dialer is answered
 	Peer          Cred
 
-	// Bytes that wait to be read here and by the peer, and what there is
-	// room for.
+	// The bytes that wait to be read here and by the peer, and the sizes of the fifos.
 	RecvQueue, RecvBuffer int
 	SendQueue, SendBuffer int
 }
 
-// States of a connection, as TCP calls them where it has them.
+// States of a connection. TCP's states have TCP's names.
 const (
 	StateHalfOpen    = "HALF-OPEN"   // Dial has not been answered
 	StateEstablished = "ESTABLISHED" // open both ways
@@ -58,7 +61,7 @@ const (
 	StateClosed      = "CLOSED"      // closed here, but a view from Peek or Reserve is out
 )
 
-// Snapshot returns what the application has. A nil App is the process's own.
+// Snapshot returns the application's listeners and connections. A nil App is the process's own.
 func (a *App) Snapshot() Snapshot { return a.app().snapshot() }
 
 func (a *app) snapshot() Snapshot {
@@ -71,12 +74,13 @@ func (a *app) snapshot() Snapshot {
 		Segments: used.Segments,
 		Bytes:    used.Bytes,
 		Memory:   used.Memory,
+		CutOff:   a.remote.CutOff(),
 	}
 	a.mu.Lock()
 	listeners := slices.Collect(maps.Keys(a.open))
 	var conns []seen
 	for p := range a.local {
-		half := p.halfOpen() // first: then the addresses are there if it is not
+		half := p.halfOpen()
 		conns = append(conns, seen{&p.client, half}, seen{&p.server, half})
 	}
 	a.mu.Unlock()
@@ -107,14 +111,14 @@ func (a *app) snapshot() Snapshot {
 // inspect returns the snapshot as [Inspect] expects it.
 func (a *app) inspect() ([]byte, error) { return json.Marshal(a.snapshot()) }
 
-// A seen is a connection that is to be described, and whether its dialer has not been
-// answered.
+// A seen is a connection that is to be described. halfOpen says that its dialer was not
+// answered yet.
 type seen struct {
 	*Conn
 	halfOpen bool
 }
 
-// info describes c. It returns false if c is closed and lets go of its memory.
+// info describes c. It returns false if c is closed and nothing holds its memory.
 func (c seen) info() (info ConnInfo, ok bool) {
 	info = ConnInfo{
 		Network: c.remote.Network(),
@@ -122,7 +126,7 @@ func (c seen) info() (info ConnInfo, ok bool) {
 		Peer:    *c.cred,
 	}
 	if !c.halfOpen {
-		info.Local = c.local.String() // where the listener gives it, the answer comes first
+		info.Local = c.local.String() // Connected sets it before the connection counts as answered
 	}
 	s, ok := c.end.Status()
 	switch {

@@ -21,10 +21,10 @@ type target struct {
 	keys []string
 	addr net.Addr // the remote address of the connection
 
-	netns string // the network namespace that the keys are for; "" if they are for all
+	netns string // the network namespace in the keys; "" if they are valid in all
 }
 
-// networkCT is the network that the kernel doesn't have. Its addresses are names.
+// networkCT is this package's own network. Its addresses are names.
 const networkCT = "ct"
 
 // maxName is the largest length of a name, in bytes.
@@ -95,8 +95,8 @@ func tcpName(addr netip.AddrPort) string {
 }
 
 // unixTarget returns the target for the path of a socket file. The key identifies the file
-// and not the path, as another file may have the path later. If this process may not connect
-// to the file it is an error, as with the kernel.
+// and not the path, as another file may have the path later. It fails, as the kernel does, if
+// this process may not connect to the file.
 func unixTarget(path string) (target, error) {
 	t := target{name: "unix:" + path, addr: &net.UnixAddr{Name: path, Net: "unix"}}
 	key, err := unixKey(path)
@@ -112,7 +112,7 @@ func unixTarget(path string) (target, error) {
 	return t, nil
 }
 
-// errNoNamespace means that the network namespace is not known in which an address is meant.
+// errNoNamespace means that the calling thread's network namespace is not known.
 var errNoNamespace = errors.New("the network namespace can't be determined")
 
 // unixKey returns the key of a listener on a path, or on an abstract name.

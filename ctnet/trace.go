@@ -6,12 +6,12 @@ import (
 	"net/http/httptrace"
 )
 
-// A context can carry a tracer, see net/http/httptrace, which package net's Dial tells about
-// each connect. A Dial through shared memory tells it about one connect, which succeeded.
+// A context can carry a tracer, see net/http/httptrace. Package net's Dial reports each connect
+// to it. A Dial through shared memory reports one connect, which succeeded.
 
-// traceConnect tells the context's tracer about a connect that succeeded. It tells about the
-// start of the connect only now: before, it was not known that the kernel's connect would not
-// follow, which tells the tracer itself.
+// traceConnect reports a connect that succeeded to the context's tracer. It reports the start
+// of the connect only now: if the kernel's connect had followed, package net would have
+// reported that.
 func traceConnect(ctx context.Context, network, address string) {
 	t := httptrace.ContextClientTrace(ctx)
 	if t == nil {
@@ -25,7 +25,7 @@ func traceConnect(ctx context.Context, network, address string) {
 	}
 }
 
-// withTrace returns a context for a Dial of package net's. If that Dial ends with errTookCut,
+// withTrace returns a context for a Dial of package net's. If that Dial ends with errCutThrough,
 // the tracer is told that the connect succeeded.
 func withTrace(ctx context.Context) context.Context {
 	t := httptrace.ContextClientTrace(ctx)
@@ -34,7 +34,7 @@ func withTrace(ctx context.Context) context.Context {
 	}
 	own := *t
 	own.ConnectDone = func(network, address string, err error) {
-		if errors.Is(err, errTookCut) {
+		if errors.Is(err, errCutThrough) {
 			err = nil
 		}
 		t.ConnectDone(network, address, err)

@@ -13,8 +13,8 @@ type rule struct {
 	allows func(o observed) bool
 }
 
-// observed is what is known of a call: what was true when it returned, and what it
-// returned on the kernel's network and on ctnet's.
+// observed has the state when a call returned, and its results on the kernel's network and on
+// ctnet's.
 type observed struct {
 	completion
 	tcp         bool
@@ -35,8 +35,8 @@ type observed struct {
 //   - On tcp a Write succeeds on the kernel's network, and is ECONNRESET on ctnet's, if the
 //     peer has closed while its WriteTo waits for its writer.
 
-// rules is all that ctnet may do in another way than the kernel, and all that it must do
-// better. The first that is about a call counts.
+// rules lists what ctnet may do in another way than the kernel, and what it must do better. The
+// first rule that applies to a call counts.
 var rules = []rule{
 	{
 		name: "a reset drops nothing",

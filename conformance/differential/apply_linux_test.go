@@ -141,7 +141,7 @@ func (m *model) applyDial(id int, s step) bool {
 	d, a := &m.ends[s.who.conn][0], &m.ends[s.who.conn][1]
 	succeeds := (s.arg == "plain" || s.arg == "future") && !m.listener.closed
 	if d.dialed || succeeds && len(m.listener.accepts) == 2 {
-		return false // nobody says which Accept gets it
+		return false // which Accept gets it is not defined
 	}
 	if succeeds {
 		d.there, d.dialed = true, true

@@ -69,7 +69,7 @@ type gauge struct {
 	mu      sync.Mutex
 	n       int64
 	enough  int64
-	reached chan struct{} // closed when n is enough; nil if nobody waits for that
+	reached chan struct{} // closed when n is enough; nil if no call waits for that
 }
 
 func (g *gauge) add(n int) int64 {
@@ -103,7 +103,7 @@ func (g *gauge) reach(n int64) <-chan struct{} {
 	return reached
 }
 
-// there returns how many bytes there are to be read, with those on the way.
+// there returns how many bytes can be read, including bytes on the way.
 func (e *end) there() int64 {
 	if e.peer == nil {
 		return 0
@@ -111,8 +111,8 @@ func (e *end) there() int64 {
 	return e.peer.sent - e.got
 }
 
-// The bytes that are written are those of a pattern, from a position on that depends on
-// the end. The period is a prime: what is wrong by a multiple of a page shows.
+// An end writes the bytes of a pattern, from a position on that depends on the end. The period is
+// a prime, so that bytes from a multiple of a page away are wrong.
 const period = 65521
 
 var pattern = func() []byte {
@@ -317,7 +317,7 @@ func (c *call) read(st stage) func() (int64, error) {
 	return func() (int64, error) { return io.Copy(s, e.conn) }
 }
 
-// bigBuffers has those that were used: to make one takes longer than to fill it.
+// bigBuffers has used buffers: making one takes longer than filling it.
 var bigBuffers sync.Pool
 
 func buffer(n int) []byte {
@@ -348,7 +348,7 @@ type sink struct {
 	call   *call
 	number int
 	pos    int64
-	failAt int64         // so many bytes are too many, if it is not 0
+	failAt int64         // the number of bytes at which it fails; 0 is never
 	stall  chan struct{} // to wait for
 }
 

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// modelWrong is what a difference of the kernel to the model begins with.
+// modelWrong begins the text of a difference between the kernel and the model.
 const modelWrong = "the kernel does not do as the model says: "
 
 // kernelTries is how often the kernel is asked again if ctnet has another result: what it
@@ -105,9 +105,9 @@ func (b *bench) askKernel(p *plan, patience time.Duration, t *tally) (outcomes [
 	return outcomes, ""
 }
 
-// compare returns how an outcome on one of ctnet's networks differs from those on the
-// kernel's; or "" if one of these is the same, or what differs is allowed. It counts the
-// rules that were used.
+// compare returns how an outcome on one of ctnet's networks differs from the outcomes on the
+// kernel's. It returns "" if one of these is the same, or if the difference is allowed. It counts
+// the rules that were used.
 func (p *plan) compare(n *network, kernels []outcome, cut outcome, used map[string]int) string {
 	see := func(i int, c completion) observed {
 		return observed{c, p.network == "tcp", n.proto, len(p.orders) > 1, kernels[i].results[c.id], cut.results[c.id]}

@@ -6,12 +6,11 @@
 //	go test ./conformance/differential -for 10m               # as many as ten minutes allow
 //	go test ./conformance/differential -seed 7 -scripts 1000  # the same ones again
 //
-// A script that fails is made smaller, and printed as text, which TestScripts takes.
+// A script that fails is made smaller, and printed as text for TestScripts.
 //
-// A model says which calls block (see model), as that is what can't be seen without
-// waiting; the kernel's sockets must do as it says. What calls return the kernel's say,
-// and where ctnet promises more, or does things in another way, that is in one table: see
-// rules.
+// A model says which calls block (see model), as a test can't see that without waiting; the
+// kernel's sockets must agree with it. The results are compared with the kernel's. One table has
+// all points in which ctnet promises more, or differs: see rules.
 package differential
 
 import (

@@ -2,9 +2,9 @@ package differential
 
 import "slices"
 
-// A model says which calls of a script block, and until when. Results are not its
-// business: these are the kernel's. The sizes of buffers are not either: a step after
-// which it would depend on them whether a call blocks makes no sense, and is refused.
+// A model says which calls of a script block, and until when. It does not model results, which
+// come from the kernel, nor the sizes of buffers: it refuses a step after which they would decide
+// whether a call blocks.
 type model struct {
 	tcp      bool // or else unix
 	listener listenerModel
@@ -12,7 +12,7 @@ type model struct {
 	done     []completion          // calls that returned in the last step
 }
 
-// The bytes that surely fit a buffer, and those that surely don't.
+// Numbers of bytes that always fit a buffer, and that never do.
 const (
 	roomBytes = 3000
 	overBytes = bigBytes - 100_000

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A network is one that scripts are run on.
+// A network is a network on which scripts run.
 type network struct {
 	name     string
 	proto    string // what Listen and Dial are given
@@ -23,11 +23,11 @@ type network struct {
 	listen   func(address string) (net.Listener, error)
 	dialer   func(buffer int, closed bool, o dialOptions) (dial func(ctx context.Context, network, address string) (net.Conn, error))
 	dir      string
-	host     string       // an address of its own: nobody else gets a port that was closed
+	host     string       // an address of its own: no other bench gets a port that was closed
 	listener net.Listener // for the scripts that need none of their own
 }
 
-// dialOptions are those of a Dial that package net has too.
+// dialOptions are the options of a Dial that package net has too.
 type dialOptions struct {
 	timeout        time.Duration
 	kernelTimeout  time.Duration // the same for package net
@@ -40,7 +40,7 @@ var addresses atomic.Int64
 // benches counts the benches.
 var benches atomic.Int64
 
-// address returns one to listen on.
+// address returns an address to listen on.
 func (n *network) address() string {
 	switch n.proto {
 	case "tcp":
@@ -51,8 +51,8 @@ func (n *network) address() string {
 	return fmt.Sprintf("differential/%d", addresses.Add(1))
 }
 
-// kernelBuffer is the size of the kernel's buffers: so much smaller than bigBytes that
-// a Write of those blocks.
+// kernelBuffer is the size of the kernel's buffers: so much smaller than bigBytes that a Write of
+// bigBytes blocks.
 const kernelBuffer = 64 << 10
 
 // kernelNetwork returns a network of package net's.
@@ -88,7 +88,7 @@ func cutNetwork(proto string, server, client *ctnet.App) *network {
 		dialer: func(buffer int, closed bool, o dialOptions) func(context.Context, string, string) (net.Conn, error) {
 			d := ctnet.Dialer{App: client, ReadBuffer: buffer, WriteBuffer: buffer, Timeout: o.timeout,
 				Kernel: net.Dialer{Timeout: o.kernelTimeout, Deadline: o.kernelDeadline}}
-			// What it says when nobody listens is what the kernel says.
+			// Its error without a listener is the kernel's.
 			if proto != "ct" && !closed {
 				d.Path = ctnet.CutThrough
 			}
@@ -142,7 +142,7 @@ func (n *network) limit(c net.Conn) error {
 	return b.SetWriteBuffer(kernelBuffer)
 }
 
-// A bench is the networks that one goroutine runs scripts on.
+// A bench has the networks on which one goroutine runs scripts.
 type bench struct {
 	kernel map[string]*network // by the script's network
 	cut    map[string][]*network

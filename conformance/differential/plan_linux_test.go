@@ -9,8 +9,8 @@ import (
 
 // A plan is a script whose steps all make sense, with what must be true after each.
 //
-// Where two steps are done at the same time the kernel's sockets do them in one order and
-// in the other, and ctnet's must come to what one of these comes to.
+// Where two steps are done at the same time, the kernel's sockets do them in both orders, and the
+// outcome on ctnet's must be one of these two.
 type plan struct {
 	script
 	ownListener bool    // otherwise one that other scripts use too
@@ -43,7 +43,7 @@ type stage struct {
 	park    bool         // first, the calls that wait must have gone to sleep
 	ends    bool         // it ends a stream: see model.streams
 	done    []completion // the calls that return
-	blocked []int        // those that wait afterwards
+	blocked []int        // the calls that wait afterwards
 }
 
 // A planner makes a plan, step by step.

@@ -30,7 +30,7 @@ type runner struct {
 	stacks   []byte
 }
 
-// An outcome is what came of it.
+// An outcome is the result of a runner.
 type outcome struct {
 	results []result // of each step
 	trouble string   // a call returned too early, or not at all
@@ -77,8 +77,7 @@ func (r *runner) runStages() (trouble string) {
 	return ""
 }
 
-// runGroup does a step, or two at the same time. Those that are blocked must not have
-// returned before.
+// runGroup does a step, or two at the same time. A blocked call must not have returned before.
 func (r *runner) runGroup(group []stage, blocked []int) (trouble string) {
 	first := group[0].step
 	for _, id := range blocked {
@@ -274,9 +273,9 @@ func (c *call) filled() bool {
 	return true
 }
 
-// sleeps reports whether a goroutine waits for what another step does. A mutex is not
-// that: it is what the call and this test count bytes under. Nor is a semaphore of the
-// runtime's, for which an allocation can wait, but that of package net's locks is.
+// sleeps reports whether a goroutine waits for another step. A wait for a mutex does not count:
+// the call and this test count bytes under one. Nor does a wait for a semaphore of the runtime's,
+// which an allocation can have; but a wait for a lock of package net's does.
 func sleeps(stacks []byte, goroutine int64) bool {
 	_, rest, _ := bytes.Cut(stacks, fmt.Appendf(nil, "goroutine %d [", goroutine))
 	head, rest, _ := bytes.Cut(rest, []byte("\n"))
@@ -335,8 +334,7 @@ func (r *runner) newEnd(c *call, number, side int) *end {
 	return e
 }
 
-// cleanUp closes what a script in trouble has left open, and the listener that was its
-// own.
+// cleanUp closes the connections that a failed script has left open, and the script's listener.
 func (r *runner) cleanUp(trouble bool) {
 	if r.plan.ownListener && r.listener != nil {
 		r.listener.Close()

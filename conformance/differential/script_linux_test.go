@@ -35,7 +35,7 @@ type step struct {
 	with bool // at the same time as the next step
 }
 
-// A who is that which a step is done on.
+// A who is the listener or the end on which a step is done.
 type who struct {
 	kind byte // 'd', 'a', or 'l'
 	conn int  // which connection; 0 for the listener
@@ -50,8 +50,8 @@ const maxConns = 3
 // bigBytes is a number of bytes that no buffer holds, and a multiple of what one does.
 const bigBytes = 1 << 20
 
-// The verbs, each with its arguments. 0 stands for a number of bytes. Those of 'e' are
-// for both ends of a connection.
+// The verbs, each with its arguments. 0 stands for a number of bytes. The verbs of 'e' are for
+// both ends of a connection.
 var verbs = map[byte]map[string][]string{
 	'e': {
 		"read":       {"0", "1", "10", "1000", "65536"},

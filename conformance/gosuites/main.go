@@ -2,14 +2,14 @@
 
 // Command gosuites runs the tests of Go's own tree that use networks, of net, net/http,
 // crypto/tls and others, with package net and with ctnet in its place: Listen, Dial,
-// Dialer and ListenConfig. What passes with the one and fails with the other is a
+// Dialer and ListenConfig. A test that passes with package net and fails with ctnet is a
 // difference between them.
 //
 //	go run ./conformance/gosuites [-run regexp] [-race] [-short] [-count n] [-hang d] [-keep dir]
 //
-// It takes Go's tree from GOROOT, makes a copy, and changes the imports there, so
-// nothing of it is in this repository. With ctnet everything is run twice: in one
-// application, and with one that dials and another that listens.
+// It copies Go's tree from GOROOT, and changes the imports in the copy, so nothing of it is in
+// this repository. With ctnet everything runs twice: in one application, and with one that dials
+// and another that listens.
 //
 // It prints a table, and for each difference how often the test fails when it is run
 // alone. The exit code is 1 if there is a difference that exceptions doesn't name.
@@ -151,7 +151,7 @@ func compare(r *runner, pattern *regexp.Regexp) (same bool, err error) {
 	return len(found) == 0, nil
 }
 
-// goCommand returns what the go command says.
+// goCommand returns the output of the go command.
 func goCommand(args ...string) (string, error) {
 	out, err := exec.Command("go", args...).Output()
 	if err != nil {
@@ -169,7 +169,7 @@ func dials(counts string) (cut, kernel int) {
 	return strings.Count(string(b), "c"), strings.Count(string(b), "k")
 }
 
-// failures returns the tests that failed for themselves, not because a subtest did.
+// failures returns the tests that failed, except tests that failed because of a subtest.
 func failures(r results) (tests []string) {
 	for test, t := range r {
 		if t.failed == 0 {

@@ -37,7 +37,7 @@ func (t *result) fail(output string) {
 	}
 }
 
-// results are those of a suite, by the tests' names.
+// results are the results of a suite, by the tests' names.
 type results map[string]*result
 
 func (r results) of(test string) *result {
@@ -60,7 +60,7 @@ func (r results) count() (passed, failed int) {
 	return passed, failed
 }
 
-// skip returns a pattern for the tests that have a result, and those of another one.
+// skip returns a pattern for the tests that have a result, here or in another results.
 func (r results) skip(also string) string {
 	var skip []string
 	if also != "" {
@@ -195,7 +195,7 @@ const raceFound = 66
 const wholeProcess = "(the process)"
 
 // read reads the events of a run, and calls alive for each one. It reports whether a
-// test failed, and what those have written that had not ended.
+// test failed, and the output of the tests that had not ended.
 func read(events io.Reader, res results, alive func()) (failed bool, running map[string]string) {
 	running = make(map[string]string)
 	output := make(map[string]string)

@@ -28,5 +28,5 @@ var suites = []suite{
 	{pkg: "os/exec", run: "ExtraFiles"},
 }
 
-// helpers are packages without a suite that listen for those which have one.
+// helpers are packages without a suite that listen for packages with one.
 var helpers = []string{"vendor/golang.org/x/net/nettest"}

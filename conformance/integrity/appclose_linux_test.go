@@ -7,15 +7,16 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/pattern"
 	"github.com/stretchr/testify/require"
 )
 
-// TestNothingAfterAppClose ends the writer's application while it writes. The reader, who
-// is told so by the pair's end, finds nothing after that.
+// TestNothingAfterAppClose closes the writer's application while it writes. The reader learns of
+// it by the pair's end, and reads nothing after that.
 func TestNothingAfterAppClose(t *testing.T) {
 	const conns = 8
 	data := make([]byte, burst)
-	patternOf(0, 0, client).fill(data, 0)
+	pattern.Of(0, 0, client).Fill(data, 0)
 	server := harness.NewApp(t)
 	ln, err := (&ctnet.ListenConfig{App: server}).Listen(t.Context(), "ct", t.Name())
 	require.NoError(t, err)

@@ -10,9 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestCommitAllOrNothing has a Commit run into a deadline or the end of the stream, with
-// bytes that wrap around the fifo's end. It has written all of them if it says nothing, and
-// otherwise none.
+// TestCommitAllOrNothing calls Commit when a deadline passes or the stream ends, with bytes that
+// wrap around the fifo's end. It has written all of them if it returns nil, and otherwise none.
 func TestCommitAllOrNothing(t *testing.T) {
 	const size = 1 << 20
 	ends := []func(c *ctnet.Conn){

@@ -17,7 +17,7 @@ import (
 	"cutthrough.example/ctnet"
 )
 
-// An end is one side's of a connection, at work.
+// An end is one end of a connection, and what its goroutines have found.
 type end struct {
 	plan *plan
 	side int
@@ -151,7 +151,7 @@ func (e *end) halfClose() {
 	e.must(err == nil || kind(err) == ownClosed, "CloseWrite: %v", err)
 }
 
-// kind returns what an error says, as far as the rules go, or the error.
+// kind returns the kind of an error for the rules, or the error.
 func kind(err error) string {
 	var op *net.OpError
 	switch {
@@ -174,13 +174,13 @@ func kind(err error) string {
 
 // check looks at bytes that were read.
 func (e *end) check(b []byte, at int64) {
-	n, first := e.plan.pattern(1-e.side).wrong(b, at)
+	n, first := e.plan.pattern(1-e.side).Wrong(b, at)
 	if n == 0 {
 		return
 	}
 	want := make([]byte, min(16, len(b)-first))
 	got := slices.Clone(b[first:][:len(want)])
-	e.plan.pattern(1-e.side).fill(want, at+int64(first))
+	e.plan.pattern(1-e.side).Fill(want, at+int64(first))
 	e.must(false, "%d of %d bytes from position %d are wrong, the first at %d: %x, not %x", n, len(b), at, at+int64(first), got, want)
 	e.mu.Lock()
 	e.report.WrongBytes += int64(n)
@@ -258,7 +258,7 @@ func (e *end) last() {
 	}
 }
 
-// afterClose looks at what a closed connection says. It ends the last Peek.
+// afterClose checks the calls on a closed connection. It ends the last Peek.
 func (e *end) afterClose() {
 	b := make([]byte, 1)
 	n, err := e.c.Read(b)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/pattern"
 	"github.com/stretchr/testify/require"
 )
 
@@ -48,12 +49,12 @@ var endings = map[string]func(c *ctnet.Conn){
 	"CloseTwice": func(c *ctnet.Conn) { c.CloseWrite(); c.Close() },
 }
 
-// TestNothingAfterTheEnd ends the stream while each of the calls writes. Once the reader is
-// told, there is nothing more to be read.
+// TestNothingAfterTheEnd ends the stream while each of the calls writes. Once the reader has got
+// the end, it reads nothing more.
 func TestNothingAfterTheEnd(t *testing.T) {
 	eachPlace(t, ctnet.ListenConfig{}, func(t *testing.T, p place) {
 		data := make([]byte, burst)
-		patternOf(0, 0, client).fill(data, 0)
+		pattern.Of(0, 0, client).Fill(data, 0)
 		tried, wrong, sum := 0, map[string]int{}, 0
 		for range tries(100, 1_000_000/len(bursts)/len(endings)) {
 			for way, write := range bursts {
@@ -104,14 +105,14 @@ func readOn(c net.Conn, written func()) (n int, err error) {
 		}
 		pause(10)
 	}
-	if wrong, first := patternOf(0, 0, client).wrong(b[:n], 0); wrong > 0 {
+	if wrong, first := pattern.Of(0, 0, client).Wrong(b[:n], 0); wrong > 0 {
 		err = fmt.Errorf("%d bytes are wrong, the first at %d", wrong, first)
 	}
 	return n, err
 }
 
-// TestWriteAgainstClose has the other end closed while each of the calls writes. If bytes
-// that are said to be written were not read, this end is told of a reset.
+// TestWriteAgainstClose closes the other end while each of the calls writes. If bytes that count
+// as written were not read, this end gets a reset.
 func TestWriteAgainstClose(t *testing.T) {
 	eachPlace(t, ctnet.ListenConfig{}, func(t *testing.T, p place) {
 		data := make([]byte, burst)

@@ -1,9 +1,9 @@
 // Package integrity tests that no byte is wrong, none is lost, and no call hangs.
 //
-// TestTraffic makes connections of every shape from a seed, has both ends use them in all
-// ways that there are, and holds the outcome to rules (rules_test.go). Every byte depends
-// on its connection, direction and position (pattern_test.go), so that stale, zero, swapped
-// and repeated bytes all show. The other tests try single moments again and again.
+// TestTraffic makes connections of every shape from a seed, lets both ends use them in all
+// ways, and checks the outcome by rules (rules_test.go). Every byte depends on its
+// connection, direction and position (pattern_test.go), so that stale, zero, swapped and
+// repeated bytes all show. The other tests try single moments again and again.
 //
 // Each test takes a second or so, and with -integrity.time as long as that says:
 //
@@ -35,7 +35,7 @@ var roles = map[string]func(){}
 
 func TestMain(m *testing.M) { harness.Main(m, roles) }
 
-// limit is the longest that anything takes, on a busy machine too, if nothing hangs.
+// limit is the longest time of any try, on a busy machine too, if nothing hangs.
 const limit = time.Minute
 
 // briefly is the longest that a test tries something without -integrity.time. Under the
@@ -76,8 +76,8 @@ func within(t testing.TB, what string, f func()) {
 	harness.RequireWithin(t, limit, done, what)
 }
 
-// crowd has more threads than there are CPUs until the test's end, so that the kernel stops
-// one anywhere, and others go on.
+// crowd runs more threads than there are CPUs until the test's end, so that the kernel stops
+// threads at any point while others go on.
 func crowd(t *testing.T) {
 	before := runtime.GOMAXPROCS(16)
 	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
@@ -90,7 +90,7 @@ func pause(most int) {
 	}
 }
 
-// A place is a listener and what reaches it.
+// A place is a listener and a dialer that reaches it.
 type place struct {
 	ln     *ctnet.Listener
 	dialer ctnet.Dialer

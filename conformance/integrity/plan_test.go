@@ -5,6 +5,8 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"time"
+
+	"cutthrough.example/internal/pattern"
 )
 
 // The sides of a connection. What a side writes goes in the direction of its number.
@@ -101,7 +103,7 @@ func upTo(rnd *rand.Rand, most int) int {
 }
 
 // pattern returns that of what a side writes.
-func (p *plan) pattern(side int) pattern { return patternOf(p.seed, p.number, side) }
+func (p *plan) pattern(side int) pattern.Pattern { return pattern.Of(p.seed, p.number, side) }
 
 // rnd returns a source for one goroutine of a side.
 func (p *plan) rnd(side, goroutine int) *rand.Rand {

@@ -37,7 +37,7 @@ const (
 	deadline  = "deadline"
 )
 
-// judge returns what is wrong with a connection, by what both sides say. These are the
+// judge returns what is wrong with a connection, by the reports of both sides. These are the
 // rules beside the ones that a side checks by itself: that every byte is the right one, that
 // nothing is read after the end, that an error is one that there was reason for.
 func judge(network string, r [2]report) (wrong []string) {

@@ -11,6 +11,7 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/pattern"
 	"github.com/stretchr/testify/require"
 )
 
@@ -19,7 +20,7 @@ func init() { roles["upload"] = uploadRole }
 // upload writes the bytes of a connection, beginning with its number.
 func upload(c net.Conn, number uint64, size int) error {
 	b := make([]byte, size)
-	patternOf(0, number, client).fill(b, 0)
+	pattern.Of(0, number, client).Fill(b, 0)
 	binary.BigEndian.PutUint64(b, number)
 	_, err := c.Write(b)
 	return err
@@ -32,7 +33,7 @@ func download(c net.Conn, size int) (wrong int, err error) {
 		return size, err
 	}
 	number := binary.BigEndian.Uint64(b)
-	wrong, _ = patternOf(0, number, client).wrong(b[8:], 8)
+	wrong, _ = pattern.Of(0, number, client).Wrong(b[8:], 8)
 	if n, err := c.Read(b); n != 0 || err != io.EOF {
 		return wrong, fmt.Errorf("after %d bytes: %d more, %v", size, n, err)
 	}

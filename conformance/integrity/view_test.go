@@ -8,19 +8,20 @@ import (
 
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/pattern"
 	"github.com/stretchr/testify/require"
 )
 
 // TestViewOutlivesClose keeps a view from Peek while the connection is closed at both ends,
-// and new ones take every slot that is free. The view shows the same bytes until the Read
-// that must follow; then the memory is let go of.
+// and new ones use every free slot. The view shows the same bytes until the Read that must
+// follow; then the end lets go of its memory.
 func TestViewOutlivesClose(t *testing.T) {
 	const size = 4096
 	eachPlace(t, ctnet.ListenConfig{ReadBuffer: size, WriteBuffer: size}, func(t *testing.T, p place) {
 		tried, sum := 0, 0
 		for try := range tries(500, 1_000_000) {
-			pattern, b := patternOf(0, uint64(try), client), make([]byte, size)
-			pattern.fill(b, 0)
+			pattern, b := pattern.Of(0, uint64(try), client), make([]byte, size)
+			pattern.Fill(b, 0)
 			c, s := p.connect(t)
 			_, err := c.Write(b)
 			require.NoError(t, err)
@@ -43,7 +44,7 @@ func TestViewOutlivesClose(t *testing.T) {
 					s.Close()
 				}
 				p.requireConns(t, 1)
-				wrong, _ := pattern.wrong(view, 0)
+				wrong, _ := pattern.Wrong(view, 0)
 				sum += wrong
 			}
 			_, err = s.Read(b)
@@ -55,8 +56,8 @@ func TestViewOutlivesClose(t *testing.T) {
 	})
 }
 
-// TestPeekAgainstClose has one goroutine in Peek while another one closes the connection
-// and reads. The memory is let go of once: with the other end open, a connection is there.
+// TestPeekAgainstClose calls Peek in one goroutine while another one closes the connection and
+// reads. The end lets go of its memory once: with the other end open, a connection is there.
 func TestPeekAgainstClose(t *testing.T) {
 	const size = 64 << 10
 	eachPlace(t, ctnet.ListenConfig{ReadBuffer: size, WriteBuffer: size}, func(t *testing.T, p place) {

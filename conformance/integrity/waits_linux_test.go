@@ -36,8 +36,8 @@ func requireIdle(t testing.TB) {
 	})
 }
 
-// TestPeekAgainstReserve has both ends wait for what they can't both have. They sleep, and
-// each can be ended.
+// TestPeekAgainstReserve lets both ends wait for what they can't both have. They sleep, and each
+// wait can be ended.
 func TestPeekAgainstReserve(t *testing.T) {
 	for name, end := range map[string]func(c, s *ctnet.Conn){
 		"deadline": func(c, s *ctnet.Conn) {
@@ -71,8 +71,8 @@ func TestPeekAgainstReserve(t *testing.T) {
 	}
 }
 
-// TestReserveNothing has Reserve(0) return what there is, which is one byte, as Reserve(1)
-// does.
+// TestReserveNothing calls Reserve(0), which returns the room that there is, one byte, as
+// Reserve(1) does.
 func TestReserveNothing(t *testing.T) {
 	eachPlace(t, smallest, func(t *testing.T, p place) {
 		for _, n := range []int{1, 0} {
@@ -94,7 +94,7 @@ func TestReserveNothing(t *testing.T) {
 	})
 }
 
-// TestBufferedWhileReading asks how much is buffered while a Read waits.
+// TestBufferedWhileReading calls Buffered while a Read waits.
 func TestBufferedWhileReading(t *testing.T) {
 	eachPlace(t, smallest, func(t *testing.T, p place) {
 		c, s := p.connect(t)

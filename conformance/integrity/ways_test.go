@@ -5,9 +5,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"runtime"
+
+	"cutthrough.example/internal/pattern"
 )
 
-// readers are the ways to read. Each returns how many bytes it took.
+// readers are the ways to read. Each returns how many bytes it has read.
 var readers = []func(e *end, rnd *rand.Rand) (int64, error){
 	func(e *end, rnd *rand.Rand) (int64, error) { return e.read(upTo(rnd, 64<<10)) },
 	func(e *end, rnd *rand.Rand) (int64, error) { return e.read(e.plan.fifo[1-e.side]) },
@@ -46,7 +48,7 @@ var readers = []func(e *end, rnd *rand.Rand) (int64, error){
 	},
 }
 
-// whole makes the nil of a copy that went to the end io.EOF.
+// whole returns io.EOF for the nil of a copy up to the end of the stream.
 func whole(err error) error {
 	if err == nil {
 		return io.EOF
@@ -63,7 +65,7 @@ func (e *end) read(n int) (int64, error) {
 	return int64(n), err
 }
 
-// A sink takes and checks a number of bytes, and then has enough.
+// A sink accepts and checks a number of bytes, and then fails.
 type sink struct {
 	e    *end
 	at   int64
@@ -93,7 +95,7 @@ func (s *sink) Write(b []byte) (n int, err error) {
 var writers = []func(e *end, rnd *rand.Rand, most int) (int64, error){
 	func(e *end, rnd *rand.Rand, most int) (int64, error) {
 		b := make([]byte, min(most, upTo(rnd, 4*e.plan.fifo[e.side])))
-		e.plan.pattern(e.side).fill(b, e.report.Wrote)
+		e.plan.pattern(e.side).Fill(b, e.report.Wrote)
 		n, err := e.c.Write(b)
 		e.must((n == len(b)) == (err == nil), "Write of %d bytes: %d, %v", len(b), n, err)
 		return int64(n), err
@@ -115,7 +117,7 @@ func (e *end) reserve(rnd *rand.Rand, most, want int) (int64, error) {
 	}
 	e.must(len(room) >= max(want, 1), "Reserve(%d) has %d", want, len(room))
 	n := min(most, rnd.IntN(len(room)+1))
-	e.plan.pattern(e.side).fill(room[:n], e.report.Wrote)
+	e.plan.pattern(e.side).Fill(room[:n], e.report.Wrote)
 	if rnd.IntN(4) == 0 {
 		runtime.Gosched()
 	}
@@ -127,7 +129,7 @@ func (e *end) reserve(rnd *rand.Rand, most, want int) (int64, error) {
 
 // A source has a number of bytes.
 type source struct {
-	pattern pattern
+	pattern pattern.Pattern
 	at      int64
 	left    int
 	rnd     *rand.Rand
@@ -145,7 +147,7 @@ func (s *source) Read(b []byte) (n int, err error) {
 		runtime.Gosched()
 		n = upTo(s.rnd, n)
 	}
-	s.pattern.fill(b[:n], s.at)
+	s.pattern.Fill(b[:n], s.at)
 	s.at += int64(n)
 	s.left -= n
 	return n, nil

@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownDirectory has this process, and those that it starts from now on, find each
-// other in a directory that the test has for itself.
+// ownDirectory gives this process, and processes that it starts from now on, a directory of the
+// test's own.
 func ownDirectory(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ctnet-test-")
@@ -70,8 +70,8 @@ func listenEcho(t *testing.T, a *ctnet.App, network, address, label string) *ser
 	return serveEcho(t, ln, label)
 }
 
-// TestLeftovers kills a listener's process, and finds the address to be nobody's:
-// for those who knew the process, and for those who did not.
+// TestLeftovers kills a listener's process. The address then has no listener, for applications
+// that were connected to the process and for others.
 func TestLeftovers(t *testing.T) {
 	for network, address := range map[string]string{
 		"tcp":  "127.0.0.1:0",
@@ -136,8 +136,8 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
-// TestLeftoverOfOneAddress kills a listener on one address, and finds one on all
-// addresses that comes after it on the same port.
+// TestLeftoverOfOneAddress kills a listener on one address, and then dials a listener on all
+// addresses with the same port.
 func TestLeftoverOfOneAddress(t *testing.T) {
 	leaveNothing(t)
 	dir := ownDirectory(t)
@@ -156,8 +156,8 @@ func TestLeftoverOfOneAddress(t *testing.T) {
 	require.NoError(t, live.drain())
 }
 
-// impostors are what may be found in the place of a listener's socket. Each makes it
-// at a path. The slow ones are those that have a Dial wait.
+// impostors make something else in the place of a listener's socket. The slow ones let a Dial
+// wait.
 var impostors = []struct {
 	name string
 	slow bool
@@ -232,9 +232,9 @@ func attend(t *testing.T, ln net.Listener, visit func(net.Conn)) {
 	}()
 }
 
-// TestImpostor has something else in the place of a listener's socket. Dials find
+// TestImpostor puts something else in the place of a listener's socket. Dials find
 // the listener through the kernel, after a moment at most, and later ones at once.
-// When the listener is in its place again so is the cut-through.
+// When the listener's socket is back, Dials use the cut-through again.
 func TestImpostor(t *testing.T) {
 	for _, what := range impostors {
 		t.Run(what.name, func(t *testing.T) {
@@ -281,8 +281,8 @@ func TestImpostor(t *testing.T) {
 	}
 }
 
-// TestImpostorGoes has the listener come back while a Dial waits for the impostor.
-// What that one finds out says nothing of the listener.
+// TestImpostorGoes puts the listener's socket back while a Dial waits for the impostor. The result
+// of that Dial must not count for the listener.
 func TestImpostorGoes(t *testing.T) {
 	leaveNothing(t)
 	dir := ownDirectory(t)
@@ -312,15 +312,15 @@ func TestImpostorGoes(t *testing.T) {
 	<-visited
 	change(t, dir)
 	require.NoError(t, os.Rename(aside, path))
-	// Of another size, so it does not wait for that one.
+	// Of another size, so it does not share that Dial's handshake.
 	requireReaches(t, "cut real", (&ctnet.Dialer{App: client, ReadBuffer: ctnet.MinBuffer}).Dial, "tcp", at)
 	require.NoError(t, <-waiting)
 	requireReaches(t, "cut real", (&ctnet.Dialer{App: client}).Dial, "tcp", at)
 	require.NoError(t, ln.drain())
 }
 
-// TestImpostorOfOtherUser has another user's process in the place of a listener's
-// socket. Nothing is said to it.
+// TestImpostorOfOtherUser puts another user's process in the place of a listener's socket. A
+// client sends nothing to it.
 func TestImpostorOfOtherUser(t *testing.T) {
 	requireRoot(t)
 	leaveNothing(t)
@@ -350,7 +350,7 @@ func TestImpostorOfOtherUser(t *testing.T) {
 	require.NoError(t, os.Rename(aside, path))
 	requireReaches(t, "cut real", d.Dial, "tcp", at)
 
-	// One who decides what is in the directory could do that at any time.
+	// A user who can write to the directory could do that at any time.
 	require.NoError(t, os.Chown(dir, stranger, stranger))
 	requireReaches(t, "kernel real", (&ctnet.Dialer{App: harness.NewApp(t)}).Dial, "tcp", at)
 	_, err = (&ctnet.Dialer{App: harness.NewApp(t), Path: ctnet.CutThrough}).Dial("tcp", at)
@@ -358,8 +358,8 @@ func TestImpostorOfOtherUser(t *testing.T) {
 	require.NoError(t, ln.drain())
 }
 
-// TestNotAllowed has clients that a listener does not allow. They get the kernel's
-// socket, and hear nothing of it.
+// TestNotAllowed dials from clients that a listener does not allow. They get the kernel's socket,
+// and no error.
 func TestNotAllowed(t *testing.T) {
 	for network, address := range restartNetworks(t) {
 		t.Run(network, func(t *testing.T) {
@@ -380,7 +380,7 @@ func TestNotAllowed(t *testing.T) {
 	}
 }
 
-// TestOtherUser has a client of another user, which may look into the directory.
+// TestOtherUser dials as another user, which can read the directory.
 func TestOtherUser(t *testing.T) {
 	requireRoot(t)
 	leaveNothing(t)
@@ -422,8 +422,8 @@ func startStranger(t *testing.T, said *bytes.Buffer) *puppet {
 	})
 }
 
-// TestServerStopped stops a server's process. Dials get a connection of the
-// kernel's, which waits for the process to go on, after a moment at most.
+// TestServerStopped stops a server's process. After a moment at most, Dials get a connection of
+// the kernel's, which waits until the process goes on.
 func TestServerStopped(t *testing.T) {
 	for network, address := range restartNetworks(t) {
 		t.Run(network, func(t *testing.T) {
@@ -474,7 +474,7 @@ func TestServerStopped(t *testing.T) {
 }
 
 // TestNoDirectory has a process whose directory can't be used. It listens without the
-// cut-through, and says so once.
+// cut-through, and logs that once.
 func TestNoDirectory(t *testing.T) {
 	parent := func(t *testing.T) string {
 		dir, err := os.MkdirTemp("", "ctnet-test-")
@@ -590,8 +590,8 @@ func (p *puppet) dir() string {
 	return ""
 }
 
-// TestKernelOnly has a process whose environment turns the cut-through off. Network
-// "ct" is not concerned.
+// TestKernelOnly starts a process whose environment turns the cut-through off. That has no effect
+// on network "ct".
 func TestKernelOnly(t *testing.T) {
 	leaveNothing(t)
 	dir := ownDirectory(t)
@@ -623,9 +623,8 @@ func TestKernelOnly(t *testing.T) {
 	}
 }
 
-// BenchmarkDialDecision is what Dials to a server without ctnet cost more than those
-// of package net, when it is known that there is no ctnet, and when the directory
-// has changed since.
+// BenchmarkDialDecision measures how much more a Dial to a server without ctnet costs than with
+// package net: when the absence is remembered, and when the directory has changed since.
 func BenchmarkDialDecision(b *testing.B) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)

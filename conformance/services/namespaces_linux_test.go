@@ -1,5 +1,5 @@
-// Package services tests what befalls services that run for long: they are restarted,
-// killed, moved to namespaces of their own, and find what others have left.
+// Package services tests events in the life of services that run for long: they are restarted,
+// killed, moved to namespaces of their own, and find files that other processes have left.
 package services
 
 import (
@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 type puppet struct {
 	t       testing.TB
 	cmd     *exec.Cmd // nil if another puppet has started it
-	pid     int       // as that one, or the test, knows it
+	pid     int       // in the PID namespace of its parent
 	control *net.UnixConn
 	killed  bool
 }
@@ -72,7 +72,7 @@ func tryPuppet(t testing.TB, change func(*exec.Cmd)) (*puppet, error) {
 
 // puppetCommand is the command for a puppet, with its end of the control socket.
 func puppetCommand(control *os.File) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe") // also for those who can't look where it is
+	cmd := exec.Command("/proc/self/exe") // works also for users who can't read its directory
 	// The race detector would have it wait for a second at its end.
 	cmd.Env = append(os.Environ(), harness.RoleEnv+"=puppet")
 	cmd.Stderr = os.Stderr
@@ -224,8 +224,7 @@ func (p *puppet) start(flags uintptr) *puppet {
 	return child
 }
 
-// leaveNothing sees to it that at the end of the test there is no more of anything
-// than there is now.
+// leaveNothing checks at the end of the test that nothing has leaked since.
 func leaveNothing(t testing.TB) {
 	t.Helper()
 	before := harness.MeasureIdle(t)
@@ -361,7 +360,7 @@ func (s *stage) obey(args []string, file *os.File) (answer string, err error) {
 			}
 		}()
 		return "unshared", <-entered
-	case "thread": // an order for that one
+	case "thread": // an order for that thread
 		done := make(chan struct{})
 		s.thread <- func() {
 			defer close(done)
@@ -439,7 +438,7 @@ func dialBy(path, network, address string) (net.Conn, error) {
 	return d.Dial(network, address)
 }
 
-// A served is a listener with what comes of it.
+// A served is a listener with its connections.
 type served struct {
 	ln    net.Listener
 	conns sync.WaitGroup
@@ -532,7 +531,7 @@ func wayOf(c net.Conn) string {
 	return "kernel"
 }
 
-// exchange has random bytes come back.
+// exchange sends random bytes, which must come back.
 func exchange(c net.Conn) error {
 	sent := make([]byte, 1+rand.IntN(1<<(1+rand.IntN(15))))
 	for i := range sent {
@@ -635,8 +634,7 @@ func addVeth(name, peer string, pid int) error {
 }
 
 // startApart starts a puppet in new namespaces, with its loopback up if it has one
-// of its own. Users who may not make any have them in a user namespace, where they
-// are root.
+// of its own. A user who may not make namespaces makes them in a user namespace, as its root.
 func startApart(t *testing.T, flags uintptr, change func(*exec.Cmd)) *puppet {
 	t.Helper()
 	if change == nil {
@@ -669,7 +667,7 @@ func startApart(t *testing.T, flags uintptr, change func(*exec.Cmd)) *puppet {
 	return p
 }
 
-// requireRefused requires that nobody is found at an address, by either path.
+// requireRefused requires that there is no listener at an address, by either path.
 func requireRefused(t *testing.T, p *puppet, prefix []string, network, address string) {
 	t.Helper()
 	for path := range paths {
@@ -708,7 +706,7 @@ func TestNetworkNamespaces(t *testing.T) {
 				label  string
 			}{{a, nil, "a"}, {b, nil, "b"}, {a, []string{"thread"}, "thread"}}
 			for i, place := range places {
-				// Those who listen elsewhere are not to be found.
+				// Listeners in other namespaces are not found.
 				for _, other := range places[i:] {
 					requireRefused(t, other.p, other.prefix, network, dial)
 				}
@@ -819,7 +817,7 @@ func TestOtherHost(t *testing.T) {
 	require.Equal(t, "kernel a", fromB(toA))
 	require.Equal(t, "cut b", fromB(toB))
 
-	// Network "ct" is not the kernel's: who shares the directory can connect.
+	// Network "ct" is not the kernel's: processes that share the directory can connect.
 	b.do("listen", "ctnet", "ct", t.Name(), "ct", "echo")
 	require.Equal(t, "cut ct", a.do("dial", "any", "ct", t.Name()))
 }

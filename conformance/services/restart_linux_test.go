@@ -40,7 +40,7 @@ func successor(old *puppet, label string) *puppet {
 	return startPuppet(old.t, func(cmd *exec.Cmd) { cmd.ExtraFiles = append(cmd.ExtraFiles, f) })
 }
 
-// leave has a process end in which nothing is left to do.
+// leave ends a process that has nothing left to do.
 func (p *puppet) leave() {
 	p.t.Helper()
 	require.Equal(p.t, "drained", p.answer())
@@ -118,7 +118,7 @@ func (w *crowd) end() map[string]int {
 	return w.answers
 }
 
-// proceed waits until each client has made so many further calls.
+// proceed waits until each client has made this number of further calls.
 func (w *crowd) proceed(calls int64) {
 	w.t.Helper()
 	was := make([]int64, len(w.calls))
@@ -156,7 +156,7 @@ func warmProcess(t *testing.T) {
 }
 
 // echoCrowd starts clients that dial, have bytes come back, and close. A quarter of
-// them are applications of their own, and a quarter take the kernel's socket.
+// them are applications of their own, and a quarter use the kernel's socket.
 func echoCrowd(t *testing.T, network, address string) *crowd {
 	return newCrowd(t, crowdSize, func(i int) (func() (string, error), func()) {
 		dial := ctnet.Dial
@@ -306,8 +306,8 @@ func requireReaches(t *testing.T, want string, dial func(network, address string
 }
 
 // requireCutSoon requires that Dials reach this listener, and by the cut-through: at
-// once, unless there is so much to do that one Dial took too long, which an
-// application remembers for some seconds.
+// once, unless the machine is so busy that one Dial took too long, which an application remembers
+// for some seconds.
 func requireCutSoon(t *testing.T, label string, dial func(network, address string) (net.Conn, error), network, address string) {
 	t.Helper()
 	harness.Eventually(t, func() bool {
@@ -322,9 +322,9 @@ func requireCutSoon(t *testing.T, label string, dial func(network, address strin
 	})
 }
 
-// TestRestart has a server replaced by another process, and that one again, and so
-// on, while clients call it all the time. No call fails. The connections that a
-// server has stay until their clients end them.
+// TestRestart replaces a server by another process again and again, while clients call it all
+// the time. No call fails. The connections that a server has stay until their clients end
+// them.
 func TestRestart(t *testing.T) {
 	for network, address := range restartNetworks(t) {
 		t.Run(network, func(t *testing.T) {
@@ -359,7 +359,7 @@ func TestRestart(t *testing.T) {
 }
 
 // TestRestartWaiting has connections wait to be accepted when the listener is handed
-// over and closed: none is lost. Whoever has been asked for one serves it.
+// over and closed: none is lost. The process that was asked for a connection serves it.
 func TestRestartWaiting(t *testing.T) {
 	for network, address := range restartNetworks(t) {
 		t.Run(network, func(t *testing.T) {
@@ -403,8 +403,8 @@ func TestRestartWaiting(t *testing.T) {
 	}
 }
 
-// TestListenerMadeBlocking has the socket made blocking by one who shares it, which
-// neither Accept nor Close notice.
+// TestListenerMadeBlocking makes the socket blocking in a process that shares it. Neither Accept
+// nor Close is affected.
 func TestListenerMadeBlocking(t *testing.T) {
 	for network, address := range restartNetworks(t) {
 		t.Run(network, func(t *testing.T) {
@@ -437,8 +437,8 @@ func TestListenerMadeBlocking(t *testing.T) {
 	}
 }
 
-// TestRestartOfStopped has a server replaced that is stopped. The new one has the
-// address within a moment, and when the old one goes on so do its connections.
+// TestRestartOfStopped replaces a server that is stopped. The new one has the address within a
+// moment, and when the old one goes on, its connections do too.
 func TestRestartOfStopped(t *testing.T) {
 	for network, address := range restartNetworks(t) {
 		t.Run(network, func(t *testing.T) {
@@ -483,8 +483,8 @@ func TestRestartOfStopped(t *testing.T) {
 	}
 }
 
-// patience is how long a Dial waits for one who does not answer, and slack what it
-// may take longer when there is much to do.
+// patience is how long a Dial waits for a listener that does not answer, and slack is how much
+// longer it may take on a busy machine.
 const (
 	patience = 250 * time.Millisecond
 	slack    = time.Second
@@ -492,7 +492,7 @@ const (
 
 // serveHTTP prepares a server that answers with a label and the digest of the
 // request's body. Shutdown drops the connections whose first request has not been
-// read, so those are counted among the connections to be waited for before.
+// read, so these are counted among the connections to wait for before.
 func (l *served) serveHTTP(label string) {
 	l.fresh = make(map[net.Conn]bool)
 	known := func(c net.Conn) {
@@ -584,7 +584,7 @@ func webCrowd(t *testing.T, network, address string) *crowd {
 	})
 }
 
-// TestRestartHTTP has servers of net/http replaced. No request fails.
+// TestRestartHTTP replaces servers of net/http. No request fails.
 func TestRestartHTTP(t *testing.T) {
 	for network, address := range restartNetworks(t) {
 		t.Run(network, func(t *testing.T) {

@@ -1,4 +1,4 @@
-// Package asuser has tests do a part of their work as another user.
+// Package asuser lets a test do a part of its work as another user.
 package asuser
 
 import (
@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Do calls f on a thread whose effective user is uid. What f does to files
-// it does as before, except that it has no privileges.
+// Do calls f on a thread whose effective user is uid. The thread accesses files as the own
+// user, but without privileges.
 func Do(t testing.TB, uid int, f func()) {
 	t.Helper()
 	const same = ^uintptr(0)

@@ -1,5 +1,5 @@
-// Package hostnet asks the kernel about its own network: namespaces, addresses, ports, and
-// the sockets of listeners that package net has made.
+// Package hostnet asks the kernel about its network: namespaces, addresses, ports, and the
+// sockets of listeners that package net has made.
 package hostnet
 
 import (
@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// IsHere reports whether an address belongs to this host: the kernel reaches
-// such a one from the same address. Nothing is sent.
+// IsHere reports whether an address belongs to this host: then the local address of a UDP
+// socket that is connected to it is the same address. Nothing is sent.
 func IsHere(ip netip.Addr) bool {
 	if ip.IsLoopback() {
 		return true
@@ -23,18 +23,20 @@ func IsHere(ip netip.Addr) bool {
 	return local.Unmap() == ip
 }
 
-// OnlyIPv6 reports whether a listener on all addresses of IPv6 does not take IPv4.
+// OnlyIPv6 reports whether a listener on all addresses of IPv6 does not accept IPv4. It returns
+// true if that can't be found out.
 func OnlyIPv6(kernel net.Listener) bool {
 	raw := rawConn(kernel)
 	if raw == nil {
-		return true // it may not
+		return true
 	}
 	only := true
 	raw.Control(func(fd uintptr) { only = socketOnlyIPv6(fd) })
 	return only
 }
 
-// rawConn returns the socket of a listener of the kernel's, or nil if it can't be had.
+// rawConn returns the socket of a listener of the kernel's, or nil if the listener doesn't give
+// access to it.
 func rawConn(kernel net.Listener) syscall.RawConn {
 	c, ok := kernel.(syscall.Conn)
 	if !ok {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NetNamespace returns the identity of the network namespace that the calling
-// thread is in. An address means something else in another one.
+// NetNamespace returns the identity of the calling thread's network namespace. The same address
+// in another namespace is another place.
 func NetNamespace() (id string, ok bool) {
 	var b [64]byte
 	n, err := unix.Readlink("/proc/thread-self/ns/net", b[:]) // net:[4026531833]
@@ -32,12 +32,12 @@ var ownNamespace = sync.OnceValue(func() string {
 	return id
 })
 
-// manyNamespaces is set when a thread was seen that is in another one.
+// manyNamespaces is set when a thread was seen in another namespace than ownNamespace.
 var manyNamespaces atomic.Bool
 
-// LikelyNamespace returns what NetNamespace most likely does, without asking the kernel,
-// which is most of what a Dial costs that finds nothing. Verify it with NetNamespace before
-// trusting what was found by it.
+// LikelyNamespace returns the result that [NetNamespace] most likely has, without asking the
+// kernel, which is a large part of the cost of a Dial that finds no listener. Verify the namespace
+// with NetNamespace before you trust a listener that was found with it.
 func LikelyNamespace() (id string, ok bool) {
 	if id = ownNamespace(); id == "" || manyNamespaces.Load() {
 		return NetNamespace()
@@ -45,8 +45,8 @@ func LikelyNamespace() (id string, ok bool) {
 	return id, true
 }
 
-// Pending returns a function that reports whether a listener of the kernel's has
-// a connection to be accepted, or nil if that can't be told.
+// Pending returns a function that reports whether a listener of the kernel's has a connection
+// to accept. It returns nil if the listener doesn't give access to its socket.
 func Pending(kernel net.Listener) func() bool {
 	raw := rawConn(kernel)
 	if raw == nil {
@@ -62,10 +62,10 @@ func Pending(kernel net.Listener) func() bool {
 	}
 }
 
-// KeepNonblocking returns a function that makes a listener of the kernel's
-// non-blocking, should it have become blocking. That is a property of the socket, so
-// a process with a duplicate can change it, and os/exec and os.File.Fd do. An accept
-// that finds no connection would then hold up a thread, and Close would wait for it.
+// KeepNonblocking returns a function that makes a listener of the kernel's non-blocking again
+// if it has become blocking. The mode belongs to the socket, so a process with a duplicate can
+// change it, and os/exec and os.File.Fd do so. An accept that finds no connection would then
+// block a thread, and Close would wait for it.
 func KeepNonblocking(kernel net.Listener) func() {
 	raw := rawConn(kernel)
 	if raw == nil {
@@ -86,8 +86,8 @@ func socketOnlyIPv6(fd uintptr) bool {
 	return err != nil || v != 0
 }
 
-// SocketFile returns what identifies the socket file at a path, which may have other paths
-// too. It is ECONNREFUSED if that is another kind of file.
+// SocketFile returns the identity of the socket file at a path, which is the same for all paths
+// of the file. The error is ECONNREFUSED if the file is of another kind.
 func SocketFile(path string) (id string, err error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -99,8 +99,8 @@ func SocketFile(path string) (id string, err error) {
 	return fmt.Sprintf("%d:%d", st.Dev, st.Ino), nil
 }
 
-// MayConnect returns the error that the kernel has for a connect to a socket file that this
-// process may not write to.
+// MayConnect returns the error of a connect to a socket file if this process may not write to
+// the file.
 func MayConnect(path string) error {
 	return unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS)
 }

@@ -44,7 +44,7 @@ func TestSocketFile(t *testing.T) {
 	require.ErrorIs(t, MayConnect(dir+"/none"), os.ErrNotExist)
 }
 
-// TestListeners asks about listeners what is known of them.
+// TestListeners checks the functions about listeners.
 func TestListeners(t *testing.T) {
 	leakcheck.Check(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -68,7 +68,7 @@ func TestListeners(t *testing.T) {
 	require.NotZero(t, flags&syscall.O_NONBLOCK)
 }
 
-// TestOnlyIPv6 has a listener on all addresses of IPv6, with IPv4's and without.
+// TestOnlyIPv6 listens on all addresses of IPv6, with IPv4 and without.
 func TestOnlyIPv6(t *testing.T) {
 	for network, want := range map[string]bool{"tcp": false, "tcp6": true} {
 		ln, err := net.Listen(network, "[::]:0")
@@ -106,7 +106,7 @@ func TestNamespace(t *testing.T) {
 }
 
 func TestPorts(t *testing.T) {
-	require.Greater(t, FreePorts().Count(), 1000)
+	require.Greater(t, NonEphemeralPorts().Count(), 1000)
 	rs := Ports{{1024, 1025}, {60000, 60000}}
 	require.Equal(t, 3, rs.Count())
 	for i, want := range []uint32{1024, 1025, 60000} {

@@ -7,13 +7,13 @@ import (
 	"path/filepath"
 )
 
-// NetNamespace returns the same for all: there is one network.
+// NetNamespace returns the same for all threads: there is only one namespace.
 func NetNamespace() (id string, ok bool) { return "", true }
 
 // LikelyNamespace is NetNamespace.
 func LikelyNamespace() (id string, ok bool) { return NetNamespace() }
 
-// Pending can't tell.
+// Pending returns nil: the socket can't be asked.
 func Pending(kernel net.Listener) func() bool { return nil }
 
 // KeepNonblocking returns a function that does nothing.
@@ -21,10 +21,10 @@ func KeepNonblocking(kernel net.Listener) func() { return func() {} }
 
 func socketOnlyIPv6(fd uintptr) bool { return true }
 
-// SocketFile returns what identifies the socket file at a path, within this process.
+// SocketFile returns an identity of the socket file at a path, for use within this process.
 func SocketFile(path string) (id string, err error) { return filepath.Abs(path) }
 
-// MayConnect returns nil: what the file is found by is private to this process.
+// MayConnect returns nil: only this process finds a listener by the file.
 func MayConnect(path string) error { return nil }
 
 // IsAbstract returns false: only Linux has the abstract namespace.

@@ -6,25 +6,26 @@ import (
 	"sync"
 )
 
-// PortRange is a range of ports that the kernel leaves to programs.
+// PortRange is a range of ports, both ends included.
 type PortRange struct{ First, Last uint32 }
 
 // Ports are ranges of ports.
 type Ports []PortRange
 
-// FreePorts returns the ports from 1024 that are not the kernel's to choose.
-var FreePorts = sync.OnceValue(func() (free Ports) {
-	lo, hi := uint32(32768), uint32(60999) // as Linux has it by default
+// NonEphemeralPorts returns the ports from 1024 that are outside the kernel's range of ephemeral
+// ports: the kernel never chooses them for a connection.
+var NonEphemeralPorts = sync.OnceValue(func() (ports Ports) {
+	lo, hi := uint32(32768), uint32(60999) // Linux's default
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
 		fmt.Sscan(string(b), &lo, &hi)
 	}
 	if lo > 1024 {
-		free = append(free, PortRange{1024, lo - 1})
+		ports = append(ports, PortRange{1024, lo - 1})
 	}
 	if hi < 65535 {
-		free = append(free, PortRange{hi + 1, 65535})
+		ports = append(ports, PortRange{hi + 1, 65535})
 	}
-	return free
+	return ports
 })
 
 // Count returns how many ports there are.
@@ -44,5 +45,5 @@ func (rs Ports) At(i int) uint32 {
 		}
 		return r.First + uint32(i)
 	}
-	panic("hostnet: no such port") // i is less than count
+	panic("hostnet: no such port") // i must be less than Count
 }

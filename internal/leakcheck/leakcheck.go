@@ -1,5 +1,5 @@
-// Package leakcheck has tests fail that leave anything behind: goroutines, file descriptors
-// or mappings of shared memory.
+// Package leakcheck lets a test fail if it leaks goroutines, file descriptors or mappings of
+// shared memory.
 package leakcheck
 
 import (
@@ -12,15 +12,15 @@ import (
 	"time"
 )
 
-// Patience is how long what ends by itself may take.
+// Patience is how long a test waits for something that ends by itself.
 const Patience = 10 * time.Second
 
-// A Usage is what this process has of what could leak. Where /proc does not tell it is 0.
+// A Usage counts what could leak in this process. A count that needs /proc is 0 without it.
 type Usage struct {
 	FDs, Goroutines, Mappings int
 }
 
-// Now returns what there is now.
+// Now returns the current Usage.
 func Now() Usage {
 	return Usage{countFDs("/proc/self/fd"), runtime.NumGoroutine(), Mappings("ctnet")}
 }
@@ -35,19 +35,19 @@ func countFDs(dir string) int {
 	return len(names)
 }
 
-// Mappings returns how many mappings there are of memory whose name begins with name.
+// Mappings returns the number of mappings of memory whose name begins with name.
 func Mappings(name string) int {
 	maps, _ := os.ReadFile("/proc/self/maps")
 	return strings.Count(string(maps), "memfd:"+name)
 }
 
-// within reports whether there is no more of anything than in limit.
+// within reports whether no count exceeds limit's.
 func (u Usage) within(limit Usage) bool {
 	return u.FDs <= limit.FDs && u.Goroutines <= limit.Goroutines && u.Mappings <= limit.Mappings
 }
 
-// RequireBack waits until there is no more of anything than before, and ends the test if
-// that does not come.
+// RequireBack waits until no count exceeds before's. It ends the test if that takes longer than
+// Patience.
 func RequireBack(t testing.TB, before Usage) {
 	t.Helper()
 	var now Usage
@@ -59,11 +59,11 @@ func RequireBack(t testing.TB, before Usage) {
 	t.Fatalf("leak: before %+v, now %+v\n%s", before, now, Stacks())
 }
 
-// Check has the test fail if there is more of anything after it, and after all that was
-// said to be cleaned up later, than there is now.
+// Check lets the test fail if at its end a count exceeds the current one. Cleanups that are
+// registered after Check run before its comparison.
 func Check(t testing.TB) {
 	t.Helper()
-	// The runtime keeps what it needs to wait for a socket.
+	// The first socket makes the runtime open descriptors that it keeps.
 	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		ln, err = net.Listen("tcp", "127.0.0.1:0")

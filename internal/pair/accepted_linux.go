@@ -18,27 +18,33 @@ type Accepted struct {
 
 	once     sync.Once
 	answered atomic.Bool
-	taken    atomic.Bool // by Take
+	accepted atomic.Bool // by Accept
+	settled  atomic.Bool // it is not counted as a half-open connection any more
 	refused  uint32      // the errno, if it was
 }
 
-// incoming is called by the worker for each Dial, with a reference to the pair
-// that is the connection's.
-func (s *server) incoming(slot segpool.Slot) {
-	if s.conns.get(slot.ID) != nil {
-		// Its client has asked for it again before this was called, which no honest one
-		// does. A second connection in the table would hide the first one for ever.
-		s.table.Refuse(slot, uint32(syscall.EPROTO), func() { s.tell(slot) })
-		s.unref()
+// admit makes the connection for a Dial, if there is one at the slot. The worker calls it, and
+// so the pair has a reference.
+func (s *server) admit(id uint32) {
+	if a := s.conns.get(id); a != nil {
+		// The event came while the slot was not in use, but it may be that of a dialer
+		// that has given up since. And an honest client does not ask again before it was
+		// answered: a second connection in the table would hide the first one for ever.
+		a.notified()
+		return
+	}
+	slot, ok := s.table.Request(id)
+	if !ok {
 		return
 	}
 	number := slot.Number()
 	owner, o, first, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: &s.cred})
 	if errno != 0 {
 		s.table.Refuse(slot, uint32(errno), func() { s.tell(slot) })
-		s.unref()
 		return
 	}
+	s.ref()
+	s.halfOpens.Add(1)
 	slot.SetOrigin(origin)
 	slot.ToServer.Header.ResetConsumer()
 	slot.ToClient.Header.ResetProducer()
@@ -47,7 +53,8 @@ func (s *server) incoming(slot segpool.Slot) {
 	owner.End().Init(slot.ToServer, slot.ToClient, a, s.host.options(o, raceKey(s.peerApp, number), first))
 	s.conns.set(slot.ID, a)
 	s.place.Offer(owner)
-	// If the dialer gave up, or died, before that, its notification found no connection.
+	// The dialer may have given up or died before the connection was in the table. Its
+	// notification found nothing then.
 	if s.dead.Load() {
 		s.cutAccepted(a)
 	} else {
@@ -55,30 +62,47 @@ func (s *server) incoming(slot segpool.Slot) {
 	}
 }
 
-// create has the listener make a connection, and counts it. first is the size of the rings
-// to begin with.
+// create asks the listener to make a connection, and counts it. first is the size with which
+// the connection's rings begin.
 func (s *server) create(from Dialer) (a Accepting, o stream.Options, first int, origin uint64, errno syscall.Errno) {
+	if s.peer.conns.Load() >= int64(s.door.peers.limits.Conns) {
+		return nil, o, 0, 0, syscall.ENOBUFS
+	}
 	if a, o, origin, errno = s.place.Make(from); errno != 0 {
 		return nil, o, 0, 0, errno
 	}
 	first, err := s.host.Account.AddConn(s.table.Geometry())
 	if err != nil {
-		s.place.Released(a)
+		s.place.Forget(a)
 		return nil, o, 0, 0, syscall.ENOBUFS
 	}
+	s.peer.conns.Add(1)
 	return a, o, first, origin, 0
 }
 
-// checkDialer removes the connection from the backlog if its dialer has given up. The
-// dialer notifies after it has said so.
+// notified is called for an event of the connection.
+func (a *Accepted) notified() {
+	a.owner.End().Wake()
+	a.checkDialer()
+}
+
+// settle says that the connection is no half-open one any more.
+func (a *Accepted) settle() {
+	if !a.settled.Swap(true) {
+		a.s.settled()
+	}
+}
+
+// checkDialer removes the connection from the backlog if its dialer has given up. The dialer
+// stores GivenUp before it notifies ([Dialed.LetGo]).
 func (a *Accepted) checkDialer() {
-	if !a.taken.Load() && a.givenUp() {
+	if !a.accepted.Load() && a.givenUp() {
 		a.s.door.l.Withdraw(a.owner)
 	}
 }
 
-// givenUp reports whether the dialer has given up: nobody has the connection, even if
-// it was answered.
+// givenUp reports whether the dialer has given up. Then no user has the dialing end, even if
+// the Dial was answered.
 func (a *Accepted) givenUp() bool {
 	e := a.owner.End()
 	if !e.Enter() {
@@ -89,13 +113,13 @@ func (a *Accepted) givenUp() bool {
 	return st.Use() != a.slot.Use || st.Code() == segpool.GivenUp
 }
 
-// Answer tells the dialer that it is connected. When it returns the dialer has been told;
-// it may be called again.
+// Answer tells the dialer that it is connected. The answer is stored when Answer returns,
+// also if another goroutine has called it. It may be called again.
 func (a *Accepted) Answer() {
 	a.once.Do(func() {
 		e := a.owner.End()
 		if !e.Enter() {
-			return // closed with the application
+			return // by Host.Close
 		}
 		a.slot.SayServer(segpool.Accepted)
 		a.answered.Store(true)
@@ -104,11 +128,12 @@ func (a *Accepted) Answer() {
 	})
 }
 
-// Take answers, and reports whether there is a connection to be accepted: otherwise the
-// dialer has given up, and it was dropped.
-func (a *Accepted) Take() bool {
+// Accept answers the dialer and reports whether the connection can be accepted. If the dialer
+// has given up, Accept drops the connection and returns false.
+func (a *Accepted) Accept() bool {
 	a.Answer()
-	a.taken.Store(true)
+	a.accepted.Store(true)
+	a.settle()
 	if a.givenUp() {
 		a.Drop()
 		return false
@@ -116,37 +141,36 @@ func (a *Accepted) Take() bool {
 	return true
 }
 
-// Drop resets a connection that nobody accepts.
+// Drop resets a connection that will not be accepted.
 func (a *Accepted) Drop() {
-	a.Answer() // a Dial that still waits would not hear of anything else
+	a.Answer() // a Dial that still waits looks only for the answer
 	a.owner.End().Abort()
 }
 
 // Refuse tells the dialer that it is not connected.
 func (a *Accepted) Refuse(errno syscall.Errno) {
-	a.owner.End().Withdraw(func() { a.refused = uint32(errno) })
+	a.owner.End().Refuse(func() { a.refused = uint32(errno) })
 }
 
-// tell notifies the dialer if it waits for the answer: the dialer says ConnectNtf before its
-// last look. Its callers serve other peers too (the worker,
-// Accept) or never wait (Close), so the doorbell is rung apart.
+// tell notifies the dialer if it waits for the answer. The load of ConnectNtf pairs with the
+// store in [Dialed.awaitAnswer].
 func (s *server) tell(slot segpool.Slot) {
 	if slot.ClientState().Code() == segpool.ConnectNtf {
-		s.notifyApart(slot.ID)
+		s.remote.Notify(slot.ID)
 	}
 }
 
-// Notify, NotifyApart, Poller, Trim and Release implement stream.Peer.
+// Notify, CutOff, Poller, Trim and LetGo implement stream.Peer.
 func (a *Accepted) Notify()              { a.s.remote.Notify(a.slot.ID) }
-func (a *Accepted) NotifyApart()         { a.s.notifyApart(a.slot.ID) }
+func (a *Accepted) CutOff()              { a.s.cutOff(corruptFifo) }
 func (a *Accepted) Poller() sched.Poller { return a.s.worker }
 func (a *Accepted) Trim(b []byte)        { a.slot.Trim(b) }
 
-// Release lets go of the slot.
-func (a *Accepted) Release() {
+// LetGo lets go of the slot.
+func (a *Accepted) LetGo() {
 	s := a.s
-	// Out of the table first: once the client may use the slot again, an event
-	// there is a Dial.
+	// Out of the table first: after Free or Refuse the client may use the slot again, and
+	// then an event there is a new Dial.
 	s.conns.set(a.slot.ID, nil)
 	charged := a.owner.End().Charged()
 	if a.refused != 0 {
@@ -154,7 +178,9 @@ func (a *Accepted) Release() {
 	} else {
 		s.table.Free(a.slot)
 	}
+	s.peer.conns.Add(-1)
 	s.host.Account.ForgetConn(charged)
-	s.place.Released(a.owner)
+	a.settle()
+	s.place.Forget(a.owner)
 	s.unref()
 }

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
@@ -19,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A client is this application's pair with one whose listener it has dialed.
+// A client is this application's pair with another one whose listener it has dialed.
 type client struct {
 	pair
 	key  clientKey
@@ -28,8 +29,7 @@ type client struct {
 
 	conns slotTable[Dialed]
 
-	// growing is the segment that is being made, if one is; added is the
-	// server's answer to it.
+	// growing is the flight of addSegment, or nil; added has the server's answer to it.
 	growMu  sync.Mutex
 	growing *flight
 	added   chan syscall.Errno
@@ -41,16 +41,16 @@ type client struct {
 	timer   idleTimer
 }
 
-// A clientKey is what a client is for. Fifo sizes are those of a pair, so Dials
-// that ask for different ones use different pairs.
+// A clientKey says which Dials a client serves. All connections of a pair have the same fifo
+// sizes, so Dials that ask for different sizes use different pairs.
 type clientKey struct {
 	key, name string
 	ask       Sizes
 }
 
-// idleLinger is how long a pair without connections is kept, so that a Dial now
-// and then does not pay for a handshake. A slot that the server has not let go of is
-// looked at again after this time, twice as long, and so on up to limboLinger.
+// idleLinger is how long a pair without connections is kept, so that an occasional Dial does
+// not need a handshake. The client looks at slots in limbo after this time, then after twice
+// as long, and so on up to limboLinger.
 const (
 	idleLinger  = 2 * time.Second
 	limboLinger = 64 * time.Second
@@ -91,7 +91,7 @@ func (h *Host) client(ctx context.Context, t Target) (*client, error) {
 		if other == nil {
 			break
 		}
-		// Another Dial is at it. If that one's context ends it, this one tries.
+		// Another Dial is attaching. If its context ends first, this Dial attaches.
 		h.mu.Unlock()
 		err := other.wait(ctx)
 		if ctx.Err() != nil {
@@ -126,8 +126,21 @@ func (p *client) done() {
 	}
 }
 
-// attach attaches to the listener that key names.
+// attach attaches to the listener that key names. If the listener hangs up when much time has
+// passed, then one of the two processes was stopped and the listener's patience is at its end, so
+// attach tries once more.
 func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (*client, error) {
+	start := time.Now()
+	p, err := h.attachOnce(ctx, key, remote)
+	if err == errHungUp && time.Since(start) > helloTimeout/2 {
+		p, err = h.attachOnce(ctx, key, remote)
+	}
+	return p, err
+}
+
+var errHungUp = syserr.New(syscall.ECONNREFUSED, "the listener's process hung up; has it ended?")
+
+func (h *Host) attachOnce(ctx context.Context, key clientKey, remote net.Addr) (*client, error) {
 	ch, cred, err := rendezvous.Dial(ctx, key.key)
 	if err != nil {
 		return nil, err
@@ -141,33 +154,33 @@ func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (*cli
 	if err != nil {
 		unlimited()
 		h.end(ch)
-		return nil, attachError(ctx, err)
+		return nil, h.attachError(ctx, err)
 	}
 	go p.read()
 	return p, nil
 }
 
-// attachError returns what a Dial says if a handshake has failed with err.
-func attachError(ctx context.Context, err error) error {
+// attachError returns the error of a Dial whose handshake has failed with err.
+func (h *Host) attachError(ctx context.Context, err error) error {
 	switch {
-	case errors.Is(err, net.ErrClosed):
-		return net.ErrClosed // by Host.Close
+	case h.isClosed():
+		return net.ErrClosed
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		return rendezvous.ErrSilent
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return syserr.New(syscall.ECONNREFUSED, "the listener's process hung up; has it ended?")
+		return errHungUp
 	}
 	return err
 }
 
-// sayHello does the client's handshake. It calls unlimited when it waits for the server no
-// more; if that returns false the context has ended.
+// sayHello does the client's handshake. It calls unlimited after the server's answer; if that
+// returns false, the context has ended.
 func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientKey, remote net.Addr, unlimited func() bool) (*client, error) {
 	var held holdings
-	defer held.release()
+	defer held.undo()
 	worker, number, sleepFD, err := h.worker()
 	if err != nil {
 		return nil, err
@@ -178,24 +191,26 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 	}
 	defer unix.Close(blockFD)
 	held.add(block.Free)
-	bell, err := sched.NewDoorbell()
+	bell, ringerFD, err := sched.NewDoorbell()
 	if err != nil {
 		return nil, err
 	}
+	defer unix.Close(ringerFD)
 	held.add(bell.Close)
 
 	hello := rendezvous.Message{Kind: rendezvous.KindHello, App: h.ID, Worker: uint32(number),
 		ToServer: uint32(key.ask.ToServer), ToClient: uint32(key.ask.ToClient)}
 	hello.NameLen = uint32(copy(hello.Name[:], key.name))
-	if err := ch.Send(hello, blockFD, sleepFD, bell.FD()); err != nil {
+	if err := ch.Send(hello, blockFD, sleepFD, ringerFD); err != nil {
 		return nil, err
 	}
 	welcome, fds, err := ch.Expect(rendezvous.KindWelcome, 2)
+	defer func() { go fds.Close() }() // the server can make that block
 	if err != nil {
 		return nil, err
 	}
 	p := &client{
-		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block},
+		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block, closer: foreign.NewCloser()},
 		key:     key,
 		addr:    remote,
 		added:   make(chan syscall.Errno, 1),
@@ -203,7 +218,7 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 		timer:   idleTimer{setDeadline: ch.SetReadDeadline},
 	}
 	p.self = p
-	if err := p.adopt(welcome, fds[0], fds[1]); err != nil {
+	if err := p.adopt(welcome, fds, 0); err != nil {
 		return nil, err
 	}
 	held.add(p.disown)
@@ -214,15 +229,13 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 	p.pool = segpool.NewPool(g, h.Account, p.drop)
 	toServer, toClient := bitmaps(block)
 	p.remote.Events = toServer
-	p.source = sched.Source{Events: toClient, Handle: p.handle, Bell: bell}
-	p.refs.Store(1)
 	if !unlimited() {
 		return nil, os.ErrDeadlineExceeded // by the context
 	}
-	if err := worker.Add(&p.source); err != nil {
+	if err := p.listen(toClient, bell, p.handle, nil); err != nil {
 		return nil, err
 	}
-	held.keep() // the worker may be using the memory from here on
+	held.keep()
 	if err := h.register(p, func() { h.clients[key] = p }); err != nil {
 		p.die(p.cutNext())
 		p.pool.Close()
@@ -234,18 +247,25 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 // read reads the control channel, and ends the pair when that ends.
 func (p *client) read() {
 	h := p.host
-	for {
-		m, fds, err := p.ch.Receive()
-		rendezvous.CloseAll(fds)
+	for !p.dead.Load() {
+		m, fds, err := p.ch.ReceivePatiently()
+		if len(fds) > 0 {
+			fds.Close()
+			err = rendezvous.ErrProtocol
+		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			if p.idle() {
 				break
 			}
 			continue
 		}
+		if err == rendezvous.ErrProtocol {
+			p.cutOff(badMessage)
+		}
 		if err != nil {
 			break
 		}
+		p.heard(m.Kind)
 		switch m.Kind {
 		case rendezvous.KindAdded:
 			select {
@@ -254,6 +274,9 @@ func (p *client) read() {
 			}
 		case rendezvous.KindRetire:
 			p.retire()
+		case rendezvous.KindFull:
+		default:
+			p.cutOff(badMessage)
 		}
 	}
 	p.dead.Store(true)
@@ -280,12 +303,11 @@ func (p *client) forget() {
 	}
 }
 
-// linger sets the timer that ends an idle pair, and frees what the server has let
-// go of, unless it is set.
+// linger starts the timer that ends an idle pair and frees slots in limbo, unless it runs.
 func (p *client) linger() { p.timer.start(idleLinger, p.uses.Load()) }
 
-// idle is called when the timer fires. It reports whether the pair was idle all
-// the while, and then has made sure that it stays so.
+// idle is called when the timer fires. It reports whether the pair was idle since the timer
+// was started. If so, no Dial finds the pair any more.
 func (p *client) idle() bool {
 	after, uses := p.timer.stop()
 	limbo := p.pool.Reap()
@@ -307,19 +329,19 @@ func (p *client) idle() bool {
 	return true
 }
 
-// An idleTimer is the read deadline of a control channel. The deadline and what is known
-// of it change in one step: a timer that was thought to be set, and was not, would never
-// end the pair. Model: idle.pml.
+// An idleTimer is the read deadline of a control channel. The deadline and running change
+// together, under mu: if running said that an unset timer is set, the pair would never end.
+// Model: idle.pml.
 type idleTimer struct {
 	setDeadline func(time.Time) error
 
-	running atomic.Int64 // the time that it was started with, or 0; changed with mu held
+	running atomic.Int64 // the duration that it was started with, or 0; changed with mu held
 
 	mu   sync.Mutex
 	uses uint64 // of the pair, when the timer was started
 }
 
-// start starts the timer, unless it runs and was started with as short a time.
+// start starts the timer, unless it runs already with a duration that is not longer.
 func (t *idleTimer) start(after time.Duration, uses uint64) {
 	// The caller has changed the pool or uses before this look. idle reads them after
 	// stop, so it sees the change.
@@ -355,7 +377,7 @@ func (p *client) handle(id uint32) {
 	}
 }
 
-// cutNext returns what ends the connections, one after the other.
+// cutNext returns a function that cuts the next connection, see [pair.die].
 func (p *client) cutNext() func() bool {
 	return p.conns.inTurn(func(d *Dialed) { p.cut(d.owner.End()) })
 }
@@ -368,14 +390,14 @@ func (p *client) each(f func(e *stream.End, owner any, halfOpen bool)) {
 	})
 }
 
-// drop is called by the pool before a segment goes.
+// drop tells the server that a segment goes. The pool calls it before.
 func (p *client) drop(k int) bool {
 	return p.ch.Send(rendezvous.Message{Kind: rendezvous.KindDrop, Segment: uint32(k)}) == nil
 }
 
-// grow waits until a segment has been added to the pool. The Dial that waits may
-// give up, but the work goes on: a segment that the server has and the pool has
-// not would be in the way of the next one.
+// grow waits until a segment has been added to the pool. The Dial that waits may give up, but
+// the work goes on: if only the server had the segment, the next one could not have its
+// number.
 func (p *client) grow(ctx context.Context) error {
 	p.growMu.Lock()
 	g := p.growing
@@ -398,7 +420,7 @@ func (p *client) grow(ctx context.Context) error {
 	return g.wait(ctx)
 }
 
-// addSegment makes a segment and hands it to the server.
+// addSegment makes a segment, sends it to the server, and adds it to the pool.
 func (p *client) addSegment() error {
 	k, err := p.pool.Next()
 	if err != nil {
@@ -409,7 +431,7 @@ func (p *client) addSegment() error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := p.ch.Send(rendezvous.Message{Kind: rendezvous.KindAdd, Segment: uint32(k)}, fd); err != nil {
+	if err := p.ch.SendPatiently(rendezvous.Message{Kind: rendezvous.KindAdd, Segment: uint32(k)}, fd); err != nil {
 		m.Free()
 		return ErrRetired
 	}
@@ -427,7 +449,7 @@ func (p *client) addSegment() error {
 		}
 	case <-timeout.C:
 		m.Free()
-		p.ch.Close()
+		p.hangUp()
 		return rendezvous.ErrSilent
 	}
 	if err := p.pool.Add(k, m); err != nil {
@@ -436,3 +458,6 @@ func (p *client) addSegment() error {
 	}
 	return nil
 }
+
+// gone implements member.
+func (p *client) gone() {}

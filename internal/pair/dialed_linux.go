@@ -20,8 +20,8 @@ type Dialed struct {
 	connected atomic.Bool // and Dialing.Connected was called
 }
 
-// connect makes a connection, in four steps: it reserves a slot, publishes the connection
-// there, awaits the server's answer, and resolves what has come of it.
+// connect makes a connection in four steps: it reserves a slot, publishes the connection
+// there, awaits the server's answer, and resolves it into a result.
 func (p *client) connect(ctx context.Context, owner Dialing) error {
 	p.uses.Add(1)
 	slot, first, err := p.reserve(ctx)
@@ -34,8 +34,8 @@ func (p *client) connect(ctx context.Context, owner Dialing) error {
 	return d.resolve(ctx)
 }
 
-// reserve counts a connection and takes a slot for it, and a reference to the pair. first is
-// the size of the rings to begin with.
+// reserve counts a connection, adds a reference to the pair, and allocates a slot. first is the
+// size with which the connection's rings begin.
 func (p *client) reserve(ctx context.Context) (slot segpool.Slot, first int, err error) {
 	g := p.pool.Geometry()
 	if first, err = p.host.Account.AddConn(g); err != nil {
@@ -52,7 +52,7 @@ func (p *client) reserve(ctx context.Context) (slot segpool.Slot, first int, err
 	return slot, first, err
 }
 
-// alloc takes a slot from the pool, which grows if there is none.
+// alloc allocates a slot of the pool, which grows if there is no free one.
 func (p *client) alloc(ctx context.Context) (segpool.Slot, error) {
 	slot, err := p.pool.Alloc()
 	for err == segpool.ErrFull && !p.dead.Load() {
@@ -66,8 +66,8 @@ func (p *client) alloc(ctx context.Context) (segpool.Slot, error) {
 	return slot, err
 }
 
-// publish makes the connection, and asks the server for it. The end is entered, so that the
-// slot stays: Host.Close may close the connection now.
+// publish makes the connection, and asks the server for it. It enters the end, so that the
+// slot stays even if [Host.Close] closes the connection.
 func (p *client) publish(slot segpool.Slot, first int, owner Dialing) *Dialed {
 	d, e := owner.Link(), owner.End()
 	d.owner, d.p, d.slot, d.number = owner, p, slot, p.host.Numbers.Add(1)
@@ -84,7 +84,8 @@ func (p *client) publish(slot segpool.Slot, first int, owner Dialing) *Dialed {
 	return d
 }
 
-// resolve returns nil if the connection was made, and otherwise aborts it and returns why.
+// resolve returns nil if the connection was made. Otherwise it aborts the end and returns the
+// error.
 func (d *Dialed) resolve(ctx context.Context) error {
 	e := d.owner.End()
 	if err := d.decide(ctx); err != nil {
@@ -99,7 +100,7 @@ func (d *Dialed) resolve(ctx context.Context) error {
 	return nil
 }
 
-// decide returns nil if the connection was made, and otherwise why not.
+// decide returns nil if the connection was made, and otherwise the error of the Dial.
 func (d *Dialed) decide(ctx context.Context) error {
 	if d.owner.End().Closed() {
 		return net.ErrClosed // by Host.Close
@@ -113,7 +114,7 @@ func (d *Dialed) decide(ctx context.Context) error {
 		}
 		return ErrRetired
 	}
-	// Nobody has answered. If the server does now, it finds the Dial given up.
+	// The server has not answered. If it does now, it finds GivenUp.
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -133,7 +134,7 @@ func (d *Dialed) answer() segpool.State {
 	return st
 }
 
-// awaitAnswer waits for the server's answer, the context's end or the peer's.
+// awaitAnswer waits until the server answers, or the context, the pair or the end has ended.
 func (d *Dialed) awaitAnswer(ctx context.Context) {
 	e := d.owner.End()
 	ready := func() bool {
@@ -144,7 +145,7 @@ func (d *Dialed) awaitAnswer(ctx context.Context) {
 		if stop == nil {
 			stop = context.AfterFunc(ctx, e.Wake)
 		}
-		// The server looks at this after it has answered.
+		// Pairs with the load in server.tell, which follows the server's answer.
 		d.slot.SayClient(segpool.ConnectNtf)
 	})
 	if stop != nil {
@@ -152,14 +153,14 @@ func (d *Dialed) awaitAnswer(ctx context.Context) {
 	}
 }
 
-// Notify, NotifyApart, Poller, Trim and Release implement stream.Peer.
+// Notify, CutOff, Poller, Trim and LetGo implement stream.Peer.
 func (d *Dialed) Notify()              { d.p.remote.Notify(d.slot.ID) }
-func (d *Dialed) NotifyApart()         { d.p.notifyApart(d.slot.ID) }
+func (d *Dialed) CutOff()              { d.p.cutOff(corruptFifo) }
 func (d *Dialed) Poller() sched.Poller { return d.p.worker }
 func (d *Dialed) Trim(b []byte)        { d.slot.Trim(b) }
 
-// Release lets go of the slot.
-func (d *Dialed) Release() {
+// LetGo lets go of the slot.
+func (d *Dialed) LetGo() {
 	p := d.p
 	p.conns.set(d.slot.ID, nil)
 	e := d.owner.End()
@@ -176,8 +177,8 @@ func (d *Dialed) Release() {
 			p.linger()
 		}
 		if answer.Code() != segpool.Refused {
-			// After it was said: the server looks when it is notified.
-			p.notifyApart(d.slot.ID)
+			// After Free has stored GivenUp: the server loads it in checkDialer.
+			p.remote.Notify(d.slot.ID)
 		}
 	}
 	p.host.Account.ForgetConn(charged)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
@@ -14,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Host is an application's side of all its pairs. It costs nothing until the first of
-// them is there.
+// A Host is an application's side of all its pairs. It allocates its sleep words and workers
+// with the first pair.
 type Host struct {
 	Config
 
@@ -24,21 +25,28 @@ type Host struct {
 	sleep   *segpool.Memory // the workers' sleep words; others can only read them
 	sleepFD int
 	group   *sched.Group
-	clients map[clientKey]*client // that Dials find
+	clients map[clientKey]*client // the pairs that Dials find
 	servers map[*server]struct{}
-	all     map[member]struct{} // with a control channel or connections
+	all     map[member]struct{} // the pairs with a reference left
 	// attaching are the client's handshakes under way.
 	attaching map[clientKey]*flight
 
 	channels map[rendezvous.Channel]struct{} // open ones, also of handshakes
 	users    sync.WaitGroup                  // counts open channels; each has a goroutine
 
+	complaints complaints
+	violations atomic.Uint64
+
 	// Absences are the targets at which there was no listener.
 	Absences rendezvous.Absences
 }
 
-// maxServers is about the most pairs that an application has as the server: handshakes that
-// are under way at the same time are not counted.
+// closePatience is how long Close waits. It waits as long only if a peer makes the close of a
+// descriptor block, that it has sent.
+const closePatience = 2 * time.Second
+
+// maxServers is about the most pairs that an application has as the server. Handshakes under
+// way are not counted, so there can be some more.
 const maxServers = 4096
 
 // Init must be called before anything else.
@@ -51,8 +59,8 @@ func (h *Host) Init(c Config) {
 	h.servers = make(map[*server]struct{})
 }
 
-// begin counts a channel on which a handshake begins, until end. It fails if the
-// application is closed. Between the two the application's workers stay.
+// begin counts a channel on which a handshake begins, until end. It fails if the application
+// is closed. [Host.Close] waits for the end of all channels before it frees the sleep words.
 func (h *Host) begin(ch rendezvous.Channel) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -105,7 +113,10 @@ func (h *Host) register(m member, add func()) error {
 	return nil
 }
 
-// full reports whether no application may attach any more.
+// CutOff returns how many pairs were ended because the peer had broken the protocol.
+func (h *Host) CutOff() uint64 { return h.violations.Load() }
+
+// full reports whether the limit of attached applications is reached.
 func (h *Host) full() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -126,8 +137,8 @@ func (h *Host) unregister(remove func()) {
 	remove()
 }
 
-// Each calls f with each end of a connection that the application has with another one: its
-// Dialing or Accepting, and whether the dialer has not been answered.
+// Each calls f with each end of a connection that the application has with another one. owner
+// is its Dialing or Accepting; halfOpen says that the dialer was not answered yet.
 func (h *Host) Each(f func(owner any, halfOpen bool)) {
 	for _, m := range h.members() {
 		m.each(func(_ *stream.End, owner any, halfOpen bool) { f(owner, halfOpen) })
@@ -146,8 +157,8 @@ func (h *Host) isClosed() bool {
 	return h.closed
 }
 
-// Close ends all pairs, resets their connections, and waits until what belongs
-// to them is gone.
+// Close ends all pairs, resets their connections, and waits until all channels are closed and
+// all workers are stopped.
 func (h *Host) Close() {
 	h.mu.Lock()
 	h.closed = true
@@ -158,12 +169,20 @@ func (h *Host) Close() {
 		m.each(func(e *stream.End, _ any, _ bool) { e.Abort() })
 	}
 	for _, ch := range channels {
-		ch.Close()
+		ch.HangUp()
 	}
-	h.users.Wait()
-	if h.group != nil {
-		h.group.Wait()
-		h.sleep.Free()
-		unix.Close(h.sleepFD)
+	gone := make(chan struct{})
+	go func() {
+		h.users.Wait()
+		if h.group != nil {
+			h.group.Wait()
+			h.sleep.Free()
+			unix.Close(h.sleepFD)
+		}
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-time.After(closePatience):
 	}
 }

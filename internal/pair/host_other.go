@@ -19,6 +19,9 @@ func (*Host) Init(Config) {}
 // Close does nothing.
 func (*Host) Close() {}
 
+// CutOff returns 0.
+func (*Host) CutOff() uint64 { return 0 }
+
 // Each does nothing.
 func (*Host) Each(func(owner any, halfOpen bool)) {}
 
@@ -48,8 +51,8 @@ type Accepted struct{}
 // Answer does nothing.
 func (*Accepted) Answer() {}
 
-// Take returns false.
-func (*Accepted) Take() bool { return false }
+// Accept returns false.
+func (*Accepted) Accept() bool { return false }
 
 // Drop does nothing.
 func (*Accepted) Drop() {}

@@ -1,7 +1,7 @@
 // Idle: a pair that nobody uses is ended, and one that is used is not.
 //
 // What it stands for: the client's side of a pair. Dials (Host.client, client.connect,
-// client.done), their connections (dialed.release, Pool.Free), the timer (client.linger,
+// client.done), their connections (Dialed.LetGo, Pool.Free), the timer (client.linger,
 // client.idle, idleTimer.start and stop), the goroutine that reads the control channel
 // (client.read, pair.die with its Cleanup) and the references to the pair's memory
 // (pair.ref, pair.unref). The names are those of the code.

@@ -9,9 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestIdleTimer has the timer started and stopped while its mutex is taken: what is known
-// of the deadline and the deadline itself change in one step. If they did not, a start in
-// between would be lost, and with it the end of the pair.
+// TestIdleTimer starts and stops the timer while its mutex is locked: running and the deadline
+// change together. If they did not, a start in between would be lost, and with it the end of the
+// pair.
 func TestIdleTimer(t *testing.T) {
 	var deadline time.Time
 	timer := idleTimer{setDeadline: func(t time.Time) error {
@@ -48,7 +48,7 @@ func TestIdleTimer(t *testing.T) {
 	timer.start(time.Hour, 2)
 	_, uses := timer.stop()
 	require.EqualValues(t, 1, uses)
-	// One that was set for slots in limbo does not keep an idle pair.
+	// A longer timer, for slots in limbo, does not keep an idle pair.
 	timer.start(time.Hour, 1)
 	timer.start(time.Second, 2)
 	require.WithinDuration(t, time.Now(), deadline, time.Minute)

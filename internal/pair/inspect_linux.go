@@ -10,7 +10,7 @@ import (
 	"cutthrough.example/internal/segpool"
 )
 
-// maxAnswer is the largest answer that is looked at, in bytes.
+// maxAnswer is the size of the largest answer that Inspect reads, in bytes.
 const maxAnswer = 256 << 20
 
 // Inspect asks the application that listens on a socket for what its [Config.Inspect]
@@ -27,11 +27,11 @@ func Inspect(ctx context.Context, path string) ([]byte, rendezvous.Cred, error) 
 		return nil, cred, err
 	}
 	m, fds, err := ch.Expect(rendezvous.KindSnapshot, 1)
+	defer func() { go fds.Close() }() // the other process can make that block
 	if err != nil {
 		return nil, cred, err
 	}
 	if m.Size > maxAnswer {
-		rendezvous.CloseAll(fds)
 		return nil, cred, rendezvous.ErrProtocol
 	}
 	mem, err := segpool.OpenShared(fds[0], int(m.Size), segpool.ByMaker)

@@ -1,10 +1,10 @@
-// Package pair is what two applications have together: a control channel, segments of shared
-// memory whose slots are connections, and doorbells by which each tells the other of events.
+// Package pair connects two applications: with a control channel, segments of shared memory
+// in whose slots the connections are, and doorbells by which each wakes the other.
 //
 // A [Host] is an application's side of all its pairs. As the client it dials listeners of
 // other applications; as the server it lets other applications attach to its own listeners,
-// each through a [Door]. What a listener decides, it is asked through [Listener]; pair knows
-// neither names nor addresses.
+// each through a [Door]. Package pair asks the listener for its decisions through [Listener];
+// it knows neither names nor addresses itself.
 package pair
 
 import (
@@ -25,20 +25,20 @@ type Sizes struct {
 
 // A Target is what a Dial attaches to.
 type Target struct {
-	Key  string // the listener is found by
-	Name string // as it was dialed, which the listener is told
+	Key  string // under which the listener is found
+	Name string // what was dialed; the listener is told it
 	Ask  Sizes
 
 	// Remote is the address of the other end, for Dialing.Begin.
 	Remote net.Addr
 }
 
-// ErrRetired means that a pair takes no more connections: its listener was closed, or its
+// ErrRetired means that a pair accepts no more connections: its listener was closed, or its
 // process has ended.
 var ErrRetired = errors.New("pair retired")
 
-// A Dialing is the memory of a connection that is dialed, in one piece: the caller makes it,
-// and holds the end and the link by value.
+// A Dialing is the memory of a connection that is dialed. The caller allocates it in one
+// piece: it holds the end and the link by value.
 type Dialing interface {
 	End() *stream.End
 	Link() *Dialed
@@ -47,13 +47,13 @@ type Dialing interface {
 	// Begin is called before anything else can find the connection. peer is the listener's
 	// process, and remote the Target's; all connections of a pair have the same ones.
 	Begin(peer *rendezvous.Cred, remote net.Addr)
-	// Connected is called before it counts as answered, with this application's identity,
-	// the connection's number, and what the listener says of the address of this end. The
-	// listener may say anything.
+	// Connected is called before the connection counts as answered, with this application's
+	// identity, the connection's number, and the origin that the listener has given. The
+	// origin is not checked: a hostile listener can give any value.
 	Connected(app, number, origin uint64)
 }
 
-// An Accepting is the accepting end of a connection, as a Dialing is the dialing one.
+// An Accepting is the memory of an accepting end, as a Dialing is of a dialing end.
 type Accepting interface {
 	End() *stream.End
 	Link() *Accepted
@@ -72,28 +72,40 @@ type Listener interface {
 	// Allows reports whether a process may attach.
 	Allows(c rendezvous.Cred) bool
 	// Place returns what connections dialed by a name need to know of the listener, or nil
-	// if the listener does not have that name, or takes no connections any more.
+	// if the listener does not have that name, or accepts no connections any more.
 	Place(name string) Place
-	// Shared reports whether other processes may listen at the same place, by the kernel's
-	// leave, and so take it over.
+	// PeerLimits returns what each peer may hold of the listener.
+	PeerLimits() PeerLimits
+	// Shared reports whether another process may take over: the kernel has granted it the
+	// same address.
 	Shared() bool
-	// Retire is called when another listener has taken over.
+	// Retire is called when another listener has taken over, or the door is closed.
 	Retire()
-	// Withdraw takes back what a Place has been offered.
+	// Withdraw removes from the backlog a connection that was offered with [Place.Offer].
 	Withdraw(a Accepting)
 }
 
-// A Place is a Listener's, for the connections of one pair.
+// PeerLimits are the most that one peer may hold of a listener. A peer is a process, or all
+// processes of another user that is not root.
+type PeerLimits struct {
+	Attached  int   // pairs
+	HalfOpens int   // connections of one pair that were not accepted
+	Conns     int   // connections, with those
+	Segments  int   // of its memory that are mapped here
+	Bytes     int64 // address space of these
+}
+
+// A Place is a Listener as one pair has dialed it.
 type Place interface {
-	// Sizes returns the sizes of fifos for a dialer that asks, which may be anything.
+	// Sizes returns the fifo sizes for a dialer that asks for ask, which was not checked.
 	Sizes(ask Sizes) (Sizes, error)
-	// Make makes the memory of a connection, or refuses it with an errno. origin is what the
-	// dialer is told of its address.
+	// Make makes the memory of a connection, or refuses it with an errno. The dialer gets
+	// origin in [Dialing.Connected].
 	Make(from Dialer) (a Accepting, o stream.Options, origin uint64, errno syscall.Errno)
 	// Offer queues a connection to be accepted. It never blocks.
 	Offer(a Accepting)
-	// Released is called when nobody uses a connection any more that Make has made.
-	Released(a Accepting)
+	// Forget is called when a connection that Make has made is not used any more.
+	Forget(a Accepting)
 }
 
 // A Config is what a Host needs to know of its application.

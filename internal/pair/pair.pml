@@ -11,7 +11,7 @@
  *	deadline, since      its idleTimer: whether that runs, and uses
  *	hung                 its control channel has ended: at the peer's side, or here
  *	Dial                 Host.Dial, Host.client, client.connect and done; then the
- *	                     connection, until it is released. The first one attaches, as there
+ *	                     connection, until Dialed.LetGo. The first one attaches, as there
  *	                     is no pair yet
  *	attach               Host.attach, from begin on
  *	Read                 client.read, idle, and what follows when the channel has ended
@@ -37,9 +37,9 @@
  * Mutants
  *	DIAL_UNCOUNTED  a Dial counts itself after it has let go of Host.mu
  *	LOOK_UNLOCKED   idle looks for Dials, lets go of Host.mu, and forgets the pair then
- *	REF_BLIND       a reference is taken though there was none left
- *	UNREF_EARLY     the worker gives up the pair's reference, then removes the source
- *	POST_LATE       a released connection gives up its reference, then notifies
+ *	REF_BLIND       a reference is added though there was none left
+ *	UNREF_EARLY     the worker drops the pair's reference, then removes the source
+ *	POST_LATE       a connection that is let go drops its reference, then notifies
  *	RING_UNCOUNTED  the goroutine that rings for it has no reference of its own
  *	RETIRE_NOT      a Dial that finds the pair at its end leaves it where Dials find it
  *	READ_KEEPS      a pair that has ended stays there
@@ -220,7 +220,7 @@ proctype Ring(byte p) {
 #endif
 }
 
-/* dialed.release */
+/* Dialed.LetGo */
 inline release(p) {
 	d_step { /* Pool.Free */
 		using(p);

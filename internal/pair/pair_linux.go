@@ -2,23 +2,26 @@ package pair
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/stream"
 )
 
-// A pair is what this application has with another one: a control channel, and
-// the memory through which they tell each other of events. There is one for each
-// listener that this application has dialed, and for each application that has
-// dialed a listener of this one.
+// A pair connects this application with another one: it has a control channel, and the
+// memory through which the two applications notify each other of events. There is one pair
+// for each listener that one of the two has dialed, each name by which it was dialed, and each
+// choice of asked sizes.
 //
-// The memory and the doorbells stay until the last reference is gone. There is
-// one while the pair is alive, one for each connection, and one for each Dial
-// under way.
+// References keep the memory and the doorbells. The pair has one while it is alive, and each
+// connection and each Dial under way has one.
 type pair struct {
 	host    *Host
 	self    member // the client or server that this is a part of
@@ -35,18 +38,30 @@ type pair struct {
 
 	refs atomic.Int32
 	dead atomic.Bool
+
+	closer  foreign.Closer
+	cutNext func() bool // see die; the worker's own from then on
+	full    uint64      // KindFull messages received; the reader's own
 }
 
-// unref gives up a reference.
+// unref drops a reference. The last one frees the memory and closes the descriptors.
 func (p *pair) unref() {
 	if p.refs.Add(-1) == 0 {
 		p.host.remove(p.self)
 		p.block.Free()
-		p.disown()
+		p.sleep.Free()
+		if p.source.Process >= 0 {
+			unix.Close(p.source.Process)
+		}
+		go func() {
+			p.closer.Do(p.source.Bell.Close)
+			p.closer.Do(p.remote.Bell.Close)
+			p.self.gone()
+		}()
 	}
 }
 
-// ref takes a reference, if the pair is not gone yet.
+// ref adds a reference. It fails if the last one was dropped already.
 func (p *pair) ref() bool {
 	for {
 		n := p.refs.Load()
@@ -59,39 +74,92 @@ func (p *pair) ref() bool {
 	}
 }
 
-// notifyApart is remote.Notify for callers that must not block whatever the peer has done to
-// its doorbell: it is rung by a goroutine of its own. The caller has a reference.
-func (p *pair) notifyApart(slot uint32) {
-	if p.remote.Post(slot) {
-		p.refs.Add(1)
-		go func() {
-			p.remote.Ring()
+// A member is a client or a server.
+type member interface {
+	// each calls f with each connection. halfOpen says that its dialer was not answered yet.
+	each(f func(e *stream.End, owner any, halfOpen bool))
+	// gone is called when the pair has no memory and no descriptors any more.
+	gone()
+}
+
+// die ends a pair whose control channel has ended. The worker first delivers the events that
+// came before, then cuts the connections, and then drops the pair's reference. cutNext cuts
+// the next connection, and returns false if there is none left.
+func (p *pair) die(cutNext func() bool) {
+	p.dead.Store(true)
+	p.ch.HangUp()
+	p.cutNext = cutNext
+	p.worker.End(&p.source)
+}
+
+// cutsPerTurn is the number of connections that are cut in one turn of the worker.
+const cutsPerTurn = 100
+
+// cutSome is [sched.Source.Cut].
+func (p *pair) cutSome() (more bool) {
+	for range cutsPerTurn {
+		if !p.cutNext() {
+			p.worker.Remove(&p.source)
 			p.unref()
-		}()
+			return false
+		}
+	}
+	return true
+}
+
+// listen has the worker serve the pair: events are of the peer, and handled by handle and work.
+// After that the worker may be using the pair's memory.
+func (p *pair) listen(events sched.Bitmap, bell *sched.Doorbell, handle func(slot uint32), work func() bool) error {
+	p.source = sched.Source{
+		Events: events, Handle: handle, Bell: bell, Work: work, Cut: p.cutSome,
+		Process: p.ch.PeerProcess(p.cred), Gone: p.hangUp,
+	}
+	p.refs.Store(1)
+	err := p.worker.Add(&p.source)
+	if err != nil && p.source.Process >= 0 {
+		unix.Close(p.source.Process)
+	}
+	return err
+}
+
+// hangUp has the goroutine that reads the control channel end the pair.
+func (p *pair) hangUp() {
+	p.dead.Store(true)
+	p.ch.HangUp()
+}
+
+// tellFull tells the peer that its doorbell's queue is full. If there is no room for the message,
+// then the peer has others that it has not received, on which it does the same.
+func (p *pair) tellFull() { p.ch.Send(rendezvous.Message{Kind: rendezvous.KindFull}) }
+
+// heard is called for each message that has come on the control channel.
+func (p *pair) heard(kind uint16) {
+	if kind == rendezvous.KindFull {
+		p.full++
+	}
+	if !p.worker.Empty(&p.source, p.full) {
+		p.cutOff(ringsTooOften)
 	}
 }
 
-// A member is a client or a server.
-type member interface {
-	// each calls f with each connection, and whether its dialer has not been answered.
-	each(f func(e *stream.End, owner any, halfOpen bool))
-}
+// Reasons to cut a peer off
+const (
+	corruptFifo   = "it wrote what can't be into the words of a fifo"
+	badMessage    = "it sent a message that is not of the protocol"
+	ringsTooOften = "it rings the doorbell without end"
+)
 
-// die ends a pair whose control channel has ended. The worker tells the connections, after
-// the events that came before, and then forgets the pair. cutNext cuts the next connection,
-// and returns false if there is none left.
-func (p *pair) die(cutNext func() bool) {
-	p.dead.Store(true)
-	p.ch.Close()
-	p.worker.Cleanup(func() bool {
-		if cutNext() {
-			return true
-		}
-		p.worker.Remove(&p.source)
-		p.source.Bell.Close()
-		p.unref()
-		return false
-	})
+// cutOff ends the pair, as the peer has broken the protocol, and says so in the log.
+func (p *pair) cutOff(why string) {
+	if p.dead.Swap(true) {
+		return
+	}
+	p.ch.HangUp()
+	p.host.violations.Add(1)
+	if ok, silent := p.host.complaints.due(); ok {
+		slog.Warn("ctnet: cut off a process that broke the protocol",
+			"pid", p.cred.PID, "uid", p.cred.UID, "why", why, "others", silent)
+	}
 }
 
 // cut ends a connection whose pair has ended. If the pair was ended by [Host.Close] the
@@ -111,11 +179,11 @@ func (h *Host) options(o stream.Options, raceKey uint64, first int) stream.Optio
 	return o
 }
 
-// raceKey returns a key for the connection with this number of the dialing application: the
-// same at both ends.
+// raceKey returns the race detector's key of a connection, from its number and the identity
+// of the dialing application. Both ends compute the same key.
 func raceKey(app, number uint64) uint64 { return app ^ number }
 
-// A slotTable finds connections by slot. It grows by chunks, which stay.
+// A slotTable finds connections by slot. It grows by chunks, and never shrinks.
 type slotTable[C any] struct {
 	chunks [segpool.MaxSlots / chunkSize]atomic.Pointer[[chunkSize]atomic.Pointer[C]]
 }
@@ -138,8 +206,8 @@ func (t *slotTable[C]) set(id uint32, c *C) {
 	at.Load()[id%chunkSize].Store(c)
 }
 
-// next returns the next connection at or after *id and moves *id behind it, or
-// nil if there is none.
+// next returns the first connection whose slot is *id or higher, and sets *id to the slot
+// after it. It returns nil if there is none.
 func (t *slotTable[C]) next(id *uint32) *C {
 	for *id < segpool.MaxSlots {
 		if t.chunks[*id/chunkSize].Load() == nil {
@@ -176,17 +244,17 @@ func (t *slotTable[C]) inTurn(each func(*C)) (next func() bool) {
 	}
 }
 
-// Holdings are what a handshake has acquired: it gives all of it back, in reverse order,
-// unless it keeps it.
+// Holdings are the steps that undo what a handshake has acquired so far. The handshake
+// undoes all of it, in reverse order, unless it calls keep.
 type holdings []func()
 
-func (h *holdings) add(giveBack func()) { *h = append(*h, giveBack) }
+func (h *holdings) add(undo func()) { *h = append(*h, undo) }
 
 func (h *holdings) keep() { *h = nil }
 
-func (h *holdings) release() {
-	for _, giveBack := range slices.Backward(*h) {
-		giveBack()
+func (h *holdings) undo() {
+	for _, f := range slices.Backward(*h) {
+		f()
 	}
 }
 
@@ -198,13 +266,13 @@ type flight struct {
 
 func newFlight() *flight { return &flight{done: make(chan struct{})} }
 
-// land says that the work is done.
+// land ends the work, with its error.
 func (f *flight) land(err error) {
 	f.err = err
 	close(f.done)
 }
 
-// wait waits until the work is done, or ctx is.
+// wait waits until the work is done or ctx has ended.
 func (f *flight) wait(ctx context.Context) error {
 	select {
 	case <-f.done:
@@ -214,25 +282,25 @@ func (f *flight) wait(ctx context.Context) error {
 	}
 }
 
-// adopt takes over what the peer has sent: the descriptors of its sleep words and
-// of the doorbell of the worker that m names.
-func (p *pair) adopt(m rendezvous.Message, sleepFD, bellFD int) (err error) {
+// adopt opens two of the descriptors that the peer has sent with m: that of its sleep words,
+// number sleep, and after it that of the doorbell of the worker that m names, which it takes.
+func (p *pair) adopt(m rendezvous.Message, fds foreign.FDs, sleep int) (err error) {
 	p.peerApp = m.App
 	if m.Worker >= sched.MaxWorkers {
-		rendezvous.CloseAll([]int{sleepFD, bellFD})
 		return rendezvous.ErrProtocol
 	}
-	p.remote.Bell, err = sched.OpenDoorbell(bellFD)
+	p.sleep, err = segpool.OpenShared(fds[sleep], sleepPageSize, segpool.ByMaker)
 	if err != nil {
-		rendezvous.CloseAll([]int{sleepFD, bellFD})
 		return rendezvous.Broken(err)
 	}
-	p.sleep, err = segpool.OpenShared(sleepFD, sleepPageSize, segpool.ByMaker)
+	p.remote.Bell, err = sched.OpenRinger(fds[sleep+1])
 	if err != nil {
-		p.remote.Bell.Close()
+		p.sleep.Free()
 		return rendezvous.Broken(err)
 	}
+	fds.Take(sleep + 1)
 	p.remote.Sleep = sleepWord(p.sleep, int(m.Worker))
+	p.remote.Full = p.tellFull
 	return nil
 }
 

@@ -11,15 +11,17 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"cutthrough.example/internal/leakcheck"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/ring"
+	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/stream"
 )
 
-// An app is what a Host needs of an application.
+// An app is a Host with its own account.
 type app struct {
 	Host
 	numbers atomic.Uint64
@@ -71,16 +73,16 @@ func (a *app) dial(t *testing.T, key, name string) (*dialing, error) {
 
 // An accepting is the accepting end of a connection.
 type accepting struct {
-	end      stream.End
-	link     Accepted
-	from     Dialer
-	released atomic.Int32
+	end       stream.End
+	link      Accepted
+	from      Dialer
+	forgotten atomic.Int32
 }
 
 func (a *accepting) End() *stream.End { return &a.end }
 func (a *accepting) Link() *Accepted  { return &a.link }
 
-// A listener has connections served as soon as they come.
+// A listener serves connections as soon as they come.
 type listener struct {
 	name    string
 	errno   syscall.Errno // for all Dials
@@ -95,7 +97,10 @@ type listener struct {
 
 func (l *listener) Allows(c rendezvous.Cred) bool { return rendezvous.Trusted(c) }
 func (l *listener) Shared() bool                  { return false }
-func (l *listener) Retire()                       { l.retired.Store(true) }
+func (l *listener) PeerLimits() PeerLimits {
+	return PeerLimits{Attached: 10, HalfOpens: 100, Conns: 1000, Segments: 100, Bytes: 1 << 40}
+}
+func (l *listener) Retire() { l.retired.Store(true) }
 
 func (l *listener) Withdraw(a Accepting) {
 	l.mu.Lock()
@@ -124,11 +129,11 @@ func (l *listener) Make(from Dialer) (Accepting, stream.Options, uint64, syscall
 	return a, stream.Options{}, 42, 0
 }
 
-func (l *listener) Released(a Accepting) { a.(*accepting).released.Add(1) }
+func (l *listener) Forget(a Accepting) { a.(*accepting).forgotten.Add(1) }
 
 func (l *listener) Offer(a Accepting) {
 	l.users.Go(func() {
-		if a.Link().Take() {
+		if a.Link().Accept() {
 			l.serve(a.(*accepting))
 		}
 	})
@@ -160,7 +165,7 @@ func (a *app) open(t *testing.T, key string, l *listener) *Door {
 	return d
 }
 
-// TestPair dials a listener, and is told what it says.
+// TestPair dials a listener, which accepts or refuses.
 func TestPair(t *testing.T) {
 	useDir(t)
 	serverApp, clientApp := newApp(t, 1), newApp(t, 2)
@@ -184,22 +189,24 @@ func TestPair(t *testing.T) {
 			require.Same(t, last.remote, d.remote, "one address for all")
 		}
 		last = d
-		go d.Write(make([]byte, 10_000))
+		var writing sync.WaitGroup
+		writing.Go(func() { d.Write(make([]byte, 10_000)) })
 		_, err = io.ReadFull(d, make([]byte, 10_000))
 		require.NoError(t, err)
+		writing.Wait()
 		l.mu.Lock()
 		a := l.made[i]
 		l.mu.Unlock()
 		require.Equal(t, Dialer{App: 2, Number: d.number, Cred: a.from.Cred}, a.from)
 		open := 0
 		clientApp.Each(func(owner any, halfOpen bool) {
-			require.Equal(t, dialingOwner{d}, owner)
+			require.Same(t, d, owner.(dialingOwner).dialing)
 			require.False(t, halfOpen)
 			open++
 		})
 		require.Equal(t, 1, open)
 		require.NoError(t, d.Close())
-		require.Eventually(t, func() bool { return a.released.Load() == 1 }, leakcheck.Patience, time.Microsecond)
+		require.Eventually(t, func() bool { return a.forgotten.Load() == 1 }, leakcheck.Patience, time.Microsecond)
 	}
 	require.Zero(t, clientApp.account.Usage().Conns)
 	require.Eventually(t, func() bool { return serverApp.account.Usage().Conns == 0 }, leakcheck.Patience, time.Millisecond)
@@ -213,9 +220,8 @@ func TestPair(t *testing.T) {
 	require.Equal(t, syscall.ENOBUFS, err)
 }
 
-// TestTwoUsesOfASlot has a client ask for a connection at a slot at which it has asked for
-// another one, before the worker has seen to that. One of them is made; none is left when
-// the client is gone.
+// TestTwoUsesOfASlot lets a client ask for a second connection in a slot before the worker has
+// handled the first one. One of them is made, and none is left when the client is gone.
 func TestTwoUsesOfASlot(t *testing.T) {
 	useDir(t)
 	serverApp, clientApp := newApp(t, 1), newApp(t, 2)
@@ -237,10 +243,18 @@ func TestTwoUsesOfASlot(t *testing.T) {
 		s = m.(*server)
 	}
 	block, blocked := make(chan struct{}), make(chan struct{})
-	s.worker.Connect(func() {
+	bell, ringerFD, err := sched.NewDoorbell()
+	require.NoError(t, err)
+	defer bell.Close()
+	defer unix.Close(ringerFD)
+	other := &sched.Source{Events: sched.NewBitmap(make([]byte, sched.BitmapSize)), Bell: bell, Process: -1, Work: func() bool {
 		close(blocked)
 		<-block
-	})
+		return false
+	}}
+	require.NoError(t, s.worker.Add(other))
+	defer s.worker.Remove(other)
+	s.worker.Schedule(other)
 	<-blocked
 	var slots []segpool.Slot
 	for range 10 {
@@ -260,7 +274,7 @@ func TestTwoUsesOfASlot(t *testing.T) {
 	require.Eventually(t, func() bool { return serverApp.account.Usage().Conns == 0 }, leakcheck.Patience, time.Millisecond)
 	l.users.Wait()
 	for _, a := range l.made {
-		require.EqualValues(t, 1, a.released.Load())
+		require.EqualValues(t, 1, a.forgotten.Load())
 	}
 	for _, slot := range slots {
 		p.pool.Free(slot, segpool.Done, segpool.Used{})

@@ -5,9 +5,13 @@ import (
 	"errors"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
@@ -20,37 +24,31 @@ type Door struct {
 	host   *Host
 	socket *rendezvous.Socket
 
-	// Handshakes under way: with processes that may attach, and with processes that
-	// are being told that they may not.
-	hands, refusals chan struct{}
+	// Processes that may attach, and processes that are told that they may not.
+	peers, strangers peers
 }
 
-// maxHandshakes bounds the handshakes of a kind at a time. Processes that may attach wait
-// for their turn; a silent client holds one of the places for at most helloTimeout. Processes
-// that may not attach have places of their own: beyond these they are cut off unanswered.
-const maxHandshakes = 64
-
-// helloTimeout is how long a listener waits for a client's hello, which the client sends as
-// soon as it is connected.
+// helloTimeout is how long a handshake may take, and so a silent client holds a place for
+// visitors. A client sends its hello as soon as it is connected.
 const helloTimeout = time.Second
 
-// Open makes the door of a listener, where it is found by key. It lets nobody in until Serve
-// is called.
+// lastLook is how long a handshake looks for a hello once more when its time is up.
+const lastLook = 10 * time.Millisecond
+
+// Open makes the door of a listener, which is found under key. No application can attach
+// until [Door.Serve] is called.
 func (h *Host) Open(ctx context.Context, l Listener, key string) (*Door, error) {
 	socket, err := rendezvous.Bind(ctx, key, l.Shared())
 	if err != nil {
 		return nil, err
 	}
-	return &Door{
-		l:        l,
-		host:     h,
-		socket:   socket,
-		hands:    make(chan struct{}, maxHandshakes),
-		refusals: make(chan struct{}, maxHandshakes),
-	}, nil
+	d := &Door{l: l, host: h, socket: socket}
+	d.peers.init(l.PeerLimits(), h.Account)
+	d.strangers.init(PeerLimits{}, h.Account)
+	return d, nil
 }
 
-// Serve lets applications in, until Close.
+// Serve lets applications attach, until [Door.Close].
 func (d *Door) Serve() {
 	var wait time.Duration
 	for {
@@ -68,54 +66,56 @@ func (d *Door) Serve() {
 	}
 }
 
-// admit starts the handshake with a process that has connected, when there is a place.
+// admit starts the handshake with a process that has connected. It never waits.
 func (d *Door) admit(ch rendezvous.Channel) {
 	cred, err := ch.PeerCred()
 	if err != nil {
 		ch.Close()
 		return
 	}
-	if d.l.Allows(cred) {
-		d.hands <- struct{}{}
-		go d.attach(ch, cred)
+	at, visit := &d.peers, d.attach
+	if !d.l.Allows(cred) {
+		at, visit = &d.strangers, d.turnAway
+	}
+	v, of := at.enter(ch, cred)
+	if v == nil {
+		go of.closer.Do(func() { ch.Close() })
 		return
 	}
-	select {
-	case d.refusals <- struct{}{}:
-		go d.turnAway(ch, cred)
-	default:
-		ch.Close()
-	}
+	ch.SetReadDeadline(time.Now().Add(helloTimeout)) // sending never waits
+	go func() {
+		defer at.leave(v)
+		visit(v)
+	}()
 }
 
 // turnAway tells a process that it may not attach. It reads the hello first: to close a
 // socket with unread bytes is a reset, which would hide the answer.
-func (d *Door) turnAway(ch rendezvous.Channel, cred rendezvous.Cred) {
-	ch.SetDeadline(time.Now().Add(helloTimeout))
-	m, fds, err := ch.Receive()
-	rendezvous.CloseAll(fds)
-	if err != nil || !d.served(ch, cred, m) {
-		ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(syscall.EACCES)})
+func (d *Door) turnAway(v *visitor) {
+	defer v.peer.closer.Do(func() { v.ch.Close() })
+	m, fds, err := v.ch.Receive()
+	defer v.peer.closer.Do(fds.Close)
+	if err != nil || !d.served(v, m) {
+		v.ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(syscall.EACCES)})
 	}
-	ch.Close()
-	<-d.refusals
 }
 
-// served does what m asks for if it is not to connect and comes from this user or
-// root.
-func (d *Door) served(ch rendezvous.Channel, cred rendezvous.Cred, m rendezvous.Message) bool {
+// served handles the messages that may come in place of a hello, from processes of this user
+// and of root. It reports whether m was such a message.
+func (d *Door) served(v *visitor, m rendezvous.Message) bool {
 	switch {
-	case !rendezvous.Trusted(cred):
+	case !rendezvous.Trusted(v.cred):
 	case m.Kind == rendezvous.KindInspect:
-		return d.host.answerInspect(ch) == nil
+		return d.host.answerInspect(v.ch) == nil
 	case m.Kind == rendezvous.KindTakeover && d.l.Shared():
 		d.retire()
-		return ch.Send(rendezvous.Message{Kind: rendezvous.KindTaken}) == nil
+		return v.ch.Send(rendezvous.Message{Kind: rendezvous.KindTaken}) == nil
 	}
 	return false
 }
 
-// retire tells the clients to attach anew: another listener may be there now.
+// retire tells the clients to attach anew for later Dials: another listener may have the
+// address now.
 func (d *Door) retire() {
 	d.l.Retire()
 	h := d.host
@@ -123,80 +123,94 @@ func (d *Door) retire() {
 	defer h.mu.Unlock()
 	for s := range h.servers {
 		if s.door == d {
-			s.ch.Send(rendezvous.Message{Kind: rendezvous.KindRetire}) // if not, the next Dial finds out
+			s.ch.Send(rendezvous.Message{Kind: rendezvous.KindRetire}) // if it fails, the next Dial is refused
 		}
 	}
 }
 
-// Close lets no more applications attach, and tells those that have to attach anew.
+// Close lets no more applications attach, and tells the attached ones to attach anew for later
+// Dials.
 func (d *Door) Close() {
 	d.socket.Close()
 	d.retire()
 }
 
-// A server is this application's pair with one that has dialed its listener.
+// A server is this application's pair with another one that has dialed its listener.
 type server struct {
 	pair
 	door  *Door
+	peer  *peer
 	place Place
 	table *segpool.Table
 	conns slotTable[Accepted]
+
+	// requests has a bit for each slot at which the client may ask for a connection. The
+	// worker takes them, in turns with those of other pairs, while there are fewer half-open
+	// connections than there may be.
+	requests  sched.Bitmap
+	from      uint32       // where the next Take begins; the worker's own
+	halfOpens atomic.Int32 // that were not accepted
 }
 
-// attach does the handshake with an application, and then reads its messages.
-func (d *Door) attach(ch rendezvous.Channel, cred rendezvous.Cred) {
+// attach does the handshake with an application, and then reads its messages. It has left the
+// visitors when it reads.
+func (d *Door) attach(v *visitor) {
 	h := d.host
-	if h.begin(ch) != nil {
-		ch.Close()
-		<-d.hands
+	if h.begin(v.ch) != nil {
+		v.ch.Close()
 		return
 	}
-	defer h.end(ch)
-	ch.SetDeadline(time.Now().Add(helloTimeout))
-	s, err := d.handshake(ch, cred)
-	ch.SetDeadline(time.Time{})
-	<-d.hands
+	defer v.peer.closer.Do(func() { h.end(v.ch) })
+	s, err := d.handshake(v)
 	if err != nil {
 		var errno syscall.Errno
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			errno = syscall.ETIMEDOUT
+		} else if errors.Is(err, net.ErrClosed) {
+			errno = syscall.ECONNREFUSED // by Host.Close
 		} else if !errors.As(err, &errno) {
 			errno = syscall.EPROTO
 		}
-		ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(errno)}) // if it still listens
+		v.ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(errno)}) // fails if the client has gone
 		return
 	}
 	if s != nil {
+		v.ch.SetReadDeadline(time.Time{})
+		d.peers.leave(v)
 		s.read()
 	}
 }
 
-// handshake returns the pair, or nil without an error if that was not what was
-// asked for.
-func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (*server, error) {
+// handshake returns the pair. It returns nil and no error if it has handled another message
+// than a hello.
+func (d *Door) handshake(v *visitor) (*server, error) {
 	var held holdings
-	defer held.release()
-	hello, fds, err := ch.Receive()
+	defer held.undo()
+	hello, fds, err := v.ch.Receive()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// This process may have been stopped, and the hello may be there.
+		v.ch.SetReadDeadline(time.Now().Add(lastLook))
+		hello, fds, err = v.ch.Receive()
+	}
+	defer v.peer.closer.Do(fds.Close)
 	if err != nil {
 		return nil, err
 	}
-	if d.served(ch, cred, hello) {
-		rendezvous.CloseAll(fds)
+	if d.served(v, hello) {
 		return nil, nil
 	}
 	if err := hello.Check(rendezvous.KindHello, 3, fds); err != nil {
 		return nil, err
 	}
-	blockFD, sleepFD, bellFD := fds[0], fds[1], fds[2]
-	block, err := segpool.OpenShared(blockFD, blockSize, segpool.ByBoth)
+	block, err := segpool.OpenShared(fds[0], blockSize, segpool.ByBoth)
 	if err != nil {
-		rendezvous.CloseAll([]int{sleepFD, bellFD})
 		return nil, rendezvous.Broken(err)
 	}
 	held.add(block.Free)
-	s := &server{pair: pair{host: d.host, ch: ch, cred: cred, block: block}, door: d}
+	h := d.host
+	s := &server{pair: pair{host: h, ch: v.ch, cred: v.cred, block: block, closer: v.peer.closer}, door: d, peer: v.peer}
 	s.self = s
-	if err := s.adopt(hello, sleepFD, bellFD); err != nil {
+	if err := s.adopt(hello, fds, 1); err != nil {
 		return nil, err
 	}
 	held.add(s.disown)
@@ -212,31 +226,31 @@ func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (*server, 
 	if err != nil {
 		return nil, err
 	}
-	h := s.host
-	if h.full() {
+	if h.full() || !d.peers.addPair(v.peer) {
 		return nil, syscall.ENOBUFS
 	}
-	s.table = segpool.NewTable(g, h.Account)
+	held.add(s.gone)
+	s.table = segpool.NewTable(g, v.peer.account)
+	s.requests = sched.NewBitmap(make([]byte, sched.BitmapSize))
 	worker, number, ownSleepFD, err := h.worker()
 	if err != nil {
 		return nil, err
 	}
-	bell, err := sched.NewDoorbell()
+	s.worker = worker
+	bell, ringerFD, err := sched.NewDoorbell()
 	if err != nil {
 		return nil, err
 	}
+	defer unix.Close(ringerFD)
 	held.add(bell.Close)
 	toServer, toClient := bitmaps(block)
 	s.remote.Events = toClient
-	s.source = sched.Source{Events: toServer, Handle: s.handle, Bell: bell}
-	s.worker = worker
-	s.refs.Store(1)
-	if err := worker.Add(&s.source); err != nil {
+	if err := s.listen(toServer, bell, s.handle, s.admitSome); err != nil {
 		return nil, err
 	}
-	held.keep() // the worker may be using the memory from here on
-	err = ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, App: h.ID, Worker: uint32(number),
-		ToServer: uint32(g.ToServer), ToClient: uint32(g.ToClient)}, ownSleepFD, bell.FD())
+	held.keep()
+	err = v.ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, App: h.ID, Worker: uint32(number),
+		ToServer: uint32(g.ToServer), ToClient: uint32(g.ToClient)}, ownSleepFD, ringerFD)
 	if err == nil {
 		err = h.register(s, func() { h.servers[s] = struct{}{} })
 	}
@@ -248,32 +262,53 @@ func (d *Door) handshake(ch rendezvous.Channel, cred rendezvous.Cred) (*server, 
 	return s, nil
 }
 
+// gone implements member.
+func (s *server) gone() { s.door.peers.removePair(s.peer) }
+
 // read reads the control channel, and ends the pair when that ends.
 func (s *server) read() {
-	for {
-		m, fds, err := s.ch.Receive()
+	for !s.dead.Load() {
+		m, fds, err := s.ch.ReceivePatiently()
+		if err == nil || err == rendezvous.ErrNoRoom {
+			s.heard(m.Kind)
+			err = s.obey(m, fds, err)
+		}
+		if len(fds) > 0 {
+			s.closer.Do(fds.Close)
+		}
+		if err == rendezvous.ErrProtocol {
+			s.cutOff(badMessage)
+		}
 		if err != nil {
 			break
-		}
-		if m.Kind == rendezvous.KindAdd && len(fds) == 1 {
-			var errno syscall.Errno
-			if err := s.add(int(m.Segment), fds[0]); err != nil && !errors.As(err, &errno) {
-				errno = syscall.EPROTO
-			}
-			if s.ch.Send(rendezvous.Message{Kind: rendezvous.KindAdded, Errno: uint32(errno)}) != nil {
-				break
-			}
-			continue
-		}
-		rendezvous.CloseAll(fds)
-		if m.Kind == rendezvous.KindDrop {
-			s.table.Drop(int(m.Segment))
 		}
 	}
 	h := s.host
 	h.unregister(func() { delete(h.servers, s) })
 	s.die(s.cutNext())
 	s.table.Close()
+}
+
+// obey does what a message says. lost is not nil if descriptors were lost.
+func (s *server) obey(m rendezvous.Message, fds foreign.FDs, lost error) error {
+	switch {
+	case m.Kind == rendezvous.KindAdd && (len(fds) == 1 || lost != nil):
+		var errno syscall.Errno
+		err := lost
+		if err == nil {
+			err = s.add(int(m.Segment), fds[0])
+		}
+		if err != nil && !errors.As(err, &errno) {
+			errno = syscall.EPROTO
+		}
+		return s.ch.SendPatiently(rendezvous.Message{Kind: rendezvous.KindAdded, Errno: uint32(errno)})
+	case m.Kind == rendezvous.KindDrop && len(fds) == 0:
+		s.table.Drop(int(m.Segment))
+		return nil
+	case m.Kind == rendezvous.KindFull && len(fds) == 0:
+		return nil
+	}
+	return rendezvous.ErrProtocol
 }
 
 // add maps a segment that the client has made.
@@ -285,7 +320,8 @@ func (s *server) add(k, fd int) error {
 	return s.table.Add(k, m)
 }
 
-// cutAccepted ends a connection whose peer is gone.
+// cutAccepted ends a connection whose pair has ended, and removes it from the backlog if it was
+// not answered.
 func (s *server) cutAccepted(a *Accepted) {
 	s.cut(a.owner.End())
 	if !a.answered.Load() {
@@ -293,7 +329,7 @@ func (s *server) cutAccepted(a *Accepted) {
 	}
 }
 
-// cutNext returns what ends the connections, one after the other.
+// cutNext returns a function that cuts the next connection, see [pair.die].
 func (s *server) cutNext() func() bool { return s.conns.inTurn(s.cutAccepted) }
 
 func (s *server) each(f func(e *stream.End, owner any, halfOpen bool)) {
@@ -303,18 +339,40 @@ func (s *server) each(f func(e *stream.End, owner any, halfOpen bool)) {
 	})
 }
 
-// handle is called by the worker for each event. One at a slot that is not in
-// use is a Dial.
+// handle is called for each event. One at a slot that is not in use is a Dial, which the worker
+// admits later.
 func (s *server) handle(id uint32) {
 	if a := s.conns.get(id); a != nil {
-		a.owner.End().Wake()
-		a.checkDialer()
+		a.notified()
 		return
 	}
-	if slot, ok := s.table.Request(id); ok {
-		// The call may come after the pair has died, hence the reference. The
-		// worker serves the pair now, so there is one to be had.
-		s.ref()
-		s.worker.Connect(func() { s.incoming(slot) })
+	s.requests.Set(id)
+	s.worker.Schedule(&s.source)
+}
+
+// admitsPerTurn is about how many Dials are admitted in one turn of the worker, as in VPP's
+// session layer.
+const admitsPerTurn = 32
+
+// admitSome is [sched.Source.Work]: it admits Dials, as far as there is room for half-open
+// connections.
+func (s *server) admitSome() (more bool) {
+	room := s.door.peers.limits.HalfOpens - int(s.halfOpens.Load())
+	if room <= 0 {
+		return false // see settled
+	}
+	_, s.from = s.requests.Take(s.from, min(room, admitsPerTurn), s.admit)
+	// After the bits were put back that Take has not followed: it pairs with the store in
+	// settled.
+	return s.requests.Pending() && int(s.halfOpens.Load()) < s.door.peers.limits.HalfOpens
+}
+
+// settled is called when a half-open connection is one no more. If there may be Dials that wait
+// for its place, the worker looks for them: either this finds their bits, or admitSome, which is
+// taking bits, finds the place. Model: halfopen.pml.
+func (s *server) settled() {
+	s.halfOpens.Add(-1)
+	if s.requests.Pending() {
+		s.worker.Schedule(&s.source)
 	}
 }

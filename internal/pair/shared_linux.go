@@ -10,9 +10,8 @@ import (
 
 // The memory that a pair shares besides its segments.
 
-// blockSize is the size of the memory with the bitmaps: first the one that the
-// client's events to the server are in, then the other one, each on pages of its
-// own.
+// blockSize is the size of the memory with the two bitmaps, each on pages of its own: first
+// the bitmap of events to the server, then the bitmap of events to the client.
 const blockSize = 2 * bitmapPages
 
 const bitmapPages = (sched.BitmapSize + 4095) &^ 4095

@@ -7,16 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Absences are the targets at which Dials have found nobody, or nobody to be had,
-// so that Dials that end up in the kernel don't ask again and again.
+// Absences are a negative cache: the targets at which Dials have found no listener, or none
+// that they can use. With it a Dial that uses the kernel's socket costs one lstat more.
 type Absences struct {
 	mu    sync.Mutex
-	stamp Stamp // the directory's state for which until is valid
-	until map[string]time.Time
+	stamp Stamp                // until is valid as long as this is the current stamp
+	until map[string]time.Time // when an absence expires; the zero time means never
 }
 
-// A Stamp changes whenever a listener comes or goes: a file is added to or
-// removed from the directory, or one in this application.
+// A Stamp changes whenever a file is added to the directory or removed from it, and whenever
+// this application opens a listener.
 type Stamp struct {
 	path     string
 	dev, ino uint64
@@ -25,19 +25,20 @@ type Stamp struct {
 }
 
 const (
-	// stampAge is the least age of a stamp to be relied on: the clock of file
-	// systems goes in steps, and within one several changes look like one.
+	// stampAge is the least age of the directory's last change for an absence to be
+	// remembered: the clock of file systems goes in steps, and a second change within one
+	// step would leave the stamp as it is.
 	stampAge = 50 * time.Millisecond
 
-	// distrustTime is how long a listener that can't be had is left alone.
+	// distrustTime is how long Dials leave a listener alone that has failed.
 	distrustTime = 5 * time.Second
 
 	maxAbsences = 4096
 )
 
-// Absent reports whether nobody is known to be at the target with this name. If not,
-// what is found out can be told to Remember with the stamp that it returns. opened is
-// another number when a listener of this application has come.
+// Absent reports whether the target with this name is in the cache. If not, the caller looks
+// for a listener, and passes the stamp to [Absences.Remember] or [Absences.Distrust]. opened
+// counts the listeners that this application has opened.
 func (a *Absences) Absent(name string, opened uint64) (bool, Stamp) {
 	stamp := Stamp{path: Dir(), own: opened}
 	var st unix.Stat_t
@@ -53,16 +54,16 @@ func (a *Absences) Absent(name string, opened uint64) (bool, Stamp) {
 	return ok && (until.IsZero() || time.Now().Before(until)), stamp
 }
 
-// Remember remembers that nobody was at a target, when the directory had a stamp.
+// Remember remembers that there was no listener at a target when Absent returned stamp.
 func (a *Absences) Remember(name string, stamp Stamp) {
 	if time.Since(time.Unix(stamp.mtime.Unix())) > stampAge {
 		a.mark(name, stamp, time.Time{})
 	}
 }
 
-// Distrust remembers that the listener at a target can't be had: it does not
-// answer, is not ours to talk to, or speaks otherwise. The next one may, so a
-// change of the stamp ends it.
+// Distrust remembers that Dials can't use the listener at a target: it does not answer, belongs
+// to another user, or speaks another version. A change of the stamp ends that, as there may be
+// another listener.
 func (a *Absences) Distrust(name string, stamp Stamp) {
 	a.mark(name, stamp, time.Now().Add(distrustTime))
 }
@@ -70,7 +71,7 @@ func (a *Absences) Distrust(name string, stamp Stamp) {
 func (a *Absences) mark(name string, stamp Stamp, until time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.stamp == stamp { // otherwise it may be wrong by now
+	if a.stamp == stamp { // otherwise a listener may be there by now
 		a.until[name] = until
 	}
 }

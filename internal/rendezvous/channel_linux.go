@@ -13,15 +13,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/syserr"
 )
 
-// The control channel of a pair is a SOCK_SEQPACKET socket, which keeps
-// messages and the descriptors that come with them together. After the handshake
-// it is silent but for segments that come and go; its end is the peer's end.
+// The control channel of a pair is a SOCK_SEQPACKET socket, which keeps a message and its
+// descriptors together. After the handshake it carries only messages about segments, and
+// retire. It ends when the peer's process ends.
 
-// HandshakeTimeout bounds how long either side waits for the other's first
-// words. A process that is alive answers within a millisecond.
+// HandshakeTimeout is how long a client waits for each answer of the server. A process that
+// runs answers within a millisecond.
 const HandshakeTimeout = 5 * time.Second
 
 // A Channel is one end of a control channel.
@@ -29,8 +30,8 @@ type Channel struct {
 	*net.UnixConn
 }
 
-// Send sends a message and descriptors. It never waits: a full socket is an error, which
-// peers that keep to the protocol never cause.
+// Send sends a message and descriptors. It never waits: if the socket's queue is full it fails,
+// which a peer that keeps to the protocol never causes.
 func (ch Channel) Send(m Message, fds ...int) error {
 	m.Magic, m.Version = Magic, Version
 	var b bytes.Buffer
@@ -57,37 +58,71 @@ func versionError(v uint16) error {
 		fmt.Sprintf("the other process speaks version %d of ctnet's protocol and this one version %d; build both with the same ctnet", v, Version))
 }
 
-// Receive returns the next message, and its descriptors, which the caller owns.
-// One of another version or size is an error; which kind it is, is for the caller
-// to see.
-func (ch Channel) Receive() (m Message, fds []int, err error) {
+// Receive returns the next message and its descriptors, which the caller owns, also if Receive
+// fails. It fails if the message has another version or size, and with ErrNoRoom, returning the
+// message, if some of its descriptors were lost. The caller checks the kind.
+func (ch Channel) Receive() (m Message, fds foreign.FDs, err error) {
 	b := make([]byte, MessageSize+1)
 	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
 	n, oobn, flags, _, readErr := ch.ReadMsgUnix(b, oob)
-	// Also after an error: an empty packet looks like the end, but may have
-	// brought descriptors.
+	// Also after an error: an empty packet is reported as the end, but may carry
+	// descriptors.
 	fds, err = parseRights(oob[:oobn])
 	if readErr != nil {
-		CloseAll(fds)
-		return m, nil, readErr
+		return m, fds, readErr
 	}
 	if err != nil || n < 8 || binary.LittleEndian.Uint32(b) != Magic {
 		err = ErrProtocol
 	} else if v := binary.LittleEndian.Uint16(b[4:]); v != Version {
-		err = versionError(v) // whose messages may have another size
-	} else if flags&(unix.MSG_CTRUNC|unix.MSG_TRUNC) != 0 || n != MessageSize {
+		err = versionError(v) // before the size, which may differ in another version
+	} else if flags&unix.MSG_TRUNC != 0 || n != MessageSize {
 		err = ErrProtocol
 	}
 	if err != nil {
-		CloseAll(fds)
-		return m, nil, err
+		return m, fds, err
 	}
 	binary.Decode(b[:n], binary.LittleEndian, &m)
-	return m, fds, nil
+	if flags&unix.MSG_CTRUNC != 0 {
+		if len(fds) >= maxFDs {
+			return m, fds, ErrProtocol
+		}
+		err = ErrNoRoom // in this process
+	}
+	return m, fds, err
 }
 
-// Expect receives a message of one kind with a number of descriptors.
-func (ch Channel) Expect(kind uint16, nfds int) (Message, []int, error) {
+// IsShortage reports whether err says that the system is short of memory, which may be over soon.
+func IsShortage(err error) bool {
+	return errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ENOBUFS)
+}
+
+// SendPatiently is Send for a goroutine that can wait: it tries for a while if there is no memory.
+func (ch Channel) SendPatiently(m Message, fds ...int) error {
+	for n := 0; ; n++ {
+		err := ch.Send(m, fds...)
+		if !IsShortage(err) || n == 100 {
+			return err
+		}
+		time.Sleep(shortagePause)
+	}
+}
+
+// shortagePause is the time between two tries when the system is short of memory.
+const shortagePause = 10 * time.Millisecond
+
+// ReceivePatiently is Receive, but waits while there is no memory.
+func (ch Channel) ReceivePatiently() (m Message, fds foreign.FDs, err error) {
+	for {
+		if m, fds, err = ch.Receive(); !IsShortage(err) {
+			return m, fds, err
+		}
+		time.Sleep(shortagePause)
+	}
+}
+
+// Expect receives a message of one kind with nfds descriptors, which the caller owns, also if
+// Expect fails.
+func (ch Channel) Expect(kind uint16, nfds int) (Message, foreign.FDs, error) {
 	m, fds, err := ch.Receive()
 	if err == nil {
 		err = m.Check(kind, nfds, fds)
@@ -95,28 +130,24 @@ func (ch Channel) Expect(kind uint16, nfds int) (Message, []int, error) {
 	return m, fds, err
 }
 
-// Check checks that m is of one kind and came with a number of descriptors, and
-// closes these otherwise.
-func (m *Message) Check(kind uint16, nfds int, fds []int) (err error) {
+// Check checks that m is of one kind, says no errno, and came with nfds descriptors.
+func (m *Message) Check(kind uint16, nfds int, fds foreign.FDs) error {
 	switch {
 	case m.Kind == kind && m.Errno != 0:
-		err = syscall.Errno(m.Errno)
+		return syscall.Errno(m.Errno)
 	case m.Kind != kind || len(fds) != nfds:
-		err = ErrProtocol
-	default:
-		return nil
+		return ErrProtocol
 	}
-	CloseAll(fds)
-	return err
+	return nil
 }
 
-func parseRights(oob []byte) (fds []int, err error) {
+func parseRights(oob []byte) (fds foreign.FDs, err error) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return nil, err
 	}
 	for i := range msgs {
-		// Credentials and the like don't come unless asked for.
+		// No other kind comes, such as credentials, as this socket hasn't asked for it.
 		more, err := unix.ParseUnixRights(&msgs[i])
 		if err != nil {
 			return fds, err
@@ -126,11 +157,12 @@ func parseRights(oob []byte) (fds []int, err error) {
 	return fds, nil
 }
 
-// CloseAll closes descriptors.
-func CloseAll(fds []int) {
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
+// HangUp ends the channel at both ends, and never blocks, as to close it can: the peer's
+// messages may have come with descriptors whose close blocks. Messages that have come can
+// still be received.
+func (ch Channel) HangUp() {
+	ch.CloseRead()
+	ch.CloseWrite()
 }
 
 // PeerCred returns the credentials of the process at the other end, as the kernel says.
@@ -150,12 +182,43 @@ func (ch Channel) PeerCred() (Cred, error) {
 	return Cred{PID: int(u.Pid), UID: int(u.Uid), GID: int(u.Gid)}, nil
 }
 
-// aLongTimeAgo is a deadline that ends what is under way.
+// soPeerPidfd is SO_PEERPIDFD, since Linux 6.5.
+const soPeerPidfd = 0x4d
+
+// PeerProcess returns a descriptor that becomes readable when the process at the other end
+// ends, which the caller closes, or -1 if there is none to be had. The channel's own end does
+// not say that for sure: a child may have inherited the socket.
+func (ch Channel) PeerProcess(c Cred) (fd int) {
+	if c.PID == os.Getpid() {
+		return -1 // another application of this process
+	}
+	fd = -1
+	raw, err := ch.SyscallConn()
+	if err != nil {
+		return -1
+	}
+	raw.Control(func(s uintptr) {
+		fd, err = unix.GetsockoptInt(int(s), unix.SOL_SOCKET, soPeerPidfd)
+	})
+	if err == nil {
+		return fd
+	}
+	if c.PID <= 0 {
+		return -1
+	}
+	// The number may be another process's by now, but not if the first one is alive still,
+	// which the caller finds out: it has the channel's end.
+	if fd, err = unix.PidfdOpen(c.PID, 0); err != nil {
+		return -1
+	}
+	return fd
+}
+
+// aLongTimeAgo is a deadline that ends the calls under way.
 var aLongTimeAgo = time.Unix(1, 0)
 
-// LimitHandshake makes what is done on ch fail when the handshake takes too
-// long or ctx ends, until the returned function is called. That one returns false
-// if ctx has ended: then ch can't be used any more.
+// LimitHandshake makes calls on ch fail after HandshakeTimeout or when ctx ends, until done is
+// called. done returns false if ctx has ended: then ch can't be used any more.
 func (ch Channel) LimitHandshake(ctx context.Context) (done func() bool) {
 	ch.SetDeadline(time.Now().Add(HandshakeTimeout))
 	stop := context.AfterFunc(ctx, func() { ch.SetDeadline(aLongTimeAgo) })

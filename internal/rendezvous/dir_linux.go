@@ -31,8 +31,8 @@ func Dir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("ctnet-%d", os.Geteuid()))
 }
 
-// checkDir makes sure that only this user and root decide what is in dir. Others
-// may be allowed to read it: credentials are checked when a process connects.
+// checkDir checks that only this user and root can change what is in dir. Other users may read
+// it, as credentials are checked when a process connects.
 func checkDir(dir string) error {
 	fi, err := os.Lstat(dir)
 	if err != nil {
@@ -50,7 +50,7 @@ func checkDir(dir string) error {
 	return nil
 }
 
-// makeDir makes sure that the directory is there and fit for listening.
+// makeDir makes the directory if it is missing, and checks it.
 func makeDir() (string, error) {
 	dir := Dir()
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -61,11 +61,11 @@ func makeDir() (string, error) {
 
 const (
 	socketSuffix = ".sock"
-	nextSuffix   = ".next" // of a socket that is to replace it; as long
+	nextSuffix   = ".next" // of a new socket, before it is renamed; as long as socketSuffix
 )
 
-// socketPath returns where in dir the listener for a key is found. The key may
-// hold any bytes, so its hash makes the file's name.
+// socketPath returns the path in dir of the socket for a key. A key may contain any bytes, so
+// the file's name is its hash.
 func socketPath(dir, key string) (string, error) {
 	sum := sha256.Sum256([]byte(key))
 	path := filepath.Join(dir, hex.EncodeToString(sum[:12])+socketSuffix)
@@ -76,16 +76,15 @@ func socketPath(dir, key string) (string, error) {
 }
 
 const (
-	sweepLooks = 4 // files at a time
+	sweepLooks = 4 // how many files one sweep checks
 
-	// sweepAge is the least age of a file that is looked at, which means to
-	// connect to it: a listener is not to be disturbed often.
+	// sweepAge is the least age of a file that sweep checks. The check connects to the
+	// socket, and must not disturb a listener often.
 	sweepAge = time.Hour
 )
 
-// sweep removes some of the files that dead processes have left, if it comes
-// across any: there may be many, under names that nobody uses again. The caller
-// has the directory's lock.
+// sweep checks a few files, and removes those of dead processes: many could pile up, as their
+// names may never be used again. The caller has the directory's lock.
 func sweep(dir, own string) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -110,7 +109,7 @@ func sweep(dir, own string) {
 	}
 }
 
-// A fileID says which file it is, whatever its name.
+// A fileID identifies a file, whatever its name.
 type fileID struct{ dev, ino uint64 }
 
 func identify(path string) (fileID, error) {
@@ -123,7 +122,7 @@ func identify(path string) (fileID, error) {
 // while a socket is bound or removed.
 const lockTimeout = 5 * time.Second
 
-// lockDir takes the lock on dir's contents.
+// lockDir locks dir's contents against other processes.
 func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {

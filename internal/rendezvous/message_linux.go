@@ -5,8 +5,8 @@ import "encoding/binary"
 // Magic begins each message.
 const Magic = 0x74656e74 // "tnet"
 
-// Version is that of the protocol, with the layout of all that is shared.
-const Version = 2
+// Version is the version of the protocol and of the layout of shared memory.
+const Version = 3
 
 // The kinds of messages.
 const (
@@ -15,20 +15,21 @@ const (
 	KindAdd                 // client: a new segment; 1 descriptor
 	KindAdded               // server: the segment is mapped, or an errno
 	KindDrop                // client: a segment is not used any more
-	KindRetire              // server: the listener is closed
+	KindRetire              // server: the listener is closed, or another one has its address
 	KindInspect             // in place of hello: asks for a snapshot
 	KindSnapshot            // server: the snapshot; 1 descriptor
 	KindTakeover            // in place of hello: another listener has the address now
-	KindTaken               // server: no new connections come here
+	KindTaken               // server: it has retired
+	KindFull                // the queue of the receiver's doorbell is full
 )
 
-// A Message is the same for all kinds; what a kind has no use for is 0.
+// A Message has the same fields for all kinds. A field that a kind doesn't use is 0.
 type Message struct {
 	Magic    uint32
 	Version  uint16
 	Kind     uint16
-	App      uint64 // the sender's
-	Worker   uint32 // whose sleep word speaks for the sender
+	App      uint64 // the sender's identity
+	Worker   uint32 // the number of the sender's worker for this pair
 	Segment  uint32
 	ToServer uint32 // fifo sizes: asked for, or decided
 	ToClient uint32
@@ -38,11 +39,11 @@ type Message struct {
 	Name     [MaxTarget]byte // what was dialed
 }
 
-// MaxTarget is the longest name of what is dialed, in bytes.
+// MaxTarget is the largest length of a target's name, in bytes.
 const MaxTarget = 208
 
 // MessageSize is the size of a message in bytes.
 var MessageSize = binary.Size(Message{})
 
-// maxFDs is the most descriptors that come with a message.
+// maxFDs is the largest number of descriptors with a message.
 const maxFDs = 3

@@ -89,8 +89,8 @@ func TestBindAndDial(t *testing.T) {
 	require.Equal(t, "lock", left[0].Name())
 }
 
-// TestTakeover has another socket take over a key. The one before is told, and its Close
-// leaves the other's file.
+// TestTakeover lets another socket take over a key. The first socket is told, and its Close leaves
+// the other's file.
 func TestTakeover(t *testing.T) {
 	useDir(t)
 	for _, answers := range []bool{true, false} {
@@ -123,7 +123,7 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// TestStale has a dead process's file in the way.
+// TestStale binds where a dead process has left its file.
 func TestStale(t *testing.T) {
 	useDir(t)
 	s := bind(t, "k")
@@ -139,8 +139,8 @@ func TestStale(t *testing.T) {
 	require.False(t, Present("k"))
 }
 
-// TestBindAtOnce has many bind one key: one at a time has it, and there is one at any
-// moment from the first to the last.
+// TestBindAtOnce binds one key many times at once: one socket at a time has the key, and there is
+// a socket at any moment from the first to the last.
 func TestBindAtOnce(t *testing.T) {
 	useDir(t)
 	var owners atomic.Int32
@@ -169,7 +169,7 @@ func TestBindAtOnce(t *testing.T) {
 	require.False(t, Present("k"))
 }
 
-// TestLocked has the directory's lock held elsewhere.
+// TestLocked binds while another process has the directory's lock.
 func TestLocked(t *testing.T) {
 	dir := useDir(t)
 	s := bind(t, "k")
@@ -185,8 +185,8 @@ func TestLocked(t *testing.T) {
 	require.Eventually(t, func() bool { return !Present("k") }, leakcheck.Patience, time.Millisecond)
 }
 
-// TestSweep has many files of dead processes, which go in time, and one of a live one,
-// which stays.
+// TestSweep makes many files of dead processes, which are removed in time, and one of a live
+// process, which stays.
 func TestSweep(t *testing.T) {
 	dir := useDir(t)
 	live := bind(t, "live")
@@ -211,7 +211,7 @@ func TestSweep(t *testing.T) {
 	require.True(t, Present("young"))
 }
 
-// TestUnfitDir has a directory that others could change, or that is none.
+// TestUnfitDir uses a directory that other users could change, or a file that is no directory.
 func TestUnfitDir(t *testing.T) {
 	dir := useDir(t)
 	for mode, want := range map[fs.FileMode]error{
@@ -248,7 +248,7 @@ func TestUnfitDir(t *testing.T) {
 	require.NoError(t, os.Chown(dir, 0, -1))
 }
 
-// TestDialsTrusted has a socket of a user that nobody else trusts.
+// TestDialsTrusted dials a socket of another user.
 func TestDialsTrusted(t *testing.T) {
 	if os.Geteuid() != 0 {
 		require.True(t, Trusted(Cred{UID: os.Geteuid()}))
@@ -268,7 +268,7 @@ func TestDialsTrusted(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EACCES)
 }
 
-// TestSilent dials a socket whose queue is full, and nobody accepts.
+// TestSilent dials a socket whose queue is full, and which does not accept.
 func TestSilent(t *testing.T) {
 	useDir(t)
 	s := bind(t, "k")
@@ -305,12 +305,13 @@ func TestMessages(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, sent, m)
 		require.Len(t, fds, 2)
-		CloseAll(fds)
+		fds.Close()
 	}
 	// What was not expected is closed.
 	for _, nfds := range []int{0, 1, 3} {
 		require.NoError(t, a.Send(sent, int(null.Fd()), int(null.Fd())))
-		_, _, err := b.Expect(KindHello, nfds)
+		_, fds, err := b.Expect(KindHello, nfds)
+		fds.Close()
 		require.Equal(t, ErrProtocol, err)
 	}
 	require.NoError(t, a.Send(sent))
@@ -318,14 +319,16 @@ func TestMessages(t *testing.T) {
 	require.Equal(t, ErrProtocol, err)
 	sent.Errno = uint32(syscall.ENOBUFS)
 	require.NoError(t, a.Send(sent, int(null.Fd())))
-	_, _, err = b.Expect(KindHello, 1)
+	_, fds, err := b.Expect(KindHello, 1)
+	fds.Close()
 	require.Equal(t, syscall.ENOBUFS, err)
 	require.NoError(t, a.Close())
 	_, _, err = b.Receive()
 	require.ErrorIs(t, err, io.EOF)
 }
 
-// TestGarbage receives what no Send sends, with descriptors: an error, and none is left.
+// TestGarbage receives packets that Send never sends, with descriptors. Receive fails, and closes
+// the descriptors.
 func TestGarbage(t *testing.T) {
 	useDir(t)
 	s := bind(t, "k")
@@ -368,7 +371,8 @@ func TestGarbage(t *testing.T) {
 			return sendErr != unix.EAGAIN
 		})
 		require.NoError(t, sendErr)
-		_, _, err := b.Receive()
+		_, got, err := b.Receive()
+		got.Close()
 		if want == nil {
 			require.ErrorIs(t, err, syscall.EPROTONOSUPPORT)
 			require.ErrorContains(t, err, "build both with the same ctnet")
@@ -401,7 +405,7 @@ func TestLimitHandshake(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestAbsences follows listeners that come and go, with what is remembered between.
+// TestAbsences opens and closes listeners, and checks what is remembered in between.
 func TestAbsences(t *testing.T) {
 	dir := useDir(t)
 	var a Absences
@@ -445,7 +449,7 @@ func TestAbsences(t *testing.T) {
 		opened++
 		known(false)
 	}
-	// What is found just after a change is not relied on.
+	// An absence that was found just after a change is not remembered.
 	now := time.Now()
 	require.NoError(t, os.Chtimes(dir, now, now))
 	a.Remember("x", known(false))

@@ -2,11 +2,10 @@
 
 package rendezvous
 
-// Absences would be the targets at which nobody was found. Other applications are found on
-// Linux only.
+// Absences are empty: other applications can be found on Linux only.
 type Absences struct{}
 
-// A Stamp would say when that is out of date.
+// A Stamp is the version of Absences.
 type Stamp struct{}
 
 // Absent returns false.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -22,9 +23,9 @@ type Socket struct {
 	id   fileID // of the file there
 }
 
-// Bind binds the socket for a key. A file that a dead process has left there is replaced.
-// If a live one listens there it is ErrInUse, unless the caller has the address by other
-// rights: then it takes over, and the other listener's dialers are sent here.
+// Bind binds the socket for a key. It replaces a file that a dead process has left. If a live
+// process listens there, Bind fails with ErrInUse. With takeover, for a caller to which the
+// kernel has granted the address, it takes over instead, and the other listener retires.
 func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
 	dir, err := makeDir()
 	if err != nil {
@@ -45,19 +46,21 @@ func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
 		if !takeover {
 			return nil, ErrInUse
 		}
+	} else if isLocal(err) {
+		return nil, err
 	} else if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) && !takeover {
-		return nil, ErrInUse // its queue is full, or it is another kind of file
+		return nil, ErrInUse // the socket's queue is full, or the file is of another kind
 	}
-	// Under another name first, so that there is one at any time.
+	// Under another name first: after the rename there is still a socket at any time.
 	next := path[:len(path)-len(socketSuffix)] + nextSuffix
 	os.Remove(next) // left by a process that died here
 	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: next, Net: "unixpacket"})
 	if err != nil {
 		return nil, errors.Unwrap(err)
 	}
-	// Under the lock only, see Close.
+	// remove unlinks the file, under the lock.
 	ln.SetUnlinkOnClose(false)
-	// Credentials decide about a process that connects, not the file.
+	// The file's mode lets every user connect; credentials decide.
 	s := &Socket{ln: ln, path: path}
 	err = os.Chmod(next, 0o666)
 	if err == nil {
@@ -78,17 +81,22 @@ func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
 	return s, nil
 }
 
+// isLocal reports whether err says that this process has no more descriptors or memory.
+func isLocal(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || IsShortage(err)
+}
+
 // Accept returns the next channel. It fails with net.ErrClosed after Close.
 func (s *Socket) Accept() (Channel, error) {
 	c, err := s.ln.AcceptUnix()
 	return Channel{c}, err
 }
 
-// takeoverPatience is how long the process that listened at an address has to answer.
+// takeoverPatience is how long takeOver waits for the answer.
 const takeoverPatience = 250 * time.Millisecond
 
-// takeOver makes the process that listened at the address so far send its clients
-// here. If it doesn't answer, they find out when it closes its listener.
+// takeOver tells the listener that had the address so far to retire: its clients attach anew,
+// here. If it doesn't answer, they do so when it closes.
 func takeOver(ctx context.Context, ch Channel) {
 	if cred, err := ch.PeerCred(); err != nil || !Trusted(cred) {
 		return
@@ -103,8 +111,9 @@ func takeOver(ctx context.Context, ch Channel) {
 // Close closes the socket and removes its file, unless another listener has put its own
 // there. It doesn't wait for the directory's lock.
 //
-// A file is known by its inode, whose number a later listener's file may have. The bound
-// socket keeps the inode; so the file is removed first, or the inode is kept until it is.
+// The file is identified by its inode. While the inode exists, no later listener's file can
+// have its number. The bound socket keeps the inode, so Close removes the file before it closes
+// the socket, or keeps the inode by another descriptor until the file is removed.
 func (s *Socket) Close() {
 	if s.remove(0) {
 		s.ln.Close()
@@ -113,15 +122,15 @@ func (s *Socket) Close() {
 	fd, err := unix.Open(s.path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	s.ln.Close()
 	if err != nil {
-		return // there is no file to be removed
+		return // there is no file to remove
 	}
 	go func() {
-		s.remove(lockTimeout) // and if not it is found to be stale later
+		s.remove(lockTimeout) // if it fails, a later Bind or sweep finds the file stale
 		unix.Close(fd)
 	}()
 }
 
-// remove removes the file. It returns false if the directory was locked for all that time.
+// remove removes the file. It returns false if it could not lock the directory within wait.
 func (s *Socket) remove(wait time.Duration) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
@@ -136,7 +145,8 @@ func (s *Socket) remove(wait time.Duration) bool {
 	return true
 }
 
-// Dial connects to the listener of a key, if its process is [Trusted]. It waits for room in the socket's queue.
+// Dial connects to the listener of a key, if its process is [Trusted]. It waits while the
+// socket's queue is full.
 func Dial(ctx context.Context, key string) (Channel, Cred, error) {
 	dir := Dir()
 	err := checkDir(dir)
@@ -162,7 +172,14 @@ func List() ([]string, error) {
 		}
 		return nil, err
 	}
-	return filepath.Glob(filepath.Join(dir, "*"+socketSuffix))
+	files, err := os.ReadDir(dir)
+	var paths []string
+	for _, f := range files {
+		if strings.HasSuffix(f.Name(), socketSuffix) {
+			paths = append(paths, filepath.Join(dir, f.Name()))
+		}
+	}
+	return paths, err
 }
 
 // DialPath is Dial for the path of a socket.
@@ -170,7 +187,7 @@ func DialPath(parent context.Context, path string) (ch Channel, cred Cred, err e
 	ctx, cancel := context.WithTimeout(untraced{parent}, HandshakeTimeout)
 	defer cancel()
 	ended := func() error {
-		<-ctx.Done() // in case that it is just about to end
+		<-ctx.Done() // the connect may have failed just before the context ends
 		if err := parent.Err(); err != nil {
 			return err
 		}
@@ -212,8 +229,8 @@ func DialPath(parent context.Context, path string) (ch Channel, cred Cred, err e
 	return ch, cred, err
 }
 
-// An untraced context is one without values, and so without a tracer: that is not to see
-// how applications find each other.
+// An untraced context has no values, and so no tracer: a program's tracer must not see the
+// connects of this package.
 type untraced struct{ context.Context }
 
 func (untraced) Value(any) any { return nil }

@@ -14,12 +14,12 @@ type Consumer struct {
 	data []byte
 	mask uint64 // of the ring; 0 before one was seen
 
-	head uint64 // up to here bytes were released
+	head uint64 // the position up to which bytes were released
 	tail uint64 // the producer's, as it was when last loaded and accepted
 	base uint64 // the producer's, modulo the ring's size
 	high uint64 // the highest offset that was read
 
-	lent atomic.Uint64 // up to here bytes count as read; see Lend
+	lent atomic.Uint64 // the position up to which bytes count as read; see Lend
 
 	stopped bool // the tail is not loaded any more; see Stop
 
@@ -142,7 +142,7 @@ func (c *Consumer) Moved() uint64 { return c.h.tail.Load() + c.h.head.Load() }
 // Charged returns for how many bytes the owner is charged.
 func (c *Consumer) Charged() int { return int(c.charged.Load()) }
 
-// release gives n bytes, which begin at offset off, back to the producer.
+// release lets the producer overwrite n bytes, which begin at offset off.
 func (c *Consumer) release(off uint64, n int) {
 	c.high = max(c.high, min(off+uint64(n), c.mask+1))
 	c.head += uint64(n)
@@ -230,13 +230,13 @@ func (c *Consumer) RequestData() {
 	c.wait.raise(&c.h.wantData)
 }
 
-// DropRequest takes back the request of [Consumer.RequestData].
+// DropRequest drops the request of [Consumer.RequestData].
 func (c *Consumer) DropRequest() { c.wait.drop(&c.h.wantData) }
 
 // SpaceWanted reports whether the producer waits for space and should be notified now,
 // which is so if a useful part of the fifo is free by the last tail that the consumer has
-// loaded: a quarter of the ring. Call it after a release. If it returns true the caller must notify
-// the producer; the next call returns false until the producer waits again.
+// loaded: a quarter of the ring. Call it after a release. If it returns true the caller must
+// notify the producer; the next call returns false until the producer waits again.
 func (c *Consumer) SpaceWanted() bool {
 	if size := c.mask + 1; c.tail-c.head > size-size/4 {
 		return false
@@ -244,9 +244,8 @@ func (c *Consumer) SpaceWanted() bool {
 	return c.AnySpaceWanted()
 }
 
-// AnySpaceWanted is like [Consumer.SpaceWanted], however little space is free: a consumer
-// that is about to wait for more bytes than the fifo holds must not leave the producer
-// asleep.
+// AnySpaceWanted is like [Consumer.SpaceWanted], but for any amount of free space: a consumer
+// that is about to wait for more bytes than the fifo holds must not leave the producer asleep.
 func (c *Consumer) AnySpaceWanted() bool { return c.want.due(&c.h.wantSpace) }
 
 // Ended reports whether and how the stream has ended. Call it before looking for bytes:
@@ -274,9 +273,9 @@ func (c *Consumer) Close() { Store32(&c.h.closed, 1) }
 // [Consumer.Unread].
 func (c *Consumer) Lend(n int) { c.lent.Store(c.head + uint64(n)) }
 
-// Unread reports whether any published bytes were not read. Bytes that it finds unread may
-// have been read meanwhile. But bytes that it finds read were read: all three positions
-// only grow, and it loads the tail last.
+// Unread reports whether any published bytes were not read. If it returns true, another goroutine
+// may have read them meanwhile. If it returns false, all bytes up to the loaded tail were read
+// or lent: the positions only grow, except by a second Lend, and Unread loads the tail last.
 func (c *Consumer) Unread() bool {
 	head, lent := c.h.head.Load(), c.lent.Load()
 	tail := c.h.tail.Load()

@@ -7,17 +7,17 @@ import (
 
 // A copier copies into a fifo in the way that is faster there: through the caches, or
 // around them with non-temporal stores. Which way is faster depends on what the two CPUs
-// share, which the system changes at any moment and doesn't say, and on what the consumer
+// share, which the system can change at any moment without telling, and on what the consumer
 // does. Within one core the caches win by 2, across L3s they lose by 5: a line that the
 // consumer has read must then be fetched back from its cache before the producer can
 // write to it.
 //
 // So the copier times stretches of bytes, waits included, and tries the other way now and
-// then. It compares the two ways and stays with the faster one (endTrial). After a trial
-// in vain it waits for longer before the next one; if stretches have come to take longer,
-// it tries at once.
+// then. It compares the two ways and stays with the faster one (endTrial). After a trial that
+// has found nothing better, the pause before the next one is longer. If stretches have become
+// slower, it tries at once.
 type copier struct {
-	around bool // the caches
+	around bool // copy around the caches
 
 	// The stretch that is being copied.
 	left  int       // bytes until its end
@@ -40,8 +40,8 @@ const (
 	// the slower of the two sides.
 	stretch = 4 << 20
 
-	// leastAround is the least that is copied around the caches, or counted: of
-	// fewer bytes the consumer finds most in its cache if they came through it.
+	// leastAround is the least number of bytes that is copied around the caches, or
+	// counted: fewer bytes are mostly still in the caches when the consumer reads them.
 	leastAround = 4 << 10
 
 	// trialLength is how many stretches of a trial count. The one before them doesn't,
@@ -49,8 +49,8 @@ const (
 	// shortest of them is compared: the others may have been interrupted.
 	trialLength = 4
 
-	// The pauses between trials, in stretches. Those of a trial may each take
-	// several times as long as usual.
+	// The pauses between trials, in stretches. They are long because a stretch of a trial
+	// may take several times as long as usual.
 	minPause = 64
 	maxPause = 1024
 
@@ -58,8 +58,8 @@ const (
 	slowLimit = 8
 )
 
-// newCopier returns a copier whose first stretch begins now. Its first trial comes as soon
-// as it has measured as many stretches as a trial has; until then it knows nothing usual.
+// newCopier returns a copier whose first stretch begins now. Its first trial begins after as many
+// stretches as a trial has.
 func newCopier() *copier {
 	return &copier{left: stretch, began: time.Now(), remaining: trialLength + 1, pause: minPause}
 }
@@ -79,7 +79,7 @@ func (c *copier) copy(dst, src []byte) {
 	}
 }
 
-// next chooses the way for the next stretch, after one that took this long.
+// next chooses the way for the next stretch. took is the duration of the last one.
 func (c *copier) next(took time.Duration) {
 	copy(c.recent[1:], c.recent[:])
 	c.recent[0] = took
@@ -104,7 +104,7 @@ func (c *copier) next(took time.Duration) {
 	}
 }
 
-// beginTrial has the next stretches go the other way.
+// beginTrial makes the next stretches use the other way.
 func (c *copier) beginTrial() {
 	c.usual = slices.Min(c.recent[:])
 	c.around = !c.around

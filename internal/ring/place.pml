@@ -105,7 +105,7 @@ active proctype producer() {
 #ifndef MUTANT_TAIL_BEFORE_PLACE
 			place = PLACE
 #endif
-		:: true // the offset is below rewindAfter, and there is no reason to grow
+		:: true // the offset is below restartAfter, and there is no reason to grow
 		fi;
 		// what is free: to the ring's end in its first lap, or all of it
 		if

@@ -14,7 +14,7 @@ type Producer struct {
 	data []byte
 	mask uint64 // of the ring; 0 before there is one
 
-	tail   uint64 // up to here bytes were published
+	tail   uint64 // the position up to which bytes were published
 	base   uint64 // the position at offset 0
 	head   uint64 // the consumer's, as it was when last loaded and accepted
 	room   uint64 // how many bytes after head may be in the fifo
@@ -235,9 +235,9 @@ func (p *Producer) spread(end uint64) {
 // Write copies as much of b as there is space for, [PieceSize] at most, and publishes it.
 // It returns 0 if the fifo is full.
 //
-// A Write that finds too little space makes the ring larger if a whole ring of bytes has
-// passed quickly, or the consumer has waited meanwhile, and neither side's owner nor the data area forbids it; or if the
-// consumer waits for more than the ring holds, which nobody forbids.
+// A Write that finds too little space makes the ring larger if a whole ring of bytes has passed
+// quickly, or the consumer has waited meanwhile, and neither side's owner nor the data area
+// forbids it; or if the consumer waits for more than the ring holds, which nobody forbids.
 func (p *Producer) Write(b []byte) (int, error) {
 	if len(b) > PieceSize {
 		b = b[:PieceSize]
@@ -280,9 +280,9 @@ func (p *Producer) Space(n int) (int, error) {
 	return free, err
 }
 
-// View returns the free bytes that follow the tail, as far as they are contiguous: the
-// fifo's memory itself. [Producer.Commit] publishes what the caller has written there.
-// [Producer.Space], called before, says how many bytes are free in all.
+// View returns the contiguous free bytes that follow the tail: the fifo's memory itself.
+// [Producer.Commit] publishes what the caller has written there. [Producer.Space], called
+// before, says how many bytes are free in all.
 func (p *Producer) View() []byte {
 	off := (p.tail - p.base) & p.mask
 	end := min(off+p.room-(p.tail-p.head), p.mask+1)
@@ -297,8 +297,8 @@ func (p *Producer) Commit(n int) {
 	}
 }
 
-// Taken reports whether the consumer has released all that was published.
-func (p *Producer) Taken() bool { return p.h.head.Load() == p.tail }
+// Empty reports whether the consumer has released all bytes that were published.
+func (p *Producer) Empty() bool { return p.h.head.Load() == p.tail }
 
 // Size returns the size in bytes that the fifo can come to.
 func (p *Producer) Size() int { return len(p.data) }
@@ -345,7 +345,7 @@ func (p *Producer) HasSpace(n int) bool {
 // before they load.
 func (p *Producer) RequestSpace() { p.space.raise(&p.h.wantSpace) }
 
-// DropRequest takes back the request of [Producer.RequestSpace].
+// DropRequest drops the request of [Producer.RequestSpace].
 func (p *Producer) DropRequest() { p.space.drop(&p.h.wantSpace) }
 
 // DataWanted reports whether the consumer waits for data and was not notified yet. Call it

@@ -118,7 +118,7 @@ const (
 	flagReset             // the stream was cut off
 )
 
-// raised is the bit of a request word that says that the side that writes it waits.
+// raised is the bit of a request word which says that the side that writes it waits.
 const raised = 1
 
 // A Header is a fifo's shared words. It must start at a multiple of 64 bytes,
@@ -173,8 +173,7 @@ type Owner interface {
 	Spread()
 }
 
-// A Fifo is the memory of one: its shared words, and its data, whose length is a power of
-// two.
+// A Fifo is the memory of a fifo: its shared words, and its data, whose length is a power of two.
 type Fifo struct {
 	Header *Header
 	Data   []byte
@@ -211,7 +210,7 @@ func (h *Header) ResetConsumer() {
 	h.head.Store(0)
 }
 
-// A request is a want word as the side sees it that waits.
+// A request is a want word, on the side that waits.
 type request struct {
 	seq uint32 // a multiple of 2
 }
@@ -228,7 +227,7 @@ func (r *request) drop(w *atomic.Uint32) {
 	w.Store(r.seq &^ raised)
 }
 
-// An answer is a want word as the side sees it that answers.
+// An answer is a want word, on the side that answers.
 type answer struct {
 	given uint32 // the value that was answered last
 }

@@ -38,7 +38,7 @@ func newPair(size int) *pair {
 }
 
 // startAt makes the fifo one whose positions have reached pos, at offset off.
-// It holds one byte, so that the first write does not rewind.
+// It holds one byte, so that the first write does not restart the ring.
 func (r *pair) startAt(pos uint64, off int) {
 	base := pos - uint64(off)
 	b := r.take(1)
@@ -160,7 +160,7 @@ func TestModel(t *testing.T) {
 				r.startAt(-rnd.Uint64N(uint64(4*size)), rnd.IntN(size))
 			}
 			for range 2000 {
-				// Short operations lead to rewinds, and long ones to a
+				// Short operations lead to restarts, and long ones to a
 				// full and to an empty fifo.
 				n := rnd.IntN(100)
 				if rnd.IntN(3) == 0 {
@@ -201,7 +201,7 @@ func TestPieces(t *testing.T) {
 	r.drain(t)
 }
 
-func TestRewind(t *testing.T) {
+func TestRestart(t *testing.T) {
 	r := newPair(64 << 10)
 	for range 2000 {
 		r.step(t, opWrite, 64)
@@ -210,7 +210,7 @@ func TestRewind(t *testing.T) {
 	require.LessOrEqual(t, r.p.Used(), 4096)
 	require.LessOrEqual(t, r.c.Used(), 4096)
 
-	// While there is a byte in the fifo the producer must not rewind, so it uses
+	// While there is a byte in the fifo the producer must not restart, so it uses
 	// the whole fifo.
 	r.step(t, opWrite, 1)
 	for range 2000 {
@@ -563,7 +563,7 @@ func send(p *Producer, total int, space, data waiter) (sum uint32, err error) {
 	for total > 0 {
 		n := min(total, 1+rnd.IntN(p.Size()))
 		if rnd.IntN(2) == 0 {
-			n = min(n, 64) // So the fifo runs empty, and the producer rewinds.
+			n = min(n, 64) // So the fifo runs empty, and the producer restarts.
 		}
 		off := rnd.IntN(len(pattern) - n)
 		b := pattern[off : off+n]

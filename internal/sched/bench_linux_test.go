@@ -47,25 +47,30 @@ func BenchmarkSpin(b *testing.B) {
 	}
 }
 
-// BenchmarkDoorbell rings a doorbell on which no worker waits.
-func BenchmarkDoorbell(b *testing.B) {
-	d, err := NewDoorbell()
+// BenchmarkRing rings a doorbell on which no worker waits, and empties it when it is full.
+func BenchmarkRing(b *testing.B) {
+	d, fd, err := NewDoorbell()
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer d.Close()
+	r, err := OpenRinger(fd)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Close()
 	for b.Loop() {
-		d.ring()
+		if !r.ring() {
+			d.Empty()
+		}
 	}
 }
 
-// BenchmarkPost posts events to a worker that is awake, so no ring is needed.
-func BenchmarkPost(b *testing.B) {
+// BenchmarkNotify notifies a worker that is awake, so no ring is needed.
+func BenchmarkNotify(b *testing.B) {
 	w, _ := testGroup().Next()
 	r := &Remote{Events: testBitmap(), Sleep: w.polling.word}
 	for b.Loop() {
-		if r.Post(1) {
-			b.Fatal("the worker is said to sleep")
-		}
+		r.Notify(1)
 	}
 }

@@ -9,8 +9,8 @@ import (
 // Slots is the number of bits in a Bitmap.
 const Slots = 64 << 10
 
-// BitmapSize is the shared memory that a [Bitmap] takes, in bytes: the leaves,
-// and above them two levels that say which of the words below are not zero.
+// BitmapSize is the shared memory of a [Bitmap] in bytes: the leaves, and two levels above them
+// that say which words below are not zero.
 const BitmapSize = (leafWords + midWords + 64/8) * 8
 
 const (
@@ -54,9 +54,9 @@ func (b Bitmap) Set(slot uint32) {
 	setBit(b.top, mid)
 }
 
-// setBit sets a bit of w, unless it is set already: then the cache line can stay with the
-// worker. To find the bit set is as good as to set it, because take clears the word before
-// it looks at what the bit stands for. Both operations pair with the Swap in Bitmap.take.
+// setBit sets a bit of w. If it is set already, setBit only loads it, so that the cache line can
+// stay with the worker. That is enough, because take clears the word before it looks at what the
+// bit stands for. Both operations pair with the Swap in Bitmap.take.
 func setBit(w *atomic.Uint64, bit uint32) {
 	if w.Load()&(1<<bit) == 0 {
 		w.Or(1 << bit)

@@ -6,99 +6,159 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// A Doorbell is the eventfd through which one peer wakes a worker. It may be rung until it
-// is closed.
+// A Doorbell is the worker's end of a pair of connected unix sockets. A byte that arrives
+// wakes the worker. One peer has the other end, as a [Ringer].
+//
+// The worker never reads the bytes: a peer can have descriptors come with them, and to
+// discard these can block. [Doorbell.Empty] does that, in a goroutine that serves this peer
+// only.
 type Doorbell struct {
+	fd    int
+	rings uint64 // bytes that Empty has read
+}
+
+// ringerBuffer bounds the bytes that lie unread in a doorbell's queue, by the memory that
+// the kernel counts for them: that is less than a kilobyte each, so there is room for more
+// than a hundred.
+const ringerBuffer = 64 << 10
+
+// NewDoorbell makes a doorbell. It returns the descriptor of the other end too, which is for
+// the peer; the caller closes it.
+func NewDoorbell() (d *Doorbell, ringerFD int, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, -1, os.NewSyscallError("socketpair", err)
+	}
+	if err := unix.SetsockoptInt(fds[1], unix.SOL_SOCKET, unix.SO_SNDBUF, ringerBuffer); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, -1, os.NewSyscallError("setsockopt", err)
+	}
+	return &Doorbell{fd: fds[0]}, fds[1], nil
+}
+
+// Empty reads all bytes, so that the peer can ring again, and returns how many bytes it has
+// read so far. One goroutine at a time may call it. It can block for as long as the peer
+// likes.
+func (d *Doorbell) Empty() uint64 {
+	var b [256]byte
+	for {
+		n, _, err := unix.Recvfrom(d.fd, b[:], unix.MSG_DONTWAIT)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return d.rings
+		}
+		d.rings += uint64(n)
+	}
+}
+
+// Close closes the doorbell. Like Empty it can block.
+func (d *Doorbell) Close() { unix.Close(d.fd) }
+
+// A Ringer is the end of a peer's [Doorbell] that rings it.
+//
+// To ring never blocks, whatever the peer does to this socket, which both applications hold:
+// each send says by a flag that it does not wait, and does not depend on the mode of the
+// descriptor, which the peer can change. A unix socket's send takes no lock that anybody
+// holds for long. An eventfd, a pipe or a socket of another family would not do: a write to an
+// eventfd whose counter is at its maximum blocks if the peer has cleared O_NONBLOCK; a pipe
+// and the others have locks that a peer can hold for ever, by a system call that reads from
+// memory whose page faults it serves itself.
+type Ringer struct {
 	fd int
 }
 
-// NewDoorbell makes a doorbell.
-func NewDoorbell() (*Doorbell, error) {
-	fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+// OpenRinger makes a Ringer of fd, which a peer made with [NewDoorbell]. It owns fd, unless it
+// fails.
+func OpenRinger(fd int) (*Ringer, error) {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err == unix.ENOTSOCK {
+		return nil, errors.New("the doorbell is not a socket")
+	}
 	if err != nil {
-		return nil, os.NewSyscallError("eventfd", err)
+		return nil, os.NewSyscallError("getsockopt", err)
 	}
-	return &Doorbell{fd}, nil
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return nil, os.NewSyscallError("getsockopt", err)
+	}
+	if domain != unix.AF_UNIX || kind != unix.SOCK_STREAM {
+		return nil, errors.New("the doorbell is not a unix stream socket")
+	}
+	return &Ringer{fd}, nil
 }
 
-// OpenDoorbell makes a Doorbell of fd, which a peer made with [NewDoorbell], and owns fd
-// unless it fails. It checks that fd is an eventfd, as a write to anything else could block.
-func OpenDoorbell(fd int) (*Doorbell, error) {
-	if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil {
-		return nil, err
-	} else if name != "anon_inode:[eventfd]" {
-		return nil, errors.New("doorbell is not an eventfd")
+// Close closes the ringer. It can block for as long as the peer likes. No goroutine may ring
+// any more.
+func (r *Ringer) Close() { unix.Close(r.fd) }
+
+var ding [1]byte
+
+// ring puts a byte into the doorbell's queue. It returns false if the queue is full.
+func (r *Ringer) ring() bool {
+	for {
+		_, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(r.fd), uintptr(unsafe.Pointer(&ding)), 1,
+			unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		if errno != unix.EINTR {
+			return errno != unix.EAGAIN && errno != unix.ENOBUFS && errno != unix.ENOMEM
+		}
 	}
-	return &Doorbell{fd}, nil
-}
-
-// FD returns the file descriptor, for passing it to a peer.
-func (d *Doorbell) FD() int { return d.fd }
-
-// Close closes the doorbell. No goroutine may ring it any more.
-func (d *Doorbell) Close() { unix.Close(d.fd) }
-
-var zero uint64
-
-func (d *Doorbell) ring() {
-	// Not a raw system call, as it can block: see [Remote].
-	unix.Syscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&zero)), 8)
 }
 
 // A Remote is a peer's worker, as the goroutines see it that notify it.
-//
-// To ring the doorbell can block only if the peer wants that: it can drive the eventfd's
-// counter to its very maximum by means other than writing, so that not even 0 can be
-// added, and it can take away the non-blocking mode of the eventfd, which both
-// applications hold. So at most one goroutine rings at a time, and a goroutine that also
-// serves other peers leaves the ring to a goroutine of its own. Such a peer makes one call
-// on its own connections hang, and nothing else.
 type Remote struct {
 	Events Bitmap         // of the slots of this pair; the worker takes the bits
 	Sleep  *atomic.Uint32 // the worker's sleep word
-	Bell   *Doorbell
+	Bell   *Ringer
+
+	// Full is called when the doorbell's queue is full. It sends a message, on which the peer
+	// calls [Worker.Empty]. If there is no room for that, the peer has messages that it has not
+	// received, and will do so on these. It must not block.
+	Full func()
 
 	rung  atomic.Uint32 // the last sleep for which the doorbell was rung
-	rings atomic.Uint32 // calls of Ring since a goroutine began to ring; 0 if none rings
+	rings atomic.Uint32 // calls of ring since a goroutine began to ring; 0 if none rings
+	full  bool          // Full was called since a byte found room; of the goroutine that rings
 }
 
-// Notify tells the worker of an event at slot. It may block: see [Remote].
+// Notify tells the worker of an event at slot. It never blocks.
 func (r *Remote) Notify(slot uint32) {
-	if r.Post(slot) {
-		r.Ring()
-	}
-}
-
-// Post is the part of [Remote.Notify] that can't block. It reports whether the caller has
-// to call [Remote.Ring].
-func (r *Remote) Post(slot uint32) (asleep bool) {
 	r.Events.Set(slot)
 	// After the bit: a worker that announces its sleep after this load finds the
 	// bit. It pairs with the store in polling.announce.
-	sleep := r.Sleep.Load()
-	if sleep&1 == 0 {
-		return false
+	if sleep := r.Sleep.Load(); sleep&1 != 0 && sleep != r.rung.Load() {
+		r.ring()
 	}
-	// One ring for each sleep. A goroutine that loses the exchange leaves the ring
-	// to the winner.
-	last := r.rung.Load()
-	return last != sleep && r.rung.CompareAndSwap(last, sleep)
 }
 
-// Ring wakes the worker. If another goroutine is ringing, that goroutine rings once more,
-// and Ring returns at once.
-func (r *Remote) Ring() {
+// ring wakes the worker, unless it is awake or the doorbell was rung for this sleep. If
+// another goroutine is ringing, that goroutine looks once more, and ring returns at once. So
+// a peer rings once for each sleep at most, which is what the other side counts on.
+func (r *Remote) ring() {
 	n := r.rings.Add(1)
 	if n > 1 {
 		return
 	}
 	for {
-		r.Bell.ring()
+		if sleep := r.Sleep.Load(); sleep&1 != 0 && sleep != r.rung.Load() {
+			r.rung.Store(sleep)
+			if r.Bell.ring() {
+				r.full = false
+			} else if !r.full {
+				// If it was called before, the peer has not emptied the queue since,
+				// and wakes the worker when it has.
+				r.full = true
+				r.Full()
+			}
+		}
 		if r.rings.CompareAndSwap(n, 0) {
 			return
 		}
@@ -110,7 +170,7 @@ func (r *Remote) Ring() {
 // doorbells, and is itself registered with the runtime's network poller.
 type epoll struct {
 	epfd int
-	bell *Doorbell // rung by the worker's own application: see kick
+	self int // an eventfd that wakes the worker from within its own application: see kick
 	file *os.File
 	conn syscall.RawConn
 }
@@ -125,13 +185,23 @@ func newEpoll() (*epoll, error) {
 		unix.Close(epfd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	e := &epoll{epfd: epfd, file: os.NewFile(uintptr(epfd), "ctnet worker")}
+	e := &epoll{epfd: epfd, self: -1, file: os.NewFile(uintptr(epfd), "ctnet worker")}
 	e.conn, err = e.file.SyscallConn()
 	if err == nil {
-		e.bell, err = NewDoorbell()
+		// os.NewFile doesn't say that it could not register the descriptor, nor why.
+		if e.file.SetDeadline(time.Time{}) != nil {
+			err = fmt.Errorf("the network poller can't watch one more descriptor, perhaps because of fs.epoll.max_user_watches: %w", syscall.ENOSPC)
+		}
 	}
 	if err == nil {
-		err = e.add(e.bell.fd)
+		// Its counter is 1 from the start and is never read, so it is always readable: to
+		// write 0 makes an edge.
+		if e.self, err = unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+			err = os.NewSyscallError("eventfd", err)
+		}
+	}
+	if err == nil {
+		err = e.add(e.self)
 	}
 	if err != nil {
 		e.close()
@@ -140,8 +210,16 @@ func newEpoll() (*epoll, error) {
 	return e, nil
 }
 
-func (e *epoll) add(fd int) error {
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(fd)}
+func (e *epoll) add(fd int) error { return e.watch(fd, 0) }
+
+// process marks the descriptors of processes among the others.
+const process = 1
+
+// addProcess adds a descriptor that ended returns when it becomes readable.
+func (e *epoll) addProcess(fd int) error { return e.watch(fd, process) }
+
+func (e *epoll) watch(fd int, mark int32) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(fd), Pad: mark}
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(e.epfd, unix.EPOLL_CTL_ADD, fd, &ev))
 }
 
@@ -149,8 +227,31 @@ func (e *epoll) remove(fd int) {
 	unix.EpollCtl(e.epfd, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
-// kick wakes the worker from within its own application.
-func (e *epoll) kick() { e.bell.ring() }
+var zero uint64
+
+// kick wakes the worker from within its own application. No other process has the eventfd.
+func (e *epoll) kick() {
+	unix.Syscall(unix.SYS_WRITE, uintptr(e.self), uintptr(unsafe.Pointer(&zero)), 8)
+}
+
+// ended returns the descriptors of the processes that have ended since the last call.
+func (e *epoll) ended() (fds []int) {
+	var events [64]unix.EpollEvent
+	for {
+		n, err := unix.EpollWait(e.epfd, events[:], 0)
+		if err != nil {
+			return fds // EINTR: the next call returns the others
+		}
+		for _, ev := range events[:n] {
+			if ev.Pad == process {
+				fds = append(fds, int(ev.Fd))
+			}
+		}
+		if n < len(events) {
+			return fds
+		}
+	}
+}
 
 // wait parks until a doorbell rings. First it calls announce, which announces that the
 // worker sleeps and then reports whether there is nothing to do; if announce returns
@@ -174,7 +275,7 @@ func (e *epoll) wait(announce func() bool) {
 
 func (e *epoll) close() {
 	e.file.Close()
-	if e.bell != nil {
-		e.bell.Close()
+	if e.self >= 0 {
+		unix.Close(e.self)
 	}
 }

@@ -14,9 +14,9 @@ const (
 	workerAsleep                     // it polls them again after the next ring
 )
 
-// A polling says whether anybody polls a worker's sources: the worker, or a spinning
-// goroutine on its behalf. It owns the sleep word, which tells the peers: it is odd if
-// nobody does, and then a peer that posts an event has to ring.
+// A polling says whether a worker's sources are polled, by the worker or by a spinning goroutine
+// on its behalf. It owns the sleep word, which tells the peers: the word is odd if no goroutine
+// polls, and then a peer that posts an event has to ring.
 //
 //	worker    taken over   word   polling goroutine
 //	stopped   no           even   none, as there are no sources
@@ -44,6 +44,9 @@ type polling struct {
 	// word is the sleep word. It counts, so each sleep has a number of its own.
 	word *atomic.Uint32
 
+	// sleeps counts the sleeps that were announced.
+	sleeps uint64
+
 	worker          workerState
 	takenOver       bool
 	noTakeoverUntil time.Time
@@ -64,7 +67,7 @@ func (p *polling) setWorker(s workerState) {
 	p.announce()
 }
 
-// takeOver has the caller poll on the worker's behalf, until giveBack. It reports false,
+// takeOver says that the caller polls on the worker's behalf, until giveBack. It returns false,
 // and does nothing, if the worker is stopped, if another goroutine polls on its behalf, or
 // if a goroutine lately did so with too long a gap.
 func (p *polling) takeOver() bool {
@@ -76,8 +79,7 @@ func (p *polling) takeOver() bool {
 	return true
 }
 
-// giveBack ends what takeOver began. maxGap is the longest time for which the caller did
-// not look.
+// giveBack undoes takeOver. maxGap is the longest time between two looks of the caller.
 func (p *polling) giveBack(maxGap time.Duration) {
 	p.takenOver = false
 	p.announce()
@@ -90,8 +92,11 @@ func (p *polling) giveBack(maxGap time.Duration) {
 // [Remote.Post]: a peer sets the bit and then loads the word; a goroutine that makes the
 // word odd looks at the bitmaps afterwards.
 func (p *polling) announce() {
-	nobody := p.worker == workerAsleep && !p.takenOver
-	if odd := p.word.Load()&1 != 0; odd != nobody {
+	asleep := p.worker == workerAsleep && !p.takenOver
+	if odd := p.word.Load()&1 != 0; odd != asleep {
+		if asleep {
+			p.sleeps++
+		}
 		p.word.Add(1)
 	}
 }

@@ -1,6 +1,6 @@
-// Package sched delivers events between applications: it knows which slot's fifo has
-// something new, wakes a worker to say so, and lets a goroutine that is about to wait
-// spin for a moment first, if that pays.
+// Package sched delivers events between applications: it marks the slots that have something
+// new, wakes the peer's worker, and lets a goroutine that is about to wait spin for a moment
+// first, if that pays.
 //
 // # How a wake-up travels
 //
@@ -22,7 +22,7 @@
 // A goroutine that spins for more than a few microseconds also polls on the worker's
 // behalf ([Poller]): the sleep word says that the worker is awake, and the goroutine
 // delivers other connections' events. Otherwise these events would wait for the worker,
-// which waits for a thread, which waits for a CPU; and all CPUs may be taken by spinning
+// which waits for a thread, which waits for a CPU; and all CPUs may be occupied by spinning
 // goroutines, each waiting for an answer whose request still lies in a bitmap of the
 // other process. Only one goroutine at a time takes events from the bitmaps: it holds the
 // delivery lock. A goroutine that stops polling announces that and then looks once more,
@@ -31,12 +31,15 @@
 //
 // # Doorbells
 //
-// A doorbell is an eventfd whose counter is 1 from the start and is never read: to ring
-// is to write 0. The write adds nothing, so it can't overflow and doesn't block, whatever
-// the peer writes to the same eventfd. (What else a peer can do to it, see [Remote].) It
-// still makes an edge for edge-triggered epoll, and the worker waits for nothing else.
-// Each pair of applications has a doorbell for each direction: a peer that reads the
-// counter away loses only its own wake-ups.
+// A doorbell is a pair of unix sockets ([Doorbell], [Ringer]); to ring is to send a byte, which
+// never blocks. The byte makes an edge for edge-triggered epoll, and the worker waits for
+// nothing else. Each pair has a doorbell for each direction: what a peer does to its end harms
+// only this pair.
+//
+// # Turns
+//
+// A worker serves many peers, of which one may be hostile. It delivers a bounded number of events
+// of each in a pass, and then calls Work once for each source that was scheduled ([Source]).
 //
 // A worker's doorbells are in an epoll instance of its own, which waits in the runtime's
 // network poller. A parked worker holds no thread.

@@ -27,17 +27,38 @@ func testGroup() *Group {
 	return NewGroup(func(i int) *atomic.Uint32 { return &words[i] })
 }
 
-func testBell(t *testing.T) *Doorbell {
-	b, err := NewDoorbell()
+// testSource returns a source and the peer's end of it. The peer's process does not end.
+func testSource(t *testing.T, w *Worker, handle func(uint32)) (*Source, *Remote) {
+	bell, fd, err := NewDoorbell()
 	require.NoError(t, err)
-	t.Cleanup(b.Close)
-	return b
+	t.Cleanup(bell.Close)
+	ringer, err := OpenRinger(fd)
+	require.NoError(t, err)
+	t.Cleanup(ringer.Close)
+	s := &Source{Events: testBitmap(), Handle: handle, Bell: bell, Process: -1}
+	full := make(chan struct{}, 1)
+	stop := make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	go func() { // as the reader of a control channel
+		for n := uint64(1); ; n++ {
+			select {
+			case <-full:
+				if !w.Empty(s, n) {
+					t.Error("the peer rings too often")
+				}
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return s, &Remote{Events: s.Events, Sleep: w.polling.word, Bell: ringer, Full: func() { full <- struct{}{} }}
 }
 
-// testSource returns a source and the peer's end of it.
-func testSource(t *testing.T, w *Worker, handle func(uint32)) (*Source, *Remote) {
-	s := &Source{Events: testBitmap(), Handle: handle, Bell: testBell(t)}
-	return s, &Remote{Events: s.Events, Sleep: w.polling.word, Bell: s.Bell}
+// post notifies a worker, and reports whether that rang.
+func (r *Remote) post(slot uint32) (rang bool) {
+	before := r.rung.Load()
+	r.Notify(slot)
+	return r.rung.Load() != before
 }
 
 func receive[T any](t *testing.T, c <-chan T) (v T) {
@@ -225,28 +246,30 @@ func TestBitmapConcurrentSettersLoseNothing(t *testing.T) {
 	require.False(t, b.Pending())
 }
 
-func TestOpenDoorbell(t *testing.T) {
+func TestOpenRinger(t *testing.T) {
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	defer r.Close()
 	defer w.Close()
-	for _, f := range []*os.File{r, w} {
-		_, err = OpenDoorbell(int(f.Fd()))
+	bad := []int{-1, int(r.Fd()), int(w.Fd())}
+	for _, kind := range [][2]int{{unix.AF_UNIX, unix.SOCK_SEQPACKET}, {unix.AF_UNIX, unix.SOCK_DGRAM}, {unix.AF_INET, unix.SOCK_STREAM}} {
+		fd, err := unix.Socket(kind[0], kind[1]|unix.SOCK_CLOEXEC, 0)
+		require.NoError(t, err)
+		defer unix.Close(fd)
+		bad = append(bad, fd)
+	}
+	eventfd, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	require.NoError(t, err)
+	defer unix.Close(eventfd)
+	for _, fd := range append(bad, eventfd) {
+		_, err := OpenRinger(fd)
 		require.Error(t, err)
 	}
-	_, err = OpenDoorbell(-1)
-	require.Error(t, err)
-
-	fd, err := unix.FcntlInt(uintptr(testBell(t).FD()), unix.F_DUPFD_CLOEXEC, 0)
-	require.NoError(t, err)
-	d, err := OpenDoorbell(fd)
-	require.NoError(t, err)
-	require.Equal(t, fd, d.FD())
-	d.ring()
-	d.Close()
 }
 
-func TestRingWakesWhateverTheCounter(t *testing.T) {
+// TestRingNeverBlocks has the other application do to the sockets of a doorbell whatever it can.
+// A ring returns at once, and other peers are heard.
+func TestRingNeverBlocks(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
 	got := make(chan uint32, 1)
@@ -255,84 +278,121 @@ func TestRingWakesWhateverTheCounter(t *testing.T) {
 	good, goodPeer := testSource(t, w, handle)
 	require.NoError(t, w.Add(bad))
 	require.NoError(t, w.Add(good))
-	buf := make([]byte, 8)
-	notify := func(r *Remote, n uint32) {
-		asleep(t, w)
-		r.Notify(n)
-		require.Equal(t, n, receive(t, got))
-	}
-	for n := range uint32(100) {
-		notify(badPeer, n)
-		notify(goodPeer, n)
-	}
-	// A counter as high as a write can make it, and an eventfd that is no longer
-	// non-blocking.
-	asleep(t, w)
-	unix.Read(bad.Bell.fd, buf)
-	most := ^uint64(0) - 1
-	_, err := unix.Write(bad.Bell.fd, unsafe.Slice((*byte)(unsafe.Pointer(&most)), 8))
-	require.NoError(t, err)
-	require.NoError(t, unix.SetNonblock(bad.Bell.fd, false))
-	for n := range uint32(100) {
-		notify(badPeer, n)
-		notify(goodPeer, n)
-	}
-	// A peer that reads its own counter away does no harm to other peers.
-	require.NoError(t, unix.SetNonblock(bad.Bell.fd, true))
-	for n := range uint32(100) {
-		asleep(t, w)
-		unix.Read(bad.Bell.fd, buf)
-		bad.Bell.ring()
-		notify(goodPeer, n)
+	full := 0
+	badPeer.Full = func() { full++ }
+	for name, harm := range map[string]func(){
+		"blocking":          func() { unix.SetNonblock(badPeer.Bell.fd, false); unix.SetNonblock(bad.Bell.fd, false) },
+		"small":             func() { unix.SetsockoptInt(badPeer.Bell.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 0) },
+		"not to be read":    func() { unix.Shutdown(bad.Bell.fd, unix.SHUT_RD) },
+		"not to be written": func() { unix.Shutdown(badPeer.Bell.fd, unix.SHUT_WR) },
+	} {
+		harm()
+		var rings sync.WaitGroup
+		rings.Go(func() {
+			for range 1000 {
+				badPeer.Bell.ring()
+			}
+		})
+		rung := make(chan struct{})
+		go func() {
+			rings.Wait()
+			close(rung)
+		}()
+		receive(t, rung)
+		for n := range uint32(100) {
+			asleep(t, w)
+			goodPeer.Notify(n)
+			require.Equal(t, n, receive(t, got), name)
+		}
 	}
 	end(t, g, w, bad, good)
 }
 
-// TestRingThatBlocks has a doorbell on which a ring blocks: a full pipe. One goroutine
-// hangs and no other, and no ring is lost.
-func TestRingThatBlocks(t *testing.T) {
-	var p [2]int
-	require.NoError(t, unix.Pipe(p[:]))
-	defer unix.Close(p[0])
-	defer unix.Close(p[1])
-	size, err := unix.FcntlInt(uintptr(p[1]), unix.F_GETPIPE_SZ, 0)
-	require.NoError(t, err)
-	_, err = unix.Write(p[1], make([]byte, size))
-	require.NoError(t, err)
-
-	var sleep atomic.Uint32
-	r := &Remote{Events: testBitmap(), Sleep: &sleep, Bell: &Doorbell{p[1]}}
-	sleep.Store(1)
-	go r.Notify(1)
-	for start := time.Now(); r.rings.Load() != 1; runtime.Gosched() {
-		require.Less(t, time.Since(start), patience)
+// TestRingsAreCounted has a peer ring more often than the worker sleeps, or say more often that
+// the queue is full.
+func TestRingsAreCounted(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	s, peer := testSource(t, w, func(uint32) {})
+	require.NoError(t, w.Add(s))
+	for n := range uint32(1000) {
+		asleep(t, w)
+		peer.Notify(n)
 	}
-	returned := make(chan struct{})
-	go func() {
-		defer close(returned)
-		for n := range uint32(100) {
-			sleep.Store(3 + 2*n)
-			r.Notify(2 + n)
+	for peer.Bell.ring() { // as no honest peer does, until the queue is full
+	}
+	require.Eventually(t, func() bool { return w.Empty(s, 0) }, patience, time.Millisecond)
+	for range 2000 {
+		for peer.Bell.ring() {
 		}
-	}()
-	receive(t, returned)
-	require.Len(t, taken(r.Events, Slots), 101)
-
-	buf := make([]byte, size)
-	for left := size + 2*8; left > 0; { // the ring that hung, and one for all others
-		n, err := unix.Read(p[0], buf)
-		require.NoError(t, err)
-		left -= n
+		if !w.Empty(s, 0) {
+			require.False(t, w.Empty(s, 0))
+			end(t, g, w, s)
+			return
+		}
 	}
-	for start := time.Now(); r.rings.Load() != 0; runtime.Gosched() {
-		require.Less(t, time.Since(start), patience)
+	t.Error("it rang without end")
+}
+
+// TestFullQueue has a peer ring so often that its doorbell's queue is full again and again. No
+// ring is lost.
+func TestFullQueue(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	got := make(chan uint32, 1)
+	s, peer := testSource(t, w, func(n uint32) { got <- n })
+	require.NoError(t, w.Add(s))
+	full := 0
+	empty := peer.Full
+	peer.Full = func() {
+		full++
+		empty()
+	}
+	for n := range uint32(2000) {
+		asleep(t, w)
+		peer.Notify(n)
+		require.Equal(t, n, receive(t, got))
+	}
+	require.Positive(t, full)
+	require.Less(t, full, 200)
+	end(t, g, w, s)
+}
+
+// TestProcessEnds makes the descriptor readable that stands for a peer's process.
+func TestProcessEnds(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	for _, busy := range []bool{false, true} {
+		s, peer := testSource(t, w, func(uint32) {})
+		r, wr, err := os.Pipe()
+		require.NoError(t, err)
+		gone := make(chan struct{})
+		s.Process, s.Gone = int(r.Fd()), sync.OnceFunc(func() { close(gone) })
+		require.NoError(t, w.Add(s))
+		var stop atomic.Bool
+		var wg sync.WaitGroup
+		if busy {
+			wg.Go(func() {
+				for n := uint32(0); !stop.Load(); n++ {
+					peer.Notify(n % Slots)
+				}
+			})
+		} else {
+			asleep(t, w)
+		}
+		require.NoError(t, wr.Close())
+		receive(t, gone)
+		stop.Store(true)
+		wg.Wait()
+		end(t, g, w, s)
+		r.Close()
 	}
 }
 
 func TestNoLostWakeUp(t *testing.T) { testNoLostWakeUp(t, 0) }
 
 // TestNoLostWakeUpWithTakeover has goroutines take the worker over all the time, and so
-// deliver what bells have rung for.
+// deliver the events for which bells have rung.
 func TestNoLostWakeUpWithTakeover(t *testing.T) {
 	testNoLostWakeUp(t, 1)
 	testNoLostWakeUp(t, 3)
@@ -390,106 +450,121 @@ func testNoLostWakeUp(t *testing.T, pollers int) {
 	}
 }
 
-// logged has a worker serve a source and make the calls that setup has queued before. Each
-// call logs something and sets a bit; the event is logged as a | in the next pass. When the
-// log ends with last it returns the log.
-func logged(t *testing.T, last string, setup func(w *Worker, add func(string))) string {
+// TestWorkInTurns has sources with much work and sources with little. Each pass calls Work once
+// for each, and delivers events in between.
+func TestWorkInTurns(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
 	var log strings.Builder
-	n := 0
 	done := make(chan struct{})
-	var s *Source
-	add := func(what string) {
-		log.WriteString(what)
-		s.Events.Set(1)
-	}
-	s, _ = testSource(t, w, func(uint32) {
-		log.WriteString("|")
-		if n++; strings.HasSuffix(log.String(), last) {
-			close(done)
-		}
-	})
-	setup(w, add)
-	require.NoError(t, w.Add(s))
-	receive(t, done)
-	end(t, g, w, s)
-	return log.String()
-}
-
-func TestConnectsPerPass(t *testing.T) {
-	got := logged(t, "z|", func(w *Worker, add func(string)) {
-		for range 99 {
-			w.Connect(func() { add("c") })
-		}
-		w.Connect(func() { add("z") })
-	})
-	c := strings.Repeat("c", 32)
-	require.Equal(t, c+"|"+c+"|"+c+"|cccz|", got)
-}
-
-func TestCleanupsPerPass(t *testing.T) {
-	got := logged(t, "z|", func(w *Worker, add func(string)) {
-		left := 250
-		w.Cleanup(func() bool {
-			add("x")
-			left--
+	var sources []*Source
+	for i, left := range []int{5, 2, 1} {
+		s, _ := testSource(t, w, func(uint32) { log.WriteByte(byte('0' + i)) })
+		s.Work = func() bool {
+			log.WriteByte(byte('a' + i))
+			s.Events.Set(1)
+			if left--; left == 0 && i == 0 {
+				s.Handle = func(uint32) { close(done) }
+			}
 			return left > 0
-		})
-		w.Cleanup(func() bool {
-			add("z")
-			return false
-		})
-	})
-	x := strings.Repeat("x", 100)
-	require.Equal(t, x+"|"+x+"|"+x[:50]+"z|", got)
-}
-
-func TestManyCleanupsPerPass(t *testing.T) {
-	got := logged(t, "z|", func(w *Worker, add func(string)) {
-		for range 149 {
-			w.Cleanup(func() bool { add("x"); return false })
 		}
-		w.Cleanup(func() bool { add("z"); return false })
-	})
-	x := strings.Repeat("x", 100)
-	require.Equal(t, x+"|"+x[:49]+"z|", got)
+		sources = append(sources, s)
+	}
+	first := sources[0].Work
+	begun, resume := make(chan struct{}), make(chan struct{})
+	sources[0].Work = func() bool { // so that all are scheduled in the next pass
+		close(begun)
+		<-resume
+		sources[0].Work = first
+		return true
+	}
+	for _, s := range sources {
+		require.NoError(t, w.Add(s))
+	}
+	w.Schedule(sources[0])
+	<-begun
+	for range 2 {
+		w.Schedule(sources[1])
+		w.Schedule(sources[2])
+	}
+	close(resume)
+	receive(t, done)
+	end(t, g, w, sources...)
+	require.Equal(t, "bca012ba01a0a0a", log.String())
 }
 
-func TestCleanupComesAfterEvents(t *testing.T) {
+// TestCutComesAfterEvents ends sources whose peers have set bits before.
+func TestCutComesAfterEvents(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
-	events := 0
-	s, peer := testSource(t, w, func(uint32) { events++ })
-	require.NoError(t, w.Add(s))
 	for range 100 {
+		events := 0
+		s, peer := testSource(t, w, func(uint32) { events++ })
 		entered, resume, result := make(chan struct{}), make(chan struct{}), make(chan int, 1)
-		w.Connect(func() {
-			events = 0
+		s.Work = func() bool {
 			close(entered)
 			<-resume
-		})
-		receive(t, entered)
-		for i := range uint32(500) {
-			peer.Notify(i * 131)
+			return false
 		}
-		w.Cleanup(func() bool { result <- events; return false })
+		s.Cut = func() bool {
+			result <- events
+			w.Remove(s)
+			return false
+		}
+		require.NoError(t, w.Add(s))
+		w.Schedule(s)
+		receive(t, entered)
+		for i := range uint32(5000) {
+			peer.Notify(i * 13 % Slots)
+		}
+		w.End(s)
 		close(resume)
-		require.Equal(t, 500, receive(t, result))
+		require.Equal(t, 5000, receive(t, result))
+		w.Schedule(s) // which is nothing by now
 	}
-	end(t, g, w, s)
+	end(t, g, w)
 }
 
-func TestQueuedCallsWakeTheWorker(t *testing.T) {
+// TestCutDespiteEvents ends a source whose peer sets bits without end, and another one beside
+// it, which has events too.
+func TestCutDespiteEvents(t *testing.T) {
+	g := testGroup()
+	w, _ := g.Next()
+	cut := make(chan struct{}, 2)
+	var sources []*Source
+	for range 2 {
+		var s *Source
+		s, _ = testSource(t, w, func(slot uint32) { s.Events.Set((slot + 1) % Slots) }) // for ever
+		for i := range uint32(2 * eventsPerPass) {
+			s.Events.Set(i * 8)
+		}
+		s.Cut = func() bool {
+			w.Remove(s)
+			cut <- struct{}{}
+			return false
+		}
+		require.NoError(t, w.Add(s))
+		sources = append(sources, s)
+	}
+	w.End(sources[0])
+	receive(t, cut)
+	w.End(sources[1])
+	receive(t, cut)
+	end(t, g, w)
+}
+
+func TestScheduleWakesTheWorker(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
 	s, _ := testSource(t, w, func(uint32) {})
-	require.NoError(t, w.Add(s))
 	done := make(chan struct{}, 1)
+	s.Work = func() bool {
+		done <- struct{}{}
+		return false
+	}
+	require.NoError(t, w.Add(s))
 	for range 2000 {
-		w.Connect(func() { done <- struct{}{} })
-		receive(t, done)
-		w.Cleanup(func() bool { done <- struct{}{}; return false })
+		w.Schedule(s)
 		receive(t, done)
 	}
 	end(t, g, w, s)
@@ -501,9 +576,9 @@ func TestWorkerEndsAndRestarts(t *testing.T) {
 	require.Zero(t, i)
 	g.Wait() // no worker runs yet
 	got := make(chan uint32, 1)
-	a, peerA := testSource(t, w, func(s uint32) { got <- s })
-	b, peerB := testSource(t, w, func(s uint32) { got <- s })
 	for n := range uint32(200) {
+		a, peerA := testSource(t, w, func(s uint32) { got <- s })
+		b, peerB := testSource(t, w, func(s uint32) { got <- s })
 		require.NoError(t, w.Add(a))
 		require.NoError(t, w.Add(b))
 		peerA.Notify(n)
@@ -551,7 +626,7 @@ func TestSpin(t *testing.T) {
 	require.Zero(t, spinners.Load())
 }
 
-// TestSpinMustPay has the answer come so late that to sleep would have cost no more.
+// TestSpinMustPay gives the answer so late that sleeping would have cost no more.
 func TestSpinMustPay(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	var s Spin
@@ -569,7 +644,7 @@ func TestSpinMustPay(t *testing.T) {
 	require.True(t, s.Until(nil, func() bool { return true }))
 }
 
-// TestYield has a goroutine that is ready on the same P give the answer.
+// TestYield lets a goroutine that is ready on the same P give the answer.
 func TestYield(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	answered := 0
@@ -589,7 +664,7 @@ func TestYield(t *testing.T) {
 	require.False(t, Yield(func() bool { return false }))
 }
 
-// TestSpinYields has the goroutine that gives the answer wait for the P on which the other
+// TestSpinYields lets the goroutine that gives the answer wait for the P on which the other
 // goroutine spins.
 func TestSpinYields(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))

@@ -1,7 +1,7 @@
 // Sleeping, and polling on the worker's behalf: no event lies in a bitmap for ever while
 // the worker sleeps.
 //
-// What it stands for: Remote.Notify (Post and Ring) by two goroutines, which share one
+// What it stands for: Remote.Notify (with ring) by two goroutines, which share one
 // Remote or are of two peers; Bitmap.Set and Take; Worker.run with take, park and
 // pending; takeOver, deliver and giveBack by goroutines that spin; polling with its
 // transitions, except from and to workerStopped; epoll.wait. The names are the code's.
@@ -9,6 +9,11 @@
 // epoll.wait: a ring is an edge, which the runtime notices some time later (edge becomes
 // ready). RawConn.Read arms, which forgets what was noticed, then calls its function,
 // and then parks until something is noticed.
+//
+// A doorbell is a socket: a ring puts a byte into its queue, and makes no edge if the queue
+// is full, which here it is with one byte. Then the peer sends a message on the control
+// channel, or none if that has one already. Its reader receives the message, empties the
+// queue and kicks the worker. The peer sends no second message before a byte has found room.
 //
 // What it leaves out, and why that is sound:
 //   - Plain memory. Every step is one operation of sync/atomic, which is sequentially
@@ -20,7 +25,8 @@
 //     new sleep, so announce chooses the least such number, which keeps the number of
 //     states small. The even numbers are all 0: no setter compares them.
 //   - The bitmap's third level, and passes that leave bits set: bitmap.pml.
-//   - Queued calls, and sources that come and go: source.pml.
+//   - Sources that come and go, and what else a worker does for them: source.pml.
+//   - Bytes that a hostile peer puts into a queue: it fills that of its own doorbell only.
 //   - How long a goroutine spins, and whether the worker makes another pass at once after
 //     one that delivered events: the model searches every choice.
 //
@@ -32,7 +38,8 @@
 // cases: SHARED TWO_PEERS TWO_SPINNERS
 // mutants: ANNOUNCE_THEN_ARM NO_LOOK SLEEP_NOT_ENDED WORD_IS_A_FLAG WORD_BEFORE_BIT
 // mutants: RINGS_FORGOTTEN TOP_BEFORE_LEAF LEAF_BEFORE_TOP HANDLE_BEFORE_CLEAR
-// mutants: GIVE_BACK_WITHOUT_LOOK GIVE_BACK_SAYS_NOTHING
+// mutants: GIVE_BACK_WITHOUT_LOOK GIVE_BACK_SAYS_NOTHING RING_FOR_OLD_SLEEP FULL_IS_LOST
+// mutants: EMPTIED_WITHOUT_KICK
 
 // Each of the two goroutines has a slot and a leaf word of its own.
 #ifdef CASE_TWO_PEERS
@@ -50,7 +57,11 @@ bit todo[2]; // the events for which the bits were set
 
 // Remote of each peer
 byte rung[2], rings[2];
-byte word[2], last[2]; // each goroutine's variables sleep and last, in Post
+byte word[2]; // each goroutine's variable sleep
+
+// Whether the doorbell's queue, and the control channel, of each peer are full
+bit queue[2], message[2];
+bit told[2]; // Remote.full
 
 // Worker
 bit delivery; // the lock
@@ -71,8 +82,9 @@ inline setTop(slot) { top[PEER(slot)] = top[PEER(slot)] | BIT(slot) }
 // Remote.Notify, some times
 proctype setter(bit slot; byte times) {
 	byte n;
+	bit overflow;
 again:
-	// Post
+	// Notify
 #ifdef MUTANT_WORD_BEFORE_BIT
 	word[slot] = sleep;
 #endif
@@ -90,15 +102,11 @@ again:
 	:: word[slot] & 1
 	:: else -> goto done
 	fi;
-	last[slot] = rung[PEER(slot)];
-	atomic { // CompareAndSwap
-		if
-		:: last[slot] != word[slot] && rung[PEER(slot)] == last[slot] ->
-			rung[PEER(slot)] = word[slot]
-		:: else -> goto done
-		fi
-	}
-	// Ring
+	if
+	:: rung[PEER(slot)] == word[slot] -> goto done
+	:: else
+	fi;
+	// ring
 	atomic { // Add
 		rings[PEER(slot)]++;
 		n = rings[PEER(slot)];
@@ -108,7 +116,29 @@ again:
 		fi
 	}
 	do
-	:: edge = 1; // Bell.ring
+	::
+#ifndef MUTANT_RING_FOR_OLD_SLEEP
+		word[slot] = sleep;
+#endif
+		if
+		:: word[slot] & 1 && rung[PEER(slot)] != word[slot] ->
+			rung[PEER(slot)] = word[slot];
+			atomic { // send
+				if
+				:: !queue[PEER(slot)] -> queue[PEER(slot)] = 1; edge = 1; told[PEER(slot)] = 0
+				:: else -> overflow = 1
+				fi
+			}
+			if
+			:: overflow && !told[PEER(slot)] ->
+				told[PEER(slot)] = 1; overflow = 0;
+#ifndef MUTANT_FULL_IS_LOST
+				message[PEER(slot)] = 1
+#endif
+			:: else -> overflow = 0
+			fi
+		:: else
+		fi;
 #ifdef MUTANT_RINGS_FORGOTTEN
 		rings[PEER(slot)] = 0;
 		break
@@ -124,7 +154,7 @@ again:
 	od;
 done:
 	atomic {
-		word[slot] = 0; last[slot] = 0; n = 0; times--;
+		word[slot] = 0; n = 0; times--;
 		if
 		:: times > 0 -> goto again
 		:: else
@@ -187,8 +217,7 @@ inline pending() {
 #endif
 }
 
-#define remembered(n) (rung[0] == n || rung[1] == n || word[0] == n || word[1] == n || \
-	last[0] == n || last[1] == n)
+#define remembered(n) (rung[0] == n || rung[1] == n || word[0] == n || word[1] == n)
 
 // polling.announce
 inline announce() {
@@ -300,6 +329,23 @@ done:
 	found = false
 }
 
+// The reader of a control channel: Doorbell.Empty, and the kick
+proctype reader(bit peer) {
+end:	do
+	:: message[peer] ->
+		message[peer] = 0;
+		queue[peer] = 0;
+#ifndef MUTANT_EMPTIED_WITHOUT_KICK
+		atomic { // wake
+			if
+			:: asleep -> edge = 1
+			:: else
+			fi
+		}
+#endif
+	od
+}
+
 // The runtime's network poller
 active proctype netpoll() {
 end:	do
@@ -315,6 +361,10 @@ active proctype final() {
 
 init {
 	atomic {
+		run reader(0);
+#ifdef CASE_TWO_PEERS
+		run reader(1);
+#endif
 		run setter(0, 2);
 		run spinner();
 #ifdef CASE_TWO_SPINNERS

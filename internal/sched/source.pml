@@ -1,11 +1,11 @@
-// Sources that come and go, queued calls, and the worker's end.
+// Sources that come and go, work and ends that are scheduled, and the worker's end.
 //
-// What it stands for: Worker.Add, Remove, Connect, Cleanup, queue, wake, run, pass, park,
-// pending and stop; takeOver, deliver and giveBack of a goroutine that spins; polling with
-// all its transitions; Group.Wait. The first source goes as a pair does that dies: a
-// cleanup removes it. The second one is removed by a goroutine of its own. Each may come
-// when the worker is awake, asleep or stopped. The first handler queues a call, as one
-// does for a Dial.
+// What it stands for: Worker.Add, Remove, Schedule, End, wake, run, pass, park, pending and
+// stop; takeOver, deliver and giveBack of a goroutine that spins; polling with all its
+// transitions; Group.Wait. The first source goes as a pair does that dies: it is ended, and
+// its Cut removes it. The second one is removed by a goroutine of its own. Each may come
+// when the worker is awake, asleep or stopped. The first event of the first source has its
+// handler schedule work, as one does for a Dial.
 //
 // What it leaves out, and why that is sound:
 //   - Plain memory: each step is one operation of sync/atomic, which is sequentially
@@ -13,31 +13,38 @@
 //   - The levels of the bitmap: bitmap.pml. A source has a single bit.
 //   - The sleep word's number, and that a peer rings once a sleep: sleep.pml. A peer rings
 //     here whenever the word is odd, if its doorbell is in epoll.
-//   - How many calls and events a pass takes: it may take any number of them, and if it has
-//     left events then it makes no cleanup.
+//   - How many events a pass takes. A pass may leave an event, but not the next one: Take goes
+//     round the slots, so a number of passes, here LEAVE + 1, has met each slot.
+//   - How many calls of Work and Cut there are until nothing is left.
 //
 // What holds: once Remove has returned, the source's handler is not called, and its bitmap
-// not touched. An event that was set before a cleanup was queued is handled before the
-// cleanup is called. When nothing more can happen, all queued calls were made, all events
-// of the sources that were not removed were handled, and the worker, which has no source
-// any more, is stopped. The sleep word does not change after Group.Wait has returned.
+// not touched. An event that was set before a source was ended is handled before Cut is
+// called. Cut is called after LEAVE + 1 passes, however many events there are. When nothing
+// more can happen, all that was scheduled was done, all events of the sources that were not
+// removed were handled, and the worker, which has no source any more, is stopped. The sleep
+// word does not change after Group.Wait has returned.
 //
 // check: safety
 // cases: ONE TWO TWO_AND_SPINNER
-// mutants: QUEUE_WITHOUT_WAKE PENDING_WITHOUT_QUEUED PENDING_WITHOUT_LIST
+// mutants: SCHEDULE_WITHOUT_WAKE PENDING_WITHOUT_QUEUED PENDING_WITHOUT_LIST
 // mutants: REMOVE_WITHOUT_LOCK PENDING_WITHOUT_LOCK REMOVE_WITHOUT_KICK
-// mutants: STOP_WITHOUT_QUEUED CALLS_AFTER_EVENTS CLEANUP_DESPITE_MORE
+// mutants: STOP_WITH_SOURCES WORK_AFTER_EVENTS CUT_DESPITE_MORE SCHEDULE_REMOVED
+// mutants: ENDED_MEANWHILE
+
+#define LEAVE 1
 
 // Source.Events, and the event for which its bit is set
 bit event[2];
 bit todo[2]; // the event is not handled yet
 bit told[2]; // and its Set has returned
-bit due[2];  // and after that the source's cleanup was queued
+bit before[2]; // and after that the source was ended
+bit left[2]; // the last pass has left the event
 
 // Worker
 byte sources; // a bit for each source; the list is replaced as a whole
 bit delivery, mu; // the locks
-byte connects, cleanups, queued;
+byte due; // the sources that are scheduled: a bit for each
+byte ending; // and of these, those that were ended
 byte group; // Group.running
 
 // polling
@@ -52,8 +59,9 @@ bit takenOver;
 byte bells; // the doorbells in it: a bit for each source
 bit edge, ready;
 
+byte gone; // Source.removed, of each source
 byte removed; // sources for which Remove has returned
-bit requested, called, waited;
+bit requested, worked, waited;
 
 #define BIT(s) (1 << (s))
 #ifdef CASE_ONE
@@ -81,13 +89,23 @@ inline wake() {
 	fi
 }
 
-// Worker.queue, of a call of this kind
-inline queue(calls) {
+// Worker.Schedule, and with end Worker.End
+inline schedule(s, end) {
 	atomic {
-		!mu -> calls++; queued++;
-#ifndef MUTANT_QUEUE_WITHOUT_WAKE
-		wake()
+		!mu ->
+		if
+#ifndef MUTANT_SCHEDULE_REMOVED
+		:: !(gone & BIT(s)) ->
+#else
+		:: true ->
 #endif
+			due = due | BIT(s);
+			ending = ending | (end -> BIT(s) : 0);
+#ifndef MUTANT_SCHEDULE_WITHOUT_WAKE
+			wake()
+#endif
+		:: else
+		fi
 	}
 }
 
@@ -99,8 +117,8 @@ inline take(s) {
 		atomic {
 			assert(!(removed & BIT(s)));
 			if
-			:: event[s] -> event[s] = 0; events = true
-			:: event[s] -> more = true
+			:: event[s] -> event[s] = 0; left[s] = 0; events = true
+			:: event[s] && !left[s] -> left[s] = 1; more = true
 			:: !event[s]
 			fi
 		}
@@ -108,11 +126,11 @@ inline take(s) {
 		:: events ->
 			atomic {
 				assert(!(removed & BIT(s)));
-				todo[s] = 0; told[s] = 0; due[s] = 0;
+				todo[s] = 0; told[s] = 0; before[s] = 0;
 				handled = true
 			}
 			if
-			:: !requested -> requested = 1; queue(connects)
+			:: s == 0 && !requested -> requested = 1; schedule(s, false)
 			:: else
 			fi;
 			events = false
@@ -125,7 +143,7 @@ inline take(s) {
 // Worker.pending
 inline pending() {
 #ifndef MUTANT_PENDING_WITHOUT_QUEUED
-	found = queued > 0;
+	found = due > 0;
 #endif
 	if
 	:: !found ->
@@ -159,6 +177,8 @@ inline remove(s) {
 #endif
 	atomic {
 		!mu ->
+		gone = gone | BIT(s);
+		due = due & ~BIT(s);
 		sources = sources & ~BIT(s);
 		bells = bells & ~BIT(s);
 #ifndef MUTANT_REMOVE_WITHOUT_KICK
@@ -177,14 +197,14 @@ inline remove(s) {
 // Worker.run
 active proctype worker() {
 	byte list;
-	byte connecting, cleaning;
+	byte working, cutting, again, passes;
 	bool events, handled, more, found;
 end_stopped:
 	state != STOPPED;
 pass:
-#ifndef MUTANT_CALLS_AFTER_EVENTS
+#ifndef MUTANT_WORK_AFTER_EVENTS
 	if
-	:: queued > 0 -> atomic { !mu -> connecting = connects; cleaning = cleanups; connects = 0; cleanups = 0 }
+	:: due > 0 -> atomic { !mu -> working = due; cutting = due & ending; due = 0 }
 	:: else
 	fi;
 #endif
@@ -194,32 +214,37 @@ pass:
 	take(1);
 	list = 0;
 	delivery = 0;
-#ifdef MUTANT_CALLS_AFTER_EVENTS
+#ifdef MUTANT_WORK_AFTER_EVENTS
 	if
-	:: queued > 0 -> atomic { !mu -> connecting = connects; cleaning = cleanups; connects = 0; cleanups = 0 }
+	:: due > 0 -> atomic { !mu -> working = due; cutting = due & ending; due = 0 }
 	:: else
 	fi;
 #endif
 	if
-	:: connecting + cleaning > 0 ->
+	:: working > 0 ->
 		if
-		:: connecting > 0 -> called = 1
-		:: else
-		fi;
-		if
-#ifdef MUTANT_CLEANUP_DESPITE_MORE
-		:: cleaning > 0 ->
+#ifdef MUTANT_ENDED_MEANWHILE
+		:: !(ending & working) -> worked = 1
 #else
-		:: cleaning > 0 && !more ->
+		:: !cutting -> worked = 1
 #endif
-			assert(!due[0]);
-			remove(0);
-			cleaning = 0
-		:: else
+		:: else ->
+			passes++;
+			if
+#ifndef MUTANT_CUT_DESPITE_MORE
+			:: more && passes <= LEAVE -> again = working
+			:: !more || passes > LEAVE ->
+#else
+			:: true ->
+#endif
+				assert(!before[0]);
+				remove(0);
+				worked = requested // there is nothing to be done for a source that has gone
+			fi
 		fi;
 		atomic {
-			!mu -> cleanups = cleanups + cleaning; queued = connects + cleanups;
-			connecting = 0; cleaning = 0; handled = false; more = false
+			!mu -> due = due | again;
+			working = 0; cutting = 0; again = 0; handled = false; more = false
 		}
 		goto pass
 	:: else
@@ -244,10 +269,8 @@ end_parked:
 	atomic {
 		!mu ->
 		if
-#ifdef MUTANT_STOP_WITHOUT_QUEUED
+#ifndef MUTANT_STOP_WITH_SOURCES
 		:: sources -> goto pass
-#else
-		:: sources || queued -> goto pass
 #endif
 		:: else -> setWorker(STOPPED)
 		fi
@@ -309,7 +332,9 @@ proctype pair(bit s) {
 		mu = 0
 	}
 	if
-	:: s == 0 -> atomic { due[0] = told[0]; queue(cleanups) }
+	:: s == 0 ->
+		atomic { before[0] = told[0]; schedule(0, true) }
+		schedule(0, false) // as an end does whose connection goes late
 	:: else -> remove(1)
 	fi
 }
@@ -352,7 +377,7 @@ active proctype closer() {
 active proctype final() {
 	timeout ->
 	assert(waited && state == STOPPED && !takenOver && !delivery && !mu);
-	assert(called == requested && !queued && !connects && !cleanups)
+	assert(worked == requested && !due)
 }
 
 init {

@@ -14,13 +14,13 @@ import (
 // would have taken was not worth the spinning, and counts as a failure.
 //
 // Between two looks the goroutine yields its P to other goroutines that are ready there.
-// Often one of them has yet to do what the peer will answer to, and to wait until another
-// thread is awake and steals that goroutine costs more than all the rest. Only if the last
+// Often one of them has yet to send what the peer will answer. Without the yield another thread
+// has to wake up and steal that goroutine, which costs more than all the rest. Only if the last
 // answer came at once does the goroutine look without yielding.
 const (
 	spinTime  = 250 * time.Microsecond // how long it looks
 	spinPays  = 150 * time.Microsecond // an answer that takes longer is a failure
-	spinRetry = 32                     // the most waits to skip after failures
+	spinRetry = 32                     // the most waits that are skipped after failures
 
 	// fastLooks is how many times the goroutine looks without yielding, which takes
 	// about a microsecond. After a failure it skips these looks for fastRetry waits.
@@ -32,9 +32,8 @@ const (
 	// not pay.
 	takeOverAfter = 64
 
-	// takeOverWaits is the number of the first wait that does so. To deliver events
-	// takes a larger stack, which the goroutines of thousands of connections that have
-	// done little would keep.
+	// takeOverWaits is the number of the first wait that does so. Delivering events needs
+	// a larger stack. Thousands of connections that have done little would keep it.
 	takeOverWaits = 16
 
 	// soleWaits is for a process with a single P: one wait out of soleWaits parks at
@@ -61,8 +60,8 @@ func init() { maxSpinners.Store(-1) }
 // wake-ups.
 var spinning = os.Getenv("CTNET_SPIN") != "0"
 
-// A Spin is the experience of one place that waits with spinning, such as the reading half
-// of a connection. The zero value has none. One goroutine at a time may use it.
+// A Spin has the statistics of one place that waits with spinning, such as the reading half of a
+// connection. The zero value has no statistics. One goroutine at a time may use it.
 type Spin struct {
 	skip     uint8 // waits that are yet to be skipped
 	failures uint8 // what skip was last set to; 0 after a success
@@ -71,9 +70,9 @@ type Spin struct {
 }
 
 // Yield calls ready, yields the P to other goroutines, and calls ready again. It reports
-// whether ready became true. It is for a wait for another goroutine of this process: that
-// goroutine may be about to run on this P. To yield the P to it costs less than to be woken
-// by it, and than to have it run elsewhere, away from the caches.
+// whether ready became true. It is for a wait for another goroutine of this process, which may
+// be about to run on this P. A yield costs less than a wake-up, and keeps the other goroutine
+// near this CPU's caches.
 func Yield(ready func() bool) bool {
 	if ready() {
 		return true
@@ -85,13 +84,13 @@ func Yield(ready func() bool) bool {
 // A Poller delivers a worker's events; a spinning goroutine may take it over, and so polls
 // on the worker's behalf. On Linux it is a Worker.
 type Poller interface {
-	// takeOver has the caller poll until giveBack. It reports false, and does nothing,
-	// if the Poller can't be taken over now.
+	// takeOver says that the caller polls until giveBack. It returns false, and does
+	// nothing, if the Poller can't be taken over now.
 	takeOver() bool
 	// deliver delivers some of the events that were posted.
 	deliver()
-	// giveBack ends what takeOver began. maxGap is the longest time for which the
-	// caller did not look.
+	// giveBack undoes takeOver. maxGap is the longest time between two looks of the
+	// caller.
 	giveBack(maxGap time.Duration)
 }
 
@@ -100,7 +99,7 @@ type Poller interface {
 //
 // If that takes more than a moment, and p is not nil, the goroutine also polls on the
 // worker's behalf: it delivers other connections' events. Otherwise they would wait until a
-// thread is woken for the worker and finds a CPU, which the spinning goroutines have taken.
+// thread is woken for the worker and finds a CPU, which the spinning goroutines occupy.
 func (s *Spin) Until(p Poller, ready func() bool) bool {
 	if !s.admit() {
 		return false
@@ -115,8 +114,8 @@ func (s *Spin) Until(p Poller, ready func() bool) bool {
 	return found
 }
 
-// admit reports whether this wait may spin. If so it counts the goroutine in spinners, and
-// the caller has to take it off.
+// admit reports whether this wait may spin. If so it adds 1 to spinners, and the caller has to
+// subtract it.
 func (s *Spin) admit() bool {
 	if s.skip > 0 {
 		s.skip--
@@ -143,8 +142,8 @@ func (s *Spin) admit() bool {
 	return true
 }
 
-// fastPoll looks without yielding, unless that failed lately. It reports whether ready
-// became true.
+// fastPoll looks without yielding, unless that failed in one of the last fastRetry waits. It
+// reports whether ready became true.
 func (s *Spin) fastPoll(ready func() bool) bool {
 	if s.fastSkip > 0 {
 		s.fastSkip--
@@ -196,23 +195,23 @@ func (s *Spin) learn(paid bool) {
 // A takeover is what a spinning goroutine does on the worker's behalf.
 type takeover struct {
 	poller Poller        // may be nil
-	taken  bool          // the goroutine has taken the poller over
-	maxGap time.Duration // the longest time between two looks, also before that
+	active bool          // between begin and end, if the poller could be taken over
+	maxGap time.Duration // the longest time between two looks, also before begin
 }
 
 // begin takes the poller over, if there is one and it can be taken over.
-func (t *takeover) begin() { t.taken = t.poller != nil && t.poller.takeOver() }
+func (t *takeover) begin() { t.active = t.poller != nil && t.poller.takeOver() }
 
 // deliver delivers some of the events that were posted, if the poller was taken over.
 func (t *takeover) deliver() {
-	if t.taken {
+	if t.active {
 		t.poller.deliver()
 	}
 }
 
 // end gives the poller back, if it was taken over.
 func (t *takeover) end() {
-	if t.taken {
+	if t.active {
 		t.poller.giveBack(t.maxGap)
 	}
 }

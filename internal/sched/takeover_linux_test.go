@@ -32,7 +32,7 @@ func TestSpinPollsForTheWorker(t *testing.T) {
 				set = w.polling.takenOver && w.polling.worker == workerAsleep
 				w.mu.Unlock()
 				if set {
-					require.False(t, peer.Post(7), "is to ring")
+					require.False(t, peer.post(7), "is to ring")
 				}
 				return false
 			}
@@ -130,25 +130,29 @@ func TestGiveBackLooksOnceMore(t *testing.T) {
 	for n := range uint32(1000) {
 		asleep(t, w)
 		require.True(t, w.takeOver())
-		require.False(t, peer.Post(n))
+		require.False(t, peer.post(n))
 		w.giveBack(0)
 		require.Equal(t, n, receive(t, got))
 	}
 	end(t, g, w, s)
 }
 
-// TestCallsAreTheWorkersOwn queues calls while a goroutine polls for the worker. The worker
-// makes them.
-func TestCallsAreTheWorkersOwn(t *testing.T) {
+// TestWorkIsTheWorkersOwn schedules work while a goroutine polls for the worker. The worker
+// does it.
+func TestWorkIsTheWorkersOwn(t *testing.T) {
 	g := testGroup()
 	w, _ := g.Next()
 	s, _ := testSource(t, w, func(uint32) {})
+	done := make(chan struct{}, 1)
+	s.Work = func() bool {
+		done <- struct{}{}
+		return false
+	}
 	require.NoError(t, w.Add(s))
 	for range 100 {
 		asleep(t, w)
 		require.True(t, w.takeOver())
-		done := make(chan struct{})
-		w.Connect(func() { close(done) })
+		w.Schedule(s)
 		receive(t, done)
 		w.giveBack(0)
 	}
@@ -170,7 +174,7 @@ func TestRemoveWaitsForTheHandler(t *testing.T) {
 	require.NoError(t, w.Add(s))
 	asleep(t, w)
 	require.True(t, w.takeOver())
-	require.False(t, peer.Post(1))
+	require.False(t, peer.post(1))
 	posted, delivered := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(delivered)
@@ -191,7 +195,7 @@ func TestRemoveWaitsForTheHandler(t *testing.T) {
 	}
 	close(resume)
 	require.True(t, receive(t, removed))
-	peer.Post(2) // if it were delivered, the handler would close a channel twice
+	peer.post(2) // if it were delivered, the handler would close a channel twice
 	close(posted)
 	receive(t, delivered)
 	end(t, g, w)

@@ -2,37 +2,63 @@ package sched
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// The most that a worker does in one pass before it yields to other goroutines.
+// The most that a worker does for a source in one pass, before it goes on to the next one. So
+// no source has the others wait for long.
 const (
-	eventsPerPass   = 1024 // of each source
-	eventsPerLook   = 64   // of each source, by a goroutine that polls on its behalf
-	connectsPerPass = 32
-	cleanupsPerPass = 100
+	eventsPerPass = 256
+	eventsPerLook = 64 // by a goroutine that polls on the worker's behalf
 )
+
+// endPasses is how many passes it takes until every event of a source was met that was there
+// when they began: [Bitmap.Take] goes round the slots.
+const endPasses = Slots/eventsPerPass + 1
+
+// goneEvery is the number of passes after which a worker that always finds events looks
+// whether a peer's process has ended.
+const goneEvery = 256
 
 // MaxWorkers is the most workers that a [Group] has.
 const MaxWorkers = 64
 
-// WordSize is the memory that a sleep word takes, in bytes: a cache line of its own.
+// WordSize is the memory for a sleep word, in bytes: a cache line of its own.
 const WordSize = 64
 
 // A Source is one direction between two applications, from the peer to this one. A
-// [Worker] serves it.
+// [Worker] serves it: it delivers the events, and does what was scheduled.
 type Source struct {
 	Events Bitmap            // the peer sets the bits
 	Handle func(slot uint32) // called for each bit; must not block
 	Bell   *Doorbell         // the peer rings it
 
-	from uint32 // where the next take begins; guarded by Worker.delivery
+	// Work is called by the worker's goroutine after [Worker.Schedule]. It does a bounded
+	// part of what there is to do, must not block, and reports whether there is more.
+	Work func() (more bool)
+	// Cut is called in place of Work after [Worker.End], until there is no more to do. The
+	// last call removes the source.
+	Cut func() (more bool)
+
+	// Process is a descriptor that becomes readable when the peer's process ends, or -1. Gone
+	// is called then. It must not block.
+	Process int
+	Gone    func()
+
+	from   uint32 // where the next Take begins; guarded by Worker.delivery
+	left   bool   // the last take may have left events; guarded by Worker.delivery
+	passes int    // since the source was ended; the worker's own
+
+	// Guarded by Worker.mu
+	scheduled, ending, removed bool
+	sleeps                     uint64 // that had been announced when the source was added
 }
 
-// A Group is the workers of an application: one for each P, as many as there are when
-// [Group.Next] is called. A worker runs while it has sources.
+// A Group is the workers of an application, one for each P. [Group.Next] adds the missing ones. A
+// worker runs while it has sources.
 type Group struct {
 	word func(i int) *atomic.Uint32
 
@@ -77,9 +103,11 @@ type Worker struct {
 
 	sources atomic.Pointer[[]*Source] // replaced as a whole, under mu
 
-	// Only the worker's own goroutine uses these two.
-	spin        Spin
-	hadConnects bool // it has called connects since it last slept
+	// Only the worker's own goroutine uses these.
+	spin    Spin
+	hadWork bool   // it has called Work since it last slept
+	passes  int    // since it last called findGone
+	taken   []turn // by the last call of turns
 
 	// delivery is the delivery lock. A goroutine holds it while it takes events from
 	// the bitmaps and handles them, and while it looks whether there are any. So there
@@ -89,15 +117,14 @@ type Worker struct {
 	// other way round.
 	delivery sync.Mutex
 
-	mu       sync.Mutex // guards what follows
-	polling  polling
-	epoll    *epoll // valid unless the worker is stopped
-	connects []func()
-	cleanups []func() (more bool)
-	queued   atomic.Int32 // len(connects) + len(cleanups); may be loaded without mu
+	mu      sync.Mutex // guards what follows
+	polling polling
+	epoll   *epoll       // valid unless the worker is stopped
+	due     []*Source    // scheduled, in the order in which they are served; each once
+	queued  atomic.Int32 // len(due); may be loaded without mu
 }
 
-// Add has the worker serve s, and starts the worker if it is stopped.
+// Add adds s to the worker's sources, and starts the worker if it is stopped.
 func (w *Worker) Add(s *Source) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -109,12 +136,19 @@ func (w *Worker) Add(s *Source) error {
 		}
 		w.epoll = e
 	}
-	if err := w.epoll.add(s.Bell.fd); err != nil {
+	err := w.epoll.add(s.Bell.fd)
+	if err == nil && s.Process >= 0 {
+		if err = w.epoll.addProcess(s.Process); err != nil {
+			w.epoll.remove(s.Bell.fd)
+		}
+	}
+	if err != nil {
 		if stopped {
 			w.epoll.close()
 		}
 		return err
 	}
+	s.sleeps = w.polling.sleeps
 	list := append(w.list(), s)
 	w.sources.Store(&list)
 	if !stopped {
@@ -128,8 +162,9 @@ func (w *Worker) Add(s *Source) error {
 	return nil
 }
 
-// Remove ends the service of s. Once it has returned, this worker does not touch the
-// bitmap of s and does not call its handler any more. A handler must not call it.
+// Remove removes s from the worker's sources. Once it has returned, this worker does not touch the
+// bitmap of s and does not call its handler any more, and what was scheduled is forgotten. A
+// handler must not call it.
 func (w *Worker) Remove(s *Source) {
 	w.delivery.Lock()
 	defer w.delivery.Unlock()
@@ -142,7 +177,13 @@ func (w *Worker) Remove(s *Source) {
 		}
 	}
 	w.sources.Store(&list)
+	s.removed = true
+	w.due = slices.DeleteFunc(w.due, func(o *Source) bool { return o == s })
+	w.queued.Store(int32(len(w.due)))
 	w.epoll.remove(s.Bell.fd)
+	if s.Process >= 0 {
+		w.epoll.remove(s.Process)
+	}
 	if len(list) == 0 {
 		w.epoll.kick() // so that it stops
 	}
@@ -157,29 +198,45 @@ func (w *Worker) list() []*Source {
 	return append([]*Source(nil), *p...)
 }
 
-// Connect queues f for the worker to call. The worker makes at most 32 such calls in each
-// pass, so that a storm of connects doesn't starve the events of connections.
-func (w *Worker) Connect(f func()) {
-	w.mu.Lock()
-	w.connects = append(w.connects, f)
-	w.queue()
-}
+// Schedule has the worker call s.Work. Sources that are scheduled are served in turns: each
+// pass calls Work once for each of them.
+func (w *Worker) Schedule(s *Source) { w.schedule(s, false) }
 
-// Cleanup queues f for the worker to call again and again while it returns true, at most
-// 100 such calls in each pass. Events whose bits were set before are delivered first.
-func (w *Worker) Cleanup(f func() (more bool)) {
-	w.mu.Lock()
-	w.cleanups = append(w.cleanups, f)
-	w.queue()
-}
+// End has the worker call s.Cut. Events whose bits were set before are delivered first; but
+// however many bits the peer sets, that ends after some passes.
+func (w *Worker) End(s *Source) { w.schedule(s, true) }
 
-// queue counts a queued call, releases mu and wakes the worker.
-func (w *Worker) queue() {
-	w.queued.Add(1)
+func (w *Worker) schedule(s *Source, end bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s.removed {
+		return
+	}
+	s.ending = s.ending || end
+	if s.scheduled {
+		return
+	}
+	s.scheduled = true
+	w.due = append(w.due, s)
+	w.queued.Store(int32(len(w.due)))
 	// The worker announces its sleep, under mu too, before it looks at queued. So
-	// either it sees the call or this goroutine sees it asleep.
+	// either it sees the source or this goroutine sees it asleep.
 	w.wake()
-	w.mu.Unlock()
+}
+
+// Empty empties the doorbell of s, whose queue is full, and wakes the worker for the ring that
+// found no room. It reports whether the peer has kept to the rule that it rings once for each
+// sleep; messages is how many times the peer has said that the queue is full. Like
+// [Doorbell.Empty] it can block.
+func (w *Worker) Empty(s *Source, messages uint64) (ok bool) {
+	rings := s.Bell.Empty() + messages
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !s.removed {
+		w.epoll.kick()
+	}
+	// The peer may have rung for the sleep during which the source was added, too.
+	return rings <= w.polling.sleeps-s.sleeps+1
 }
 
 // wake wakes the worker if it sleeps. One ring too many does no harm. The caller holds mu,
@@ -197,7 +254,7 @@ func (w *Worker) setState(s workerState) {
 	w.mu.Unlock()
 }
 
-// takeOver has the caller poll on the worker's behalf until giveBack, whether the worker
+// takeOver says that the caller polls on the worker's behalf until giveBack, whether the worker
 // sleeps or not. Peers don't ring meanwhile. If the worker sleeps, then for its peers that
 // sleep ends here, and a new one, for which they ring again, begins with giveBack. It
 // implements [Poller].
@@ -220,9 +277,9 @@ func (w *Worker) deliver() {
 	}
 }
 
-// giveBack ends what takeOver began. As a worker does before it sleeps, it announces that
-// this goroutine does not poll any more, and then looks once more: peers have not rung for
-// what was posted before, so it wakes the worker. It implements [Poller].
+// giveBack undoes takeOver. As a worker does before it sleeps, it announces that this goroutine
+// does not poll any more, and then looks once more. Peers have not rung for events that they
+// posted before, so it wakes the worker for these. It implements [Poller].
 func (w *Worker) giveBack(maxGap time.Duration) {
 	w.mu.Lock()
 	w.polling.giveBack(maxGap)
@@ -240,21 +297,25 @@ func (w *Worker) run(e *epoll) {
 	defer w.group.running.Done()
 	defer e.close()
 	for {
-		// After connects the worker spins, to find more of them: a listener's
-		// goroutines can't spin for these themselves. At other times it would be
-		// in the way of goroutines that spin for their own events.
+		// After connects the worker spins to find more of them: goroutines in Accept
+		// can't spin for these themselves. At other times it would take the place of
+		// goroutines that spin for their own events.
 		events, calls := w.pass()
-		if events+calls == 0 && w.hadConnects && w.spin.Until(nil, w.pending) {
+		if events+calls == 0 && w.hadWork && w.spin.Until(nil, w.pending) {
 			events, calls = w.pass()
 		}
-		w.hadConnects = w.hadConnects && events+calls > 0
+		w.hadWork = w.hadWork && events+calls > 0
+		if w.passes++; events == 0 || w.passes >= goneEvery {
+			w.passes = 0
+			w.findGone(e)
+		}
 		// The goroutines that the pass has woken run next, on this P. If there are
 		// several, more events may be there after they have run. A single goroutine
 		// spins for more events itself before it waits. The worker would be queued
 		// before any goroutine that this one starts, and would deliver the next
 		// bytes before the answers to the last ones have left: then the two
 		// processes take turns at working.
-		if w.hadConnects || calls > 0 || events > 1 {
+		if w.hadWork || calls > 0 || events > 1 {
 			runtime.Gosched()
 			continue
 		}
@@ -276,19 +337,31 @@ func (w *Worker) park(e *epoll) {
 	w.setState(workerAwake)
 }
 
-// stop marks the worker as stopped, unless it has sources or queued calls, and reports
-// whether it did. Calls that are queued later wait until it is started again.
+// findGone calls Gone of the sources whose peers' processes have ended. A worker that was woken
+// and found no event was woken for that, or in vain.
+func (w *Worker) findGone(e *epoll) {
+	for _, fd := range e.ended() {
+		for _, s := range *w.sources.Load() {
+			if s.Process == fd {
+				s.Gone()
+			}
+		}
+	}
+}
+
+// stop marks the worker as stopped, unless it has sources, and reports whether it did. A source
+// that is scheduled was not removed.
 func (w *Worker) stop() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(*w.sources.Load()) > 0 || w.queued.Load() > 0 {
+	if len(*w.sources.Load()) > 0 {
 		return false
 	}
 	w.polling.setWorker(workerStopped)
 	return true
 }
 
-// pending reports whether the worker has anything to do: queued calls, events, or to stop.
+// pending reports whether the worker has work or events, or must stop.
 func (w *Worker) pending() bool {
 	if w.queued.Load() > 0 {
 		return true
@@ -304,65 +377,71 @@ func (w *Worker) pending() bool {
 	return len(list) == 0
 }
 
-// take delivers at most about max events of each source. It returns how many there were,
-// and whether there may be more. The caller holds delivery.
-func (w *Worker) take(max int) (events int, more bool) {
+// take delivers about max events of each source at most. It returns their number. The caller
+// holds delivery.
+func (w *Worker) take(max int) (events int) {
 	for _, s := range *w.sources.Load() {
 		n, next := s.Events.Take(s.from, max, s.Handle)
 		s.from = next
+		s.left = n >= max
 		events += n
-		more = more || n >= max
 	}
-	return events, more
+	return events
 }
 
-// pass delivers events and makes a bounded number of the queued calls. It returns how
-// many events and how many calls there were.
+// pass delivers events, and does a bounded part of the work of each source that has some. It
+// returns how many events there were, and how many sources had work.
 func (w *Worker) pass() (events, calls int) {
-	var connects []func()
-	var cleanups []func() bool
+	var due []turn
 	if w.queued.Load() > 0 {
-		// The calls are taken from the queue before the events are taken from the
-		// bitmaps: an event that was set before a cleanup was queued is delivered
-		// before the cleanup is called.
-		w.mu.Lock()
-		connects = first(&w.connects, connectsPerPass)
-		cleanups = first(&w.cleanups, cleanupsPerPass)
-		w.mu.Unlock()
+		due = w.turns()
 	}
-	calls = len(connects) + len(cleanups)
-	budget := cleanupsPerPass
 	w.delivery.Lock()
-	events, more := w.take(eventsPerPass)
+	events = w.take(eventsPerPass)
+	for i := range due {
+		due[i].more = due[i].s.left
+	}
 	w.delivery.Unlock()
-	if more {
-		budget = 0
-	}
-	for _, f := range connects {
-		f()
-		w.hadConnects = true
-	}
-	for len(cleanups) > 0 && budget > 0 {
-		budget--
-		if !cleanups[0]() {
-			cleanups = cleanups[1:]
+	for _, t := range due {
+		if t.do() {
+			w.schedule(t.s, false)
 		}
+		w.hadWork = w.hadWork || !t.cut
 	}
-	if calls > 0 {
-		w.mu.Lock()
-		w.cleanups = append(cleanups, w.cleanups...)
-		w.queued.Store(int32(len(w.connects) + len(w.cleanups)))
-		w.mu.Unlock()
-	}
-	return events, calls
+	return events, len(due)
 }
 
-// first removes up to n elements from the front of q.
-func first[F any](q *[]F, n int) []F {
-	n = min(n, len(*q))
-	head := (*q)[:n:n]
-	if *q = (*q)[n:]; len(*q) == 0 {
-		*q = nil
+// A turn is a source's, in a pass.
+type turn struct {
+	s    *Source
+	cut  bool // it was ended before the pass
+	more bool // the pass may have left events
+}
+
+// turns takes all sources from due. It comes before the events are taken from the bitmaps: an
+// event that was set before a source was ended is delivered before it is cut. And whether the
+// source was ended is looked at now, not later. Model: source.pml.
+func (w *Worker) turns() []turn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.taken = w.taken[:0]
+	for _, s := range w.due {
+		w.taken = append(w.taken, turn{s: s, cut: s.ending})
+		s.scheduled = false
 	}
-	return head
+	clear(w.due)
+	w.due = w.due[:0]
+	w.queued.Store(0)
+	return w.taken
+}
+
+// do reports whether the source needs another turn.
+func (t turn) do() (again bool) {
+	if !t.cut {
+		return t.s.Work()
+	}
+	if t.s.passes++; t.more && t.s.passes < endPasses {
+		return true
+	}
+	return t.s.Cut()
 }

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sealed is what every memfd that crosses a process boundary must be sealed
-// against: an access to the mapping of a file that has shrunk is a fault.
+// sealed has the seals that every memfd of a peer must have: an access to the mapping of a file
+// that has shrunk is a fault.
 const sealed = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 
 // A Writer says which side writes to shared memory.
@@ -19,7 +19,7 @@ type Writer int
 
 const (
 	ByBoth  Writer = iota // both sides have it mapped writable
-	ByMaker               // only the mapping that was there first can write
+	ByMaker               // only the maker's mapping is writable
 )
 
 // CreateShared makes memory that can be passed to another process: a mapping,
@@ -40,8 +40,8 @@ func CreateShared(name string, size int, written Writer) (m *Memory, fd int, err
 	return m, fd, nil
 }
 
-// fill gives a new memfd its size, maps it, and seals it. The seals come last, as
-// one of them forbids to map it like this.
+// fill sets the size of a new memfd, maps it, and seals it. The seals come last, as
+// F_SEAL_FUTURE_WRITE forbids new writable mappings.
 func fill(fd, size int, written Writer) (*Memory, error) {
 	if err := unix.Ftruncate(fd, int64(size)); err != nil {
 		return nil, os.NewSyscallError("ftruncate", err)
@@ -61,12 +61,11 @@ func fill(fd, size int, written Writer) (*Memory, error) {
 	return m, nil
 }
 
-// OpenShared maps memory that a peer made, and closes fd: read-only if it is written by its
-// maker. The file must be what CreateShared makes, of exactly the given size, so that no
-// access to it can fault, now or later.
+// OpenShared maps memory that a peer made with [CreateShared]. The mapping is read-only if
+// written is ByMaker. The file must have the seals and exactly the given size, so
+// that no access can fault, now or later.
 func OpenShared(fd, size int, written Writer) (*Memory, error) {
 	writable := written == ByBoth
-	defer unix.Close(fd)
 	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
 	if err == unix.EINVAL {
 		return nil, errors.New("shared memory is not a memfd")
@@ -81,7 +80,7 @@ func OpenShared(fd, size int, written Writer) (*Memory, error) {
 	if err := unix.Fstatfs(fd, &fs); err != nil {
 		return nil, os.NewSyscallError("fstatfs", err)
 	}
-	// Huge pages have seals too, but can run out, which is a fault.
+	// A memfd of huge pages has seals too, but huge pages can run out, which is a fault.
 	if fs.Type != unix.TMPFS_MAGIC {
 		return nil, errors.New("shared memory is not a memfd of ordinary pages")
 	}
@@ -103,14 +102,14 @@ func mapFile(fd, size int, writable bool) (*Memory, error) {
 	return mmap(fd, size, prot, unix.MAP_SHARED, unix.MADV_REMOVE)
 }
 
-// CreatePrivate makes memory for use inside this process. It does not come from
-// the Go heap, where fifos would count towards the garbage collector's pace.
+// CreatePrivate makes memory for use inside this process. It is outside the Go heap, where fifos
+// would count towards the garbage collector's pace.
 func CreatePrivate(size int) (*Memory, error) {
 	return mmap(-1, size, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE, unix.MADV_DONTNEED)
 }
 
-// mmap maps memory whose pages go back to the system with the given advice.
+// mmap maps memory. trim is the advice that returns its pages to the system.
 func mmap(fd, size, prot, flags, trim int) (*Memory, error) {
 	// MmapPtr and not Mmap, which keeps a table of mappings under a lock.
 	p, err := unix.MmapPtr(fd, 0, nil, uintptr(size), prot, flags)
@@ -124,7 +123,7 @@ func mmap(fd, size, prot, flags, trim int) (*Memory, error) {
 	}, nil
 }
 
-// segmentBytes is how much address space a segment takes, roughly: 128 MiB, and 16 MiB
-// on 32-bit systems, where addresses are scarce. Pages exist once they are touched. The
-// larger size is VPP's minimum.
+// segmentBytes is the most bytes of data areas in a segment with more than one slot: 128 MiB, and
+// 16 MiB on 32-bit systems, where addresses are scarce. A page occupies memory once it is
+// touched. The larger size is VPP's minimum.
 const segmentBytes = 16 << (20 + 3*(bits.UintSize/64))

@@ -11,6 +11,6 @@ func CreatePrivate(size int) (*Memory, error) {
 	}, nil
 }
 
-// segmentBytes is 0, which makes a segment for each connection: from the Go
-// heap, memory that isn't in use had better not be asked for.
+// segmentBytes is 0, so each connection has a segment of its own: memory in the Go heap is
+// occupied even if it isn't used.
 const segmentBytes = 0

@@ -7,26 +7,25 @@ import (
 )
 
 // warmSlots is how many slots of a pool keep the pages of their fifos' first 64 KiB when they
-// are freed, so that one connection after the other finds its memory there. The first slots
-// are also the first to be used again.
+// are freed, so that the next connection causes no page faults. Alloc chooses the lowest free
+// slot, so these are the first slots.
 const warmSlots = 8
 
 // ErrFull means that all slots are in use and the caller must add a segment.
 var ErrFull = errors.New("all slots in use")
 
-// A Pool is the client's side of a pair's segments: it chooses slots and knows
-// when they are free. Connections inside one process use one too, with both
-// ends on the same side.
+// A Pool is the client's side of a pair's segments: it allocates slots and knows when they are
+// free. Connections inside one application use a Pool too, with both ends on the same side.
 type Pool struct {
 	geo     Geometry
 	account *Account
-	dropped func(k int) bool // asked before an empty segment goes
+	dropped func(k int) bool // see NewPool
 
 	mu     sync.Mutex
 	segs   []*poolSegment // by number; nil where there is none
-	inUse  int            // slots that this side uses
-	limbo  []freed        // let go here, but not yet by the server
-	next   int            // index of the one in limbo to look at next
+	inUse  int            // slots that this side has not let go of
+	limbo  []freed        // slots that this side has let go of, and the server has not
+	next   int            // index in limbo of the slot to look at next
 	closed bool
 }
 
@@ -40,12 +39,11 @@ type poolSegment struct {
 	*Segment
 	free  [maxSegmentSlots / 64]uint64 // a bit for each free slot
 	nfree int
-	uses  []uint32 // by slot: the last use's number
+	uses  []uint32 // by slot: the number of the last use
 }
 
-// NewPool returns an empty pool. When a segment has become empty and there is
-// another empty one already, dropped is called with its number, with the pool
-// locked; the segment goes if it returns true.
+// NewPool returns an empty pool. When two segments are empty, dropped is called with the number
+// of the higher one, with the pool locked; the pool drops the segment if dropped returns true.
 func NewPool(g Geometry, a *Account, dropped func(k int) bool) *Pool {
 	return &Pool{geo: g, account: a, dropped: dropped}
 }
@@ -53,7 +51,7 @@ func NewPool(g Geometry, a *Account, dropped func(k int) bool) *Pool {
 // Geometry returns the layout of the pool's segments.
 func (p *Pool) Geometry() Geometry { return p.geo }
 
-// HasFree reports whether Alloc would succeed.
+// HasFree reports whether [Pool.Alloc] would succeed.
 func (p *Pool) HasFree() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -66,8 +64,7 @@ func (p *Pool) HasFree() bool {
 	return false
 }
 
-// Next returns the number that the next segment would have, or an error if the
-// pool has as many as it can have.
+// Next returns the number for the next segment, or an error if the pool has its maximum.
 func (p *Pool) Next() (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,7 +79,7 @@ func (p *Pool) Next() (int, error) {
 	return len(p.segs), nil
 }
 
-// Add takes over m as segment k, which Next has returned.
+// Add adds m as segment k, which [Pool.Next] has returned. It owns m, also if it fails.
 func (p *Pool) Add(k int, m *Memory) error {
 	s, err := newSegment(m, p.geo, p.account)
 	if err != nil {
@@ -95,7 +92,7 @@ func (p *Pool) Add(k int, m *Memory) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		s.release()
+		s.unref()
 		return ErrFull
 	}
 	for len(p.segs) <= k {
@@ -105,8 +102,8 @@ func (p *Pool) Add(k int, m *Memory) error {
 	return nil
 }
 
-// Alloc returns a free slot, or ErrFull. It is the lowest one, so that the
-// higher segments drain and can go.
+// Alloc allocates the lowest free slot, so that the higher segments drain and can be dropped. If
+// none is free it returns ErrFull.
 func (p *Pool) Alloc() (Slot, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,9 +141,8 @@ func (p *Pool) alloc() (Slot, bool) {
 	return Slot{}, false
 }
 
-// reap looks at n of the slots in limbo, those that it has not looked at for longest, and
-// frees the ones that the server has let go of. It unlocks the pool meanwhile if there
-// are pages to give back.
+// reap looks at n of the slots in limbo, in turns, and makes a slot free if the server has let go
+// of it. It unlocks the pool while it trims slots.
 func (p *Pool) reap(n int) {
 	var trim []freed
 	if n >= len(p.limbo) {
@@ -188,19 +184,19 @@ func (s *Slot) serverDone() bool {
 	return st.Use() == s.Use && (st.Code() == Done || st.Code() == Refused)
 }
 
-// trims reports whether pages are to be given back. Both sides have let go of the slot.
+// trims reports whether the slot is to be trimmed. Both sides have let go of it.
 func (f *freed) trims() bool {
 	if !f.ToClient.Header.Empty() {
-		f.used.ToClient = len(f.ToClient.Data) // nobody here knows where the bytes are
+		f.used.ToClient = len(f.ToClient.Data) // this side doesn't know where the bytes are
 	}
 	return f.used.ToServer > trimmed || f.used.ToClient > trimmed
 }
 
-// Free lets go of a slot, saying so with Done or GivenUp. That must be this side's last
-// use of it. The slot is used again, and its pages are given back, once the server has
-// let go of it too: until then the server may be reading what is in the fifos. Free
-// reports whether the pool should be looked at later: either no slot is in use on this
-// side, or the server has not let go of this one, and Reap is needed.
+// Free lets go of a slot: it stores say, which is Done or GivenUp, in the client's state word.
+// That must be this side's last use of the slot. The slot becomes free, and is trimmed, once the
+// server has let go of it too: until then the server may be reading from the fifos. Free reports
+// whether the caller has to look at the pool later, because no slot is in use on this side or
+// because [Pool.Reap] is needed for this slot.
 func (p *Pool) Free(s Slot, say uint32, used Used) (later bool) {
 	s.SayClient(say)
 	f := freed{s, used}
@@ -216,24 +212,23 @@ func (p *Pool) Free(s Slot, say uint32, used Used) (later bool) {
 		return p.inUse == 0
 	}
 	if p.closed {
-		s.seg.release()
+		s.seg.unref()
 		return false
 	}
 	p.limbo = append(p.limbo, f)
 	return true
 }
 
-// FreeBoth is Free for a slot that both sides of a connection inside this process have let
-// go of.
+// FreeBoth is [Pool.Free] for a connection inside one application: it lets go for both sides.
 func (p *Pool) FreeBoth(s Slot, used Used) {
 	s.SayServer(Done)
 	p.Free(s, Done, used)
 }
 
-// put makes a slot free, and drops its segment if that is empty and not the
-// only empty one.
+// put makes a slot free. If its segment is then empty, and another one is empty too, put drops
+// the higher one.
 func (p *Pool) put(s Slot) {
-	s.seg.release()
+	s.seg.unref()
 	if p.closed {
 		return
 	}
@@ -244,8 +239,8 @@ func (p *Pool) put(s Slot) {
 	if ps.nfree < p.geo.Slots {
 		return
 	}
-	// Of two empty segments the higher one goes. One stays, so that a
-	// connection after the other does not map and unmap.
+	// One empty segment stays, so that a program with one short connection after the
+	// other does not map and unmap each time.
 	spare := -1
 	for k, ps := range p.segs {
 		if ps == nil || ps.nfree < p.geo.Slots {
@@ -253,14 +248,14 @@ func (p *Pool) put(s Slot) {
 		}
 		if spare >= 0 && p.dropped(k) {
 			p.segs[k] = nil
-			ps.release()
+			ps.unref()
 		}
 		spare = k
 	}
 }
 
-// Reap frees the slots that the server has let go of, and reports whether there are
-// others that this side has let go of.
+// Reap makes slots in limbo free if the server has let go of them, and reports whether others
+// are left in limbo.
 func (p *Pool) Reap() (limbo bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -275,18 +270,18 @@ func (p *Pool) Idle() bool {
 	return p.inUse == 0
 }
 
-// Close lets go of all segments. Those with slots in use stay mapped until
-// these are freed. There is no peer any more, or nothing left to say to it.
+// Close drops all segments, without telling the peer. A segment with slots in use stays mapped
+// until these are freed.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
 	for _, f := range p.limbo {
-		f.seg.release()
+		f.seg.unref()
 	}
 	for _, ps := range p.segs {
 		if ps != nil {
-			ps.release()
+			ps.unref()
 		}
 	}
 	p.limbo, p.segs = nil, nil

@@ -1,16 +1,15 @@
-// Package segpool manages the memory that two applications share: segments, the
-// slots in them that connections use, and who still uses what.
+// Package segpool manages the memory that two applications share: segments, the slots in them,
+// and the references that keep them mapped.
 //
-// A segment is one mapping with many slots of the same size. A slot is a
-// connection's share: a word for each side in which it says how far it is, and
-// two fifos. Nothing in a segment describes the segment: both sides compute the
-// same Geometry from what they agreed on, and check the file's size against it.
+// A segment is one mapping with many slots of the same size. A slot is the memory of one
+// connection: a state word for each side, and two fifos. Nothing in a segment describes the
+// segment: both sides compute the same [Geometry] from the fifo sizes that they agreed on, and
+// check the file's size against it.
 //
-// The client owns the pool of an application pair: it makes segments and chooses
-// slots, which needs no word with the server. The server has the same segments
-// in a Table. A slot is used again when both sides have let go of it; each side
-// says so in its own word, with the number of the use, so nothing that a side
-// left behind in an earlier use is mistaken for a word of this one.
+// The client has the [Pool] of a pair: it makes segments and allocates slots, without asking the
+// server. The server has the same segments in a [Table]. A slot is free when both sides have let
+// go of it. Each side says so in its own state word, with the number of the use, so that a word
+// of an earlier use is not mistaken for one of this use.
 package segpool
 
 import (
@@ -21,7 +20,7 @@ import (
 	"cutthrough.example/internal/ring"
 )
 
-// Memory is a mapping.
+// A Memory is a mapping.
 type Memory struct {
 	Bytes []byte
 
@@ -29,11 +28,10 @@ type Memory struct {
 	free func([]byte)
 }
 
-// Free unmaps the memory. Nobody may use it any more.
+// Free unmaps the memory. No goroutine may use it any more.
 func (m *Memory) Free() { m.free(m.Bytes) }
 
-// Limits bound what one application may use. Each is a count of all its
-// connections, or of what they need.
+// Limits are the most that all connections of one application may use together.
 type Limits struct {
 	Conns    int64
 	Segments int64
@@ -46,6 +44,8 @@ type Account struct {
 	limits                 Limits
 	conns, segments, bytes atomic.Int64
 	memory                 atomic.Int64
+
+	whole *Account // see Share
 }
 
 // NewAccount returns an account with the given limits.
@@ -76,9 +76,9 @@ func charge(v *atomic.Int64, n, limit int64, what string) error {
 	return nil
 }
 
-// AddConn counts a connection with fifos as g says, and returns the size of the rings with
-// which they begin, unless they are smaller. These are small ones where there is not memory
-// for others. RemoveConn takes it back.
+// AddConn counts a connection with fifos as g says, and returns the size with which their rings
+// begin, unless they are smaller: a small one if there is not memory for others. RemoveConn or
+// ForgetConn undoes it.
 func (a *Account) AddConn(g Geometry) (first int, err error) {
 	if err := charge(&a.conns, 1, a.limits.Conns, "connections"); err != nil {
 		return 0, err
@@ -96,11 +96,11 @@ func (a *Account) AddConn(g Geometry) (first int, err error) {
 	return first, nil
 }
 
-// RemoveConn takes back AddConn, for a connection whose fifos were not used.
+// RemoveConn undoes AddConn, for a connection whose fifos were not used.
 func (a *Account) RemoveConn(g Geometry, first int) { a.ForgetConn(g.rings(first)) }
 
-// ForgetConn takes back AddConn, and n bytes: what the connection was charged with then, and
-// by Charge since.
+// ForgetConn undoes AddConn and gives back n bytes: what the connection was charged with then,
+// and by Charge since.
 func (a *Account) ForgetConn(n int) {
 	a.Charge(-n)
 	a.conns.Add(-1)
@@ -115,23 +115,36 @@ func (a *Account) MayGrow(n int) bool {
 // Charge counts n bytes of memory, which may be negative, whatever the limit is.
 func (a *Account) Charge(n int) { a.memory.Add(int64(n)) }
 
+// Share returns an account of segments that a counts too, with limits of its own.
+func (a *Account) Share(segments, bytes int64) *Account {
+	return &Account{limits: Limits{Segments: segments, Bytes: bytes}, whole: a}
+}
+
 func (a *Account) addSegment(size int) error {
 	if err := charge(&a.segments, 1, a.limits.Segments, "segments"); err != nil {
 		return err
 	}
-	if err := charge(&a.bytes, int64(size), a.limits.Bytes, "bytes of segments"); err != nil {
-		a.segments.Add(-1)
-		return err
+	err := charge(&a.bytes, int64(size), a.limits.Bytes, "bytes of segments")
+	if err == nil && a.whole != nil {
+		if err = a.whole.addSegment(size); err != nil {
+			a.bytes.Add(-int64(size))
+		}
 	}
-	return nil
+	if err != nil {
+		a.segments.Add(-1)
+	}
+	return err
 }
 
 func (a *Account) removeSegment(size int) {
 	a.segments.Add(-1)
 	a.bytes.Add(-int64(size))
+	if a.whole != nil {
+		a.whole.removeSegment(size)
+	}
 }
 
-// A Segment is a mapping of slots that lives until its last user lets go.
+// A Segment is a mapping of slots. It lives until its last reference is dropped.
 type Segment struct {
 	mem     *Memory
 	geo     Geometry
@@ -139,7 +152,7 @@ type Segment struct {
 	refs    atomic.Int32 // the pool's or table's, and one for each slot in use
 }
 
-// newSegment takes over m, and counts it.
+// newSegment counts m and makes a segment of it. It owns m, also if it fails.
 func newSegment(m *Memory, g Geometry, a *Account) (*Segment, error) {
 	if err := a.addSegment(len(m.Bytes)); err != nil {
 		m.Free()
@@ -150,9 +163,9 @@ func newSegment(m *Memory, g Geometry, a *Account) (*Segment, error) {
 	return s, nil
 }
 
-// release gives up a reference. The mapping goes with the last one, so no Read
-// or Write, which hold one through their connection, meets memory that is gone.
-func (s *Segment) release() {
+// unref drops a reference. The last one unmaps the memory. A Read or Write has one through its
+// connection's slot, so it never accesses unmapped memory.
+func (s *Segment) unref() {
 	if s.refs.Add(-1) == 0 {
 		s.account.removeSegment(len(s.mem.Bytes))
 		s.mem.Free()

@@ -97,12 +97,6 @@ func TestState(t *testing.T) {
 	require.EqualValues(t, 111, s.Detail())
 }
 
-func dup(t *testing.T, fd int) int {
-	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	require.NoError(t, err)
-	return fd
-}
-
 func TestSharedRoundTrip(t *testing.T) {
 	size := two.Size()
 	m, fd, err := CreateShared("test", size, ByBoth)
@@ -112,8 +106,7 @@ func TestSharedRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	defer o.Free()
 	require.Len(t, o.Bytes, size)
-	_, err = unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-	require.ErrorIs(t, err, unix.EBADF)
+	require.NoError(t, unix.Close(fd))
 	m.Bytes[0], o.Bytes[size-1] = 1, 2
 	require.EqualValues(t, 1, o.Bytes[0])
 	require.EqualValues(t, 2, m.Bytes[size-1])
@@ -127,13 +120,13 @@ func TestOwnedIsReadOnlyForOthers(t *testing.T) {
 	require.NoError(t, err)
 	defer m.Free()
 	defer unix.Close(fd)
-	_, err = OpenShared(dup(t, fd), pageSize, ByBoth)
+	_, err = OpenShared(fd, pageSize, ByBoth)
 	require.Error(t, err)
 	_, err = unix.MmapPtr(fd, 0, nil, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	require.ErrorIs(t, err, unix.EPERM)
 	_, err = unix.Pwrite(fd, []byte{1}, 0)
 	require.ErrorIs(t, err, unix.EPERM)
-	o, err := OpenShared(dup(t, fd), pageSize, ByMaker)
+	o, err := OpenShared(fd, pageSize, ByMaker)
 	require.NoError(t, err)
 	defer o.Free()
 	require.Error(t, unix.Mprotect(o.Bytes, unix.PROT_READ|unix.PROT_WRITE))
@@ -158,7 +151,7 @@ func TestOpenSharedRejects(t *testing.T) {
 	defer m.Free()
 	defer unix.Close(shared)
 	for _, size := range []int{1, pageSize - 1, pageSize + 1, 2 * pageSize} {
-		_, err := OpenShared(dup(t, shared), size, ByBoth)
+		_, err := OpenShared(shared, size, ByBoth)
 		require.Error(t, err)
 	}
 
@@ -169,7 +162,7 @@ func TestOpenSharedRejects(t *testing.T) {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
 		require.NoError(t, err)
 		for _, written := range []Writer{ByBoth, ByMaker} {
-			_, err = OpenShared(dup(t, fd), pageSize, written)
+			_, err = OpenShared(fd, pageSize, written)
 			require.Error(t, err)
 		}
 		unix.Close(fd)
@@ -179,7 +172,7 @@ func TestOpenSharedRejects(t *testing.T) {
 	require.NoError(t, err)
 	defer r.Close()
 	defer w.Close()
-	_, err = OpenShared(dup(t, int(r.Fd())), pageSize, ByMaker)
+	_, err = OpenShared(int(r.Fd()), pageSize, ByMaker)
 	require.Error(t, err)
 	_, err = OpenShared(-1, pageSize, ByMaker)
 	require.Error(t, err)
@@ -215,7 +208,7 @@ func TestPoolReusesWhatBothLetGo(t *testing.T) {
 		a = alloc(t, p, 0)
 		require.EqualValues(t, 2, a.Use)
 
-		// The last use's word is not this one's.
+		// A word of the last use does not count for this one.
 		require.True(t, p.Free(a, Done, Used{}))
 		require.False(t, p.HasFree())
 		a.SayServer(code)
@@ -280,7 +273,7 @@ func TestPoolDropsTheSecondEmptySegment(t *testing.T) {
 	cycle()
 	require.Equal(t, []int{1, 1}, asked)
 	require.Equal(t, Limits{Segments: 1, Bytes: int64(two.Size())}, a.Usage())
-	// The one stays.
+	// The other one stays.
 	s := alloc(t, p, 0)
 	s.SayServer(Done)
 	p.Free(s, Done, Used{})
@@ -291,8 +284,8 @@ func TestPoolDropsTheSecondEmptySegment(t *testing.T) {
 	require.Zero(t, a.Usage())
 }
 
-// TestPoolLooksInTurns has slots that the server has not let go of before those that it
-// has: Alloc finds these in the end, but looks at a few each time, however many there are.
+// TestPoolLooksInTurns puts slots into limbo of which the server has let go of the last ones only.
+// Alloc looks at a few each time, however many there are, and finds the last ones in the end.
 func TestPoolLooksInTurns(t *testing.T) {
 	p := NewPool(Geometry{ToServer: ring.MinSize, ToClient: ring.MinSize, Slots: 64}, NewAccount(plenty), dropAll)
 	defer p.Close()
@@ -341,8 +334,8 @@ func TestPoolCloseKeepsWhatIsInUse(t *testing.T) {
 }
 
 // TestPoolTrims has connections use both fifos beyond what is kept, in every order in
-// which the two sides can let go. No page is given back before both have: the server may
-// still read what is in the one, and write to the other.
+// which the two sides can let go. No slot is trimmed before both have: the server may still read
+// from the one fifo, and write to the other.
 func TestPoolTrims(t *testing.T) {
 	g := Geometry{ToServer: 2 * trimmed, ToClient: 2 * trimmed, Slots: 4 * warmSlots}
 	for name, tc := range map[string]struct {
@@ -449,6 +442,7 @@ func pair(t *testing.T) (*Pool, *Table) {
 	require.NoError(t, err)
 	o, err := OpenShared(fd, two.Size(), ByBoth)
 	require.NoError(t, err)
+	require.NoError(t, unix.Close(fd))
 	p, tab := NewPool(two, NewAccount(plenty), dropAll), NewTable(two, NewAccount(plenty))
 	require.NoError(t, p.Add(0, m))
 	require.NoError(t, tab.Add(0, o))

@@ -16,11 +16,11 @@ const (
 	maxSegmentSlots = 1 << 10
 )
 
-// A Geometry says how segments are laid out: first all slots' words and fifo
-// headers, then all data areas, each a whole number of pages.
+// A Geometry is the layout of segments: first the headers of all slots, then all data areas, each
+// a whole number of pages.
 type Geometry struct {
 	ToServer int // size of the fifo from client to server, in bytes
-	ToClient int // size of the other one
+	ToClient int // size of the fifo from server to client
 	Slots    int // in each segment: a power of two
 }
 
@@ -54,7 +54,7 @@ func (g Geometry) headers() int {
 // Size returns the size of a segment in bytes.
 func (g Geometry) Size() int { return g.headers() + g.Slots*(g.ToServer+g.ToClient) }
 
-// slotHeader is what a slot has besides the data of its fifos.
+// A slotHeader has the shared words of a slot.
 type slotHeader struct {
 	client struct {
 		state  atomic.Uint64
@@ -69,8 +69,8 @@ type slotHeader struct {
 	toServer, toClient ring.Header
 }
 
-// A State is what a side says of a slot: the number of the use in the upper
-// half, how far the side is in the lower.
+// A State is the value of a side's state word: the number of the use in the upper half, and a
+// code in the lower half.
 type State uint64
 
 // What the client says.
@@ -84,11 +84,11 @@ const (
 // What the server says, besides Done.
 const (
 	Accepted = Done + 1 + iota // the fifos may be used
-	Refused                    // plus an errno, shifted by 8; has let go of the slot
+	Refused                    // with an errno, shifted by 8; has let go of the slot
 )
 
-// GivenUp is what the client says in place of Done if its Dial failed: whatever the
-// server has answered, nobody has the connection.
+// GivenUp is what the client says in place of Done if its Dial failed: no side has the
+// connection, whatever the server has answered.
 const GivenUp = Refused + 1
 
 // MakeState returns the state of a use.
@@ -97,13 +97,13 @@ func MakeState(use uint32, code uint32) State { return State(use)<<32 | State(co
 // Use returns the number of the use.
 func (s State) Use() uint32 { return uint32(s >> 32) }
 
-// Code returns how far the side is.
+// Code returns the code, such as Connect.
 func (s State) Code() uint32 { return uint32(s) & 0xff }
 
-// Detail returns what was shifted into the code by 8.
+// Detail returns the errno of a Refused.
 func (s State) Detail() uint32 { return uint32(s) >> 8 }
 
-// A Slot is a connection's share of a segment.
+// A Slot is the memory of one connection, in a segment.
 type Slot struct {
 	ID  uint32 // among all slots of the pair
 	Use uint32 // which use of the slot this is
@@ -114,24 +114,24 @@ type Slot struct {
 	seg    *Segment
 }
 
-// ClientState and ServerState return what a side has said. It may be of another use.
+// ClientState and ServerState return a side's state word. It may be of another use.
 func (s *Slot) ClientState() State { return State(s.header.client.state.Load()) }
 
 // ServerState is ClientState for the server.
 func (s *Slot) ServerState() State { return State(s.header.server.state.Load()) }
 
-// SetNumber and Number are for the client to tell its connections apart. It is stored before
-// the state that asks for a connection, and loaded after that.
+// SetNumber stores the number by which the client tells its connections apart. The client stores
+// it before it says Connect; the server loads it after it has seen that.
 func (s *Slot) SetNumber(n uint64) { s.header.client.number.Store(n) }
 
-// Number returns what SetNumber has stored. The client may change it at any moment.
+// Number returns the number that SetNumber has stored. A hostile client may change it any time.
 func (s *Slot) Number() uint64 { return s.header.client.number.Load() }
 
-// SetOrigin and Origin are for the server to say where a connection comes from. It is stored
-// before the state that accepts, and loaded after that.
+// SetOrigin stores the origin that the server has allocated for the dialing end. The server
+// stores it before it says Accepted; the client loads it after it has seen that.
 func (s *Slot) SetOrigin(o uint64) { s.header.server.origin.Store(o) }
 
-// Origin returns what SetOrigin has stored. The server may change it at any moment.
+// Origin returns the origin that SetOrigin has stored. A hostile server may change it any time.
 func (s *Slot) Origin() uint64 { return s.header.server.origin.Load() }
 
 // slot returns slot i of s, which is segment k of its pair.
@@ -150,8 +150,8 @@ func (s *Segment) slot(k, i int) Slot {
 	}
 }
 
-// Reset brings the words of both sides' fifos to their first state, for a connection inside
-// this process. Nobody else may use the slot.
+// Reset brings the words of both fifos to their first state, for a connection inside one
+// application. No goroutine may use the slot meanwhile.
 func (s *Slot) Reset() {
 	for _, h := range []*ring.Header{s.ToServer.Header, s.ToClient.Header} {
 		h.ResetProducer()
@@ -159,8 +159,8 @@ func (s *Slot) Reset() {
 	}
 }
 
-// say stores this side's word. It comes after whatever it speaks of, and before
-// a look at the other side's word.
+// say stores a side's state word. The store comes after all that the word promises, and before a
+// load of the other side's word.
 func say(w *atomic.Uint64, use, code uint32) { ring.Store64(w, uint64(MakeState(use, code))) }
 
 // SayClient and SayServer store a side's state for this use.
@@ -169,21 +169,22 @@ func (s *Slot) SayClient(code uint32) { say(&s.header.client.state, s.Use, code)
 // SayServer is SayClient for the server.
 func (s *Slot) SayServer(code uint32) { say(&s.header.server.state, s.Use, code) }
 
-// A Used says up to which offset the data areas of a slot's fifos were written to.
+// A Used says up to which offsets the client has used the data areas of a slot's fifos.
 type Used struct {
-	ToServer int
-	ToClient int // as far as was read; what was not is found in the fifo's words
+	ToServer int // written
+	ToClient int // read; freed.trims adds the bytes that were not
 }
 
-// Trim gives back the pages in b, a part of a fifo's data area that begins at a page, and
-// in which nobody has bytes. What is not a whole page stays.
+// Trim returns the pages in b to the system: a part of a fifo's data area that begins at a
+// page, and in which nobody has bytes. What is not a whole page stays.
 func (s *Slot) Trim(b []byte) { s.seg.mem.trim(b[:len(b)&^(pageSize-1)]) }
 
-// trimmed is how much of a data area must have been used for its pages to be given back: that
-// much are the pages of a ring that has not grown.
+// trimmed is the most bytes of a data area that a connection can use and still leave its pages:
+// the pages of a ring that has not grown.
 const trimmed = ring.FirstSize
 
-// trim gives back the pages of the fifos. Both sides must have let go of the slot.
+// trim returns pages of the fifos to the system: all but the first, if more than trimmed bytes
+// were used. Both sides must have let go of the slot.
 func (s *Slot) trim(u Used) {
 	keep := pageSize
 	if s.ID < warmSlots {

@@ -6,15 +6,16 @@
  *	clientUse and clientCode   Slot.ClientState; serverUse and serverCode: ServerState
  *	toServer, toClient         the slot's bit in the bitmap of each direction
  *	free, limbo, uses          what Pool knows of the slot. seen: what Table knows
- *	dialedConn, acceptedConn   the slot's place in each side's connTable
- *	Dial                       client.connect, awaitAnswer, decide and dialed.release, and
+ *	dialedConn, acceptedConn   the slot's place in each side's slotTable
+ *	Dial                       client.connect, awaitAnswer, decide and Dialed.LetGo, and
  *	                           the user, who writes and closes; Pool's Alloc, reap, Free
  *	ClientWorker, Deliver      client.handle and server.handle with Table.Request; Deliver
  *	                           may be one that polls on the worker's behalf, whose calls go on
  *	Incoming                   server.incoming, called by the worker
  *	queued                     the backlog's queue, in which a slot is once. room says that
  *	                           it is among the first, which are answered; Promote: it comes up
- *	answer, accept, drop, refuse, tell, checkDialer, release   accepted's methods
+ *	answer, accept, drop, refuse, tell, checkDialer, release   methods of Accepted: release
+ *	                           is LetGo; tell is the server's
  *	accepted                   the use of the accepted that there is. What an older one does
  *	                           has no effect: its gate is closed and it is not queued
  *	PairEnd                    the control channel ends: client.read, server.read, pair.die

@@ -6,9 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// A Table is the server's side of a pair's segments. The client says which
-// segments there are and which slot a connection has; the table believes it as
-// far as its own records agree.
+// A Table is the server's side of a pair's segments. The client chooses segments and slots; the
+// table checks the choice against its own records.
 type Table struct {
 	geo     Geometry
 	account *Account
@@ -19,7 +18,7 @@ type Table struct {
 
 type tableSegment struct {
 	*Segment
-	uses []uint32 // by slot: the last use that was accepted; the worker's own
+	uses []uint32 // by slot: the last use that Request has seen; only its caller uses it
 }
 
 // NewTable returns an empty table.
@@ -30,7 +29,7 @@ func NewTable(g Geometry, a *Account) *Table {
 // Geometry returns the layout of the table's segments.
 func (t *Table) Geometry() Geometry { return t.geo }
 
-// Add takes over m as segment k.
+// Add adds m as segment k. It owns m, also if it fails.
 func (t *Table) Add(k int, m *Memory) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -52,14 +51,14 @@ func (t *Table) Drop(k int) {
 	defer t.mu.Unlock()
 	if k >= 0 && k < len(t.segs) {
 		if s := t.segs[k].Swap(nil); s != nil {
-			s.release()
+			s.unref()
 		}
 	}
 }
 
-// Request returns the slot with the given ID if the client asks for a connection
-// there that was not seen before. The slot then belongs to the server too, until
-// Free. Only one goroutine may call it, and not for a slot that is in use.
+// Request returns the slot with the given ID if the client asks there for a connection that
+// Request has not seen before. The server then uses the slot until [Table.Free] or
+// [Table.Refuse]. One goroutine at a time may call Request, and not for a slot in use.
 func (t *Table) Request(id uint32) (s Slot, ok bool) {
 	if id >= MaxSlots {
 		return Slot{}, false
@@ -80,7 +79,8 @@ func (t *Table) Request(id uint32) (s Slot, ok bool) {
 	switch st.Code() {
 	case Connect, ConnectNtf:
 	case Done, GivenUp:
-		// Given up before it was seen here: the client waits for the slot.
+		// The Dial has ended before Request saw it. The slot is in limbo until this
+		// Done.
 		ts.uses[i] = s.Use
 		s.SayServer(Done)
 		return Slot{}, false
@@ -92,21 +92,21 @@ func (t *Table) Request(id uint32) (s Slot, ok bool) {
 	return s, true
 }
 
-// Free lets go of a slot: the client may use it again.
+// Free lets go of a slot: it says Done, after which the client may use the slot again.
 func (t *Table) Free(s Slot) {
 	s.SayServer(Done)
-	s.seg.release()
+	s.seg.unref()
 }
 
-// Refuse answers a request with an errno and lets go of the slot. It calls tell in
-// between, while the slot's words can still be looked at.
+// Refuse says Refused with an errno, and so lets go of the slot. It calls tell while its
+// reference still keeps the slot's words mapped.
 func (t *Table) Refuse(s Slot, errno uint32, tell func()) {
 	s.SayServer(Refused | errno<<8)
 	tell()
-	s.seg.release()
+	s.seg.unref()
 }
 
-// Close lets go of all segments, as Drop does.
+// Close drops all segments, as [Table.Drop] does.
 func (t *Table) Close() {
 	for k := range t.segs {
 		t.Drop(k)

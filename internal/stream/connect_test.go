@@ -14,21 +14,20 @@ func newFifo(size int) ring.Fifo {
 	return ring.Fifo{Header: new(ring.Header), Data: make([]byte, size)}
 }
 
-// releases counts the ends that were released.
-type releases struct{ atomic.Int32 }
+// ends counts the ends that let go of their fifos.
+type ends struct{ atomic.Int32 }
 
-func (r *releases) Release()    { r.Add(1) }
-func (r *releases) Trim([]byte) {}
+func (r *ends) LetGo()      { r.Add(1) }
+func (r *ends) Trim([]byte) {}
 
-// A farPeer is the way to an end that is told of events some time later, as one in
-// another process is.
+// A farPeer is a Peer that wakes the other end some time later, as in another process.
 type farPeer struct {
-	releases
+	ends
 	other *End
 }
 
 func (p *farPeer) Notify()              { go p.other.Wake() }
-func (p *farPeer) NotifyApart()         { go p.other.Wake() }
+func (p *farPeer) CutOff()              {}
 func (p *farPeer) Poller() sched.Poller { return nil }
 
 // A meeting makes connections.
@@ -45,21 +44,21 @@ func eachMeeting(t *testing.T, size int, test func(t *testing.T, m meeting)) {
 	t.Run("apart", func(t *testing.T) { test(t, meeting{t, size, false}) })
 }
 
-// connect makes a connection. When the test ends both ends are closed, and each was
-// released once.
+// connect makes a connection. At the end of the test both ends are closed, and each must have let
+// go of its fifos once.
 func (m meeting) connect() (c, s *End) {
 	c, s = new(End), new(End)
 	there, back := newFifo(m.size), newFifo(m.size)
-	var released func() int32
+	var letGo func() int32
 	if m.joined {
-		r := new(releases)
+		r := new(ends)
 		new(Junction).Join(c, s, there, back, r, Options{First: m.size})
-		released = r.Load
+		letGo = r.Load
 	} else {
 		toS, toC := &farPeer{other: s}, &farPeer{other: c}
 		c.Init(back, there, toS, Options{First: m.size})
 		s.Init(there, back, toC, Options{First: m.size})
-		released = func() int32 { return toS.Load() + toC.Load() }
+		letGo = func() int32 { return toS.Load() + toC.Load() }
 	}
 	m.t.Cleanup(func() {
 		for _, e := range []*End{c, s} {
@@ -67,7 +66,7 @@ func (m meeting) connect() (c, s *End) {
 			e.Discard(0) // ends a Peek
 			e.Commit(0)
 		}
-		require.EqualValues(m.t, 2, released())
+		require.EqualValues(m.t, 2, letGo())
 	})
 	return c, s
 }
@@ -77,7 +76,7 @@ func connectAlone(t *testing.T) (c, s *End) {
 	return meeting{t, 256 << 10, true}.connect()
 }
 
-// readFrom and writeTo have the errors of both sides as one.
+// readFrom and writeTo return either error as one.
 func readFrom(e *End, r io.Reader) (int64, error) { return joined(e.CopyFrom(r)) }
 
 func writeTo(e *End, w io.Writer) (int64, error) { return joined(e.CopyTo(w)) }

@@ -7,20 +7,20 @@ import (
 	"cutthrough.example/internal/ring"
 )
 
-// copyPiece is the most that CopyFrom and CopyTo move in one call of the other
-// side: large enough for a socket or file to be worth a system call, small enough
-// for the peer to work at the same time.
+// copyPiece is the most bytes that CopyFrom and CopyTo pass in one call of the reader or
+// writer: enough to be worth a system call, and few enough that the peer works meanwhile.
 const copyPiece = 4 * ring.PieceSize
 
-// spareBytes is how much is read from a source at a time while there is no room.
+// spareBytes is how many bytes are read from a source at a time while there is no room.
 const spareBytes = 4 << 10
 
 var errInvalidCount = errors.New("reader or writer returned an invalid count")
 
-// CopyFrom writes what it reads from r until io.EOF. r reads straight into the fifo. It
-// fails only when there is something to be written. r's own error is returned apart.
+// CopyFrom reads from r until io.EOF and writes the bytes. r.Read reads straight into the
+// fifo. err is only an error of writing, and CopyFrom fails only when there is something to
+// write; theirs is the error of r.
 //
-// While r.Read waits, so do other writers of the connection.
+// While r.Read waits, other writers of the connection wait too.
 func (e *End) CopyFrom(r io.Reader) (n int64, theirs, err error) {
 	for {
 		m, refused, theirs, err := e.readFrom(r)
@@ -46,8 +46,8 @@ func (e *End) CopyFrom(r io.Reader) (n int64, theirs, err error) {
 	}
 }
 
-// readFrom is CopyFrom, but stops before it asks r for bytes that could not be written
-// at all as things are now: then it was refused.
+// readFrom is CopyFrom, but it stops, with refused true, before it reads bytes from r that
+// could not be written now.
 func (e *End) readFrom(r io.Reader) (n int64, refused bool, theirs, err error) {
 	if e.gate.lock(writing, &e.wr.Deadline) != nil {
 		return 0, true, nil, nil
@@ -58,15 +58,15 @@ func (e *End) readFrom(r io.Reader) (n int64, refused bool, theirs, err error) {
 		if err := e.beforeWrite(); err != nil && !e.unnoticed(err) {
 			return n, true, nil, nil
 		}
-		// Not less than a piece, unless the fifo is small: a reader should not
-		// be asked for the few bytes that are left before the fifo's end.
+		// At least a piece, unless the fifo is small: a restart makes the room
+		// contiguous, and r is not called for a few bytes before the ring's end.
 		free, err := e.tx.Space(min(ring.PieceSize, e.tx.Ring()/4))
 		if err != nil {
 			return n, false, nil, e.corrupt()
 		}
 		room := e.tx.View()
 		if free == 0 {
-			// Not to wait for room that is not needed, if r has ended.
+			// Without waiting for room, which is not needed if r has ended.
 			if spare == nil {
 				spare = make([]byte, spareBytes)
 			}
@@ -113,10 +113,10 @@ func (e *End) readFrom(r io.Reader) (n int64, refused bool, theirs, err error) {
 	}
 }
 
-// CopyTo reads until the end of the stream and writes it to w, straight from the fifo. w's
-// own error is returned apart.
+// CopyTo reads until the end of the stream and writes the bytes to w, straight from the fifo.
+// err is an error of reading; theirs is the error of w.
 //
-// While w.Write waits, so do other readers of the connection.
+// While w.Write waits, other readers of the connection wait too.
 func (e *End) CopyTo(w io.Writer) (n int64, theirs, err error) {
 	if err := e.lockRead(); err != nil {
 		return 0, nil, err
@@ -130,13 +130,13 @@ func (e *End) CopyTo(w io.Writer) (n int64, theirs, err error) {
 		if err != nil {
 			return n, nil, err
 		}
-		// A look at what has come meanwhile: w is called less often.
+		// Bytes may have come meanwhile. With more bytes w is called less often.
 		if have, err = e.rx.Buffered(max(have, ring.PieceSize)); err != nil {
 			return n, nil, e.corrupt()
 		}
 		ring.RaceAcquire(e.raceKey)
 		view := e.rx.View(min(have, copyPiece))
-		e.rx.Lend(len(view)) // before lend: a Close that finds the lock lent finds this
+		e.rx.Lend(len(view)) // before lend: a Close that finds the lock lent sees these bytes as read
 		e.lend(reading)
 		m, theirs := w.Write(view)
 		e.gate.resume(reading)

@@ -1,9 +1,8 @@
-// Package stream is one end of a connection: a byte stream each way over two fifos, with the
+// Package stream has one end of a connection: a byte stream each way over two fifos, with the
 // deadlines, half-closes, resets and errors of a TCP connection.
 //
-// An [End] knows neither addresses nor how the fifos came to be here. It notifies its other
-// end through a [Peer], and is woken by [End.Wake]. Two ends of one process are joined by
-// [Join].
+// An [End] knows neither addresses nor where its fifos come from. It notifies its other end
+// through a [Peer], and is woken by [End.Wake]. A [Junction] joins two ends of one process.
 //
 // Errors are returned bare: io.EOF, net.ErrClosed, os.ErrDeadlineExceeded, a syscall.Errno
 // or a *syserr.Error.
@@ -28,29 +27,29 @@ import (
 // An End is one end of a connection. Any number of goroutines may use it at the same time.
 type End struct {
 	gate  gate
-	state atomic.Uint32 // this end's, see below
+	state atomic.Uint32 // isClosed and so on
 
 	rx ring.Consumer // guarded by the lock for reading
 	tx ring.Producer // guarded by the lock for writing
 	rd half
 	wr half
 
-	// raceKey orders, for the race detector, what happened before a Write
-	// and after the Read that returns its bytes.
+	// raceKey tells the race detector that a Write happens before the Read that returns
+	// its bytes.
 	raceKey uint64
 
 	peer    Peer
 	memory  Memory
 	janitor *Janitor
 
-	scratch  []byte      // what Reserve lent in place of the fifo; guarded as tx
-	written  int         // bytes since the writer has yielded its P; guarded as tx
+	scratch  []byte      // the buffer that Reserve returned in place of the fifo; guarded as tx
+	written  int         // bytes since a writer has yielded its P; guarded as tx
 	reserved atomic.Bool // Commit must follow
 
-	tcp bool // a Write after the peer's close does as TCP's; see unnoticed
+	tcp bool // a Write after the peer's Close succeeds once, as with TCP; see unnoticed
 }
 
-// A half is what reading and writing have each for themselves.
+// A half is the state of waiting that reading and writing each have.
 type half struct {
 	wait.Waiter
 	wait.Deadline
@@ -59,7 +58,7 @@ type half struct {
 }
 
 // nearAhead is how many bytes a writer gets ahead of a reader in its own process before it
-// yields its P: that many are still in the CPU's cache when the reader runs there.
+// yields its P. These bytes are still in the CPU's cache when the reader runs there.
 const nearAhead = 64 << 10
 
 // yieldEvery is how many bytes a goroutine writes before it yields its P. A writer whose
@@ -73,40 +72,41 @@ func (h *half) Expired() {
 	h.waiters.Ring()
 }
 
-// The bits of End.state. Except for lingerZero they are set once and never cleared. The
-// goroutine that sets a bit wakes the goroutines that wait afterwards.
+// The bits of End.state. Except for lingerZero they are set once and never cleared. A goroutine
+// that sets a bit then wakes the goroutines for which the bit ends a wait.
 const (
-	isClosed    = 1 << iota // by Close
+	isClosed    = 1 << iota // by Close or Refuse
 	readClosed              // by CloseRead
 	writeClosed             // by CloseWrite
 	peerGone                // the other process died, or detached
-	corrupted               // the peer broke the rules
+	corrupted               // the peer broke the protocol
 	bytesLost               // the peer closed without having read a Write's bytes
 	lingerZero              // by SetLinger(0)
 )
 
 // A Peer is an end's way to its other end.
 type Peer interface {
-	// Notify tells the other end that something it waits for may have come.
-	// NotifyApart does so for calls that never wait.
+	// Notify wakes the other end, because something it waits for may have come. It never
+	// blocks.
 	Notify()
-	NotifyApart()
-	// Poller is what to keep while looking whether the other end has done
-	// something, or nil if that is done in this application.
+	// CutOff tells that the other end's process has broken the protocol. It never blocks.
+	CutOff()
+	// Poller delivers the events that the other end sends, for [sched.Spin.Until]. It is
+	// nil if the other end is in this application.
 	Poller() sched.Poller
-	// Trim gives back the pages of a part of the fifo that this end writes to, in which
-	// there are no bytes.
+	// Trim returns the pages of a part of the fifo that this end writes to, in which there
+	// are no bytes, to the system.
 	Trim(b []byte)
-	// Release lets go of the fifos. It is called once, when the end
-	// is closed and nobody is inside any more.
-	Release()
+	// LetGo tells that the end does not use its fifos any more. It is called once, when
+	// the end is closed and the last goroutine has left it.
+	LetGo()
 }
 
-// Options are what an End is made with besides its fifos.
+// Options are the options of an End.
 type Options struct {
 	// RaceKey is the same at both ends of a connection, and at no others.
 	RaceKey uint64
-	// TCP has the first Write after the peer's close succeed, as TCP's does.
+	// TCP makes the first Write after the peer's Close succeed, as on a TCP socket.
 	TCP bool
 	// First is the size of the rings with which the fifos begin; 0 is ring.FirstSize.
 	// Memory was charged for both, once for the two ends of a Junction. A nil Memory has
@@ -137,16 +137,16 @@ func (e *End) Init(rx, tx ring.Fifo, p Peer, o Options) {
 	if o.First == 0 {
 		o.First = ring.FirstSize
 	}
-	e.tx.Init(tx.Header, tx.Data, o.First, (*owner)(e))
+	e.tx.Init(tx.Header, tx.Data, o.First, (*payer)(e))
 	if e.joint() != nil {
 		e.rx.Init(rx.Header, rx.Data, o.First, nil) // the other end is charged
 	} else {
-		e.rx.Init(rx.Header, rx.Data, o.First, (*owner)(e))
+		e.rx.Init(rx.Header, rx.Data, o.First, (*payer)(e))
 	}
 	e.raceKey, e.tcp = o.RaceKey, o.TCP
 }
 
-// look looks at ready for a moment, which may spare a wake-up.
+// look calls ready for a moment, because a result within that moment spares a wake-up.
 func (e *End) look(h *half, ready func() bool) bool {
 	poller := e.peer.Poller()
 	if poller == nil {
@@ -155,28 +155,29 @@ func (e *End) look(h *half, ready func() bool) bool {
 	return h.spin.Until(poller, ready)
 }
 
-// Wake is called when the other end may have done what this one waits for.
-// It never blocks.
+// Wake wakes the goroutines that wait at this end, because the other end may have done what
+// they wait for. It never blocks.
 func (e *End) Wake() {
 	e.rd.Wake()
 	e.wr.Wake()
 }
 
-// PeerGone is called when there is no other end any more. It never blocks.
+// PeerGone says that the other end does not exist any more. It never blocks.
 func (e *End) PeerGone() {
 	e.state.Or(peerGone)
 	e.Wake()
 }
 
-// Enter keeps the fifos until Leave, unless the end is closed.
+// Enter enters the end, which keeps its fifos until [End.Leave]. It returns false if the end
+// is closed.
 func (e *End) Enter() bool { return e.gate.enter() }
 
-// Closed reports whether Close or Withdraw was called.
+// Closed reports whether [End.Close] or [End.Refuse] was called.
 func (e *End) Closed() bool { return e.state.Load()&isClosed != 0 }
 
-// AwaitPeer waits until ready returns true, looking each time that the end is woken. It is
-// for an end that nobody reads from or writes to yet. announce is called before a look that
-// may be the last one before the goroutine sleeps.
+// AwaitPeer waits until ready returns true. It calls ready after each wake-up, and announce
+// before each call of ready after which the goroutine may sleep. The user must not have the
+// end yet: AwaitPeer waits in place of a reader.
 func (e *End) AwaitPeer(ready func() bool, announce func()) {
 	var spin sched.Spin
 	if spin.Until(nil, ready) {
@@ -193,39 +194,39 @@ func (e *End) AwaitPeer(ready func() bool, announce func()) {
 	}
 }
 
-// Used returns how many bytes of each fifo's data were used, by this end as it knows.
+// Used returns up to which offset this end has read rx's data and written tx's data.
 func (e *End) Used() (rx, tx int) { return e.rx.Used(), e.tx.Used() }
 
 // Charged returns for how many bytes of its fifos the end's Memory is charged. Nobody uses
 // the fifos any more.
 func (e *End) Charged() int { return e.rx.Charged() + e.tx.Charged() }
 
-// owner is an End as its fifos know it.
-type owner End
+// payer is an End as its fifos know it.
+type payer End
 
-func (o *owner) MayGrow(n int) bool { return o.memory == nil || o.memory.MayGrow(n) }
+// MayGrow, Charge and Spread implement [ring.Owner].
+func (p *payer) MayGrow(n int) bool { return p.memory == nil || p.memory.MayGrow(n) }
 
-func (o *owner) Charge(n int) {
-	if o.memory != nil {
-		o.memory.Charge(n)
+func (p *payer) Charge(n int) {
+	if p.memory != nil {
+		p.memory.Charge(n)
 	}
 }
 
-func (o *owner) Spread() { o.janitor.watch((*End)(o)) }
+func (p *payer) Spread() { p.janitor.watch((*End)(p)) }
 
-// A Status is what can be seen of an end from outside.
+// A Status describes an end.
 type Status struct {
-	Closed      bool // and the rest is not known
+	Closed      bool // then the other fields are zero
 	WriteClosed bool // by CloseWrite
-	PeerClosed  bool // or gone
+	PeerClosed  bool // the peer has ended its stream, or is gone
 
-	// Bytes that wait to be read here and by the peer, and what there is room for.
+	// The bytes that wait to be read here and by the peer, and the sizes of the fifos.
 	RecvQueue, RecvBuffer int
 	SendQueue, SendBuffer int
 }
 
-// Status returns what can be seen of e. It returns false if e is closed and nobody holds
-// its memory.
+// Status describes e. It returns false if e is closed and nothing holds its memory.
 func (e *End) Status() (s Status, ok bool) {
 	if !e.gate.enter() {
 		return Status{Closed: true}, e.gate.held()
@@ -241,12 +242,13 @@ func (e *End) Status() (s Status, ok bool) {
 	}, true
 }
 
-// corrupt ends a connection whose peer broke the rules. The caller has a lock.
+// corrupt ends a connection whose peer broke the protocol. The caller has a lock.
 func (e *End) corrupt() error {
 	e.state.Or(corrupted)
 	e.rx.Close()
 	e.endStream()
 	e.Wake()
+	e.peer.CutOff()
 	return errCorrupt
 }
 
@@ -254,8 +256,8 @@ var errCorrupt = syserr.New(syscall.ECONNRESET, ring.ErrCorrupt.Error())
 
 // Read reads up to len(b) bytes. It waits until there is at least one, the deadline passes,
 // or the stream ends: with io.EOF if the peer closed its end or its writing side, with
-// ECONNRESET if the peer reset the connection or died. What the peer wrote before it did
-// either is read first.
+// ECONNRESET if the peer reset the connection or died. The bytes that the peer wrote before
+// are read first.
 func (e *End) Read(b []byte) (n int, err error) {
 	if err := e.lockRead(); err != nil {
 		return 0, err
@@ -265,7 +267,7 @@ func (e *End) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// lockRead takes the lock for reading, which ends the last Peek.
+// lockRead locks reading, and so ends the view from the last Peek.
 func (e *End) lockRead() error {
 	err := e.gate.lock(reading, &e.rd.Deadline)
 	if err != os.ErrDeadlineExceeded && e.gate.endPeek() {
@@ -312,19 +314,18 @@ func (e *End) read(b []byte) (int, error) {
 	}
 }
 
-// A readEnd says that reading ends, if err is not nil: at once, whatever lies in the fifo, or
-// when the fifo is empty.
+// A readEnd says how reading ends. It does not end if err is nil.
 type readEnd struct {
 	err  error
-	once bool // at once
+	once bool // reading ends at once, and otherwise when the fifo is empty
 }
 
-// readEnd returns how reading ends. Call it before looking for bytes: all bytes that came
-// before the end are visible then. The call that tells the user of the end stops the
-// consumer. An honest peer publishes nothing after it has told of its end, but the end may
-// also be known from elsewhere: the control channel, CloseRead.
+// readEnd returns how reading ends. Call it before looking for bytes: then all bytes that came
+// before the end are visible. The call that returns the end to the user stops the consumer,
+// so that no call returns bytes afterwards. An honest peer publishes nothing after fin or
+// reset, but it may still publish after CloseRead or after the end of the control channel.
 func (e *End) readEnd() readEnd {
-	// The state first: a peer that is gone has done all that it did.
+	// The state before the fifo: a peer that is gone stores nothing any more.
 	state := e.state.Load()
 	if state&isClosed != 0 {
 		return readEnd{net.ErrClosed, true}
@@ -347,9 +348,8 @@ func (e *End) readEnd() readEnd {
 	return readEnd{}
 }
 
-// awaitReadable waits until n bytes can be read, and returns how many can. If these are
-// fewer the error says why there will not be more: bufio.ErrBufferFull if the fifo is
-// smaller than n.
+// awaitReadable waits until n bytes can be read, and returns how many can be read. If there
+// are fewer it returns an error, which is bufio.ErrBufferFull if the fifo is smaller than n.
 func (e *End) awaitReadable(n int) (have int, err error) {
 	for {
 		end := e.readEnd()
@@ -372,8 +372,8 @@ func (e *End) awaitReadable(n int) (have int, err error) {
 	}
 }
 
-// awaitData waits until there are more than have bytes to read, or there is any
-// other reason to look again, such as that in was used.
+// awaitData waits until more than have bytes can be read, or until there is another reason to
+// look again: an end, the deadline, or that a writer has used in.
 func (e *End) awaitData(have int, in *handoff) {
 	ready := func() bool {
 		if e.rx.HasData(have) || e.rd.Passed() || e.state.Load()&^(writeClosed|lingerZero) != 0 {
@@ -387,8 +387,9 @@ func (e *End) awaitData(have int, in *handoff) {
 	}
 	e.rd.Prepare()
 	e.rx.RequestData()
-	// A producer that waits for more space than there is would never fill the
-	// fifo to where this waits. It looks at the request after making its own.
+	// The producer may wait for more space than is free, and would then never publish the
+	// bytes for which this consumer waits. Pairs with End.awaitSpace, which raises the
+	// producer's request and then loads this one.
 	if have > 0 && e.rx.AnySpaceWanted() {
 		e.peer.Notify()
 	}
@@ -400,11 +401,11 @@ func (e *End) awaitData(have int, in *handoff) {
 	e.rx.DropRequest()
 }
 
-// Write writes all of b, unless the deadline passes, the connection is closed, or the peer
-// has: then it returns how much it wrote and the reason, EPIPE if the peer had read
-// everything and closed in order, ECONNRESET otherwise. It waits while the fifo is full.
+// Write writes all of b, and waits while the fifo is full. If the deadline passes or either end
+// is closed, it returns the number of bytes that it wrote and an error. If the peer has closed,
+// the error is EPIPE if the peer had read everything, and ECONNRESET otherwise.
 //
-// If Write returns nil then the bytes have been read, or can be, or this end will get
+// If Write returns nil, the peer has read the bytes or can read them, or this end will get
 // ECONNRESET.
 func (e *End) Write(b []byte) (n int, err error) {
 	if err := e.gate.lock(writing, &e.wr.Deadline); err != nil {
@@ -427,7 +428,7 @@ func (e *End) write(b []byte) (n int, err error) {
 	}
 	ring.RaceRelease(e.raceKey)
 	for {
-		m := e.give(b[n:])
+		m := e.handOff(b[n:])
 		if n += m; m == 0 {
 			if m, err = e.tx.Write(b[n:]); err != nil {
 				return n, e.corrupt()
@@ -451,7 +452,7 @@ func (e *End) write(b []byte) (n int, err error) {
 	}
 }
 
-// maybeYield yields the P when many bytes were written; these are n more.
+// maybeYield counts n written bytes, and yields the P after each yieldEvery.
 func (e *End) maybeYield(n int) {
 	if e.written += n; e.written >= yieldEvery {
 		e.written = 0
@@ -467,29 +468,28 @@ func (e *End) beforeWrite() error {
 	return e.lost()
 }
 
-// afterWrite returns an error if what was just published must not count. It does
-// count if this end is closed meanwhile, as the stream ends after it: see ending.go. It
-// counts as well if the peer has closed, as with TCP: either the bytes were read, or
-// Read is going to say that the connection was reset. Programs rely on that: net/http
-// repeats a request that it wrote to a connection which the server was just closing,
-// if reading fails, and not if writing did.
+// afterWrite returns an error if the bytes that were just published must not count as written.
+// They count if this end is closed meanwhile, as the stream ends after them: see ending.go.
+// They also count if the peer has closed, as with TCP: either the peer has read them, or Read
+// at this end will return ECONNRESET. Programs rely on that: net/http repeats a request on a
+// connection that the server was just closing if reading fails, but not if writing fails.
 func (e *End) afterWrite() error {
 	if e.state.Load()&corrupted != 0 {
 		return errCorrupt
 	}
-	if e.peerEnd() != nil && !e.tx.Taken() {
+	if e.peerEnd() != nil && !e.tx.Empty() {
 		e.lose()
 	}
 	return nil
 }
 
-// lose has Read say that bytes that were written got lost.
+// lose makes Read return ECONNRESET, because bytes that were written got lost.
 func (e *End) lose() {
 	e.state.Or(bytesLost)
 	e.rd.Wake()
 }
 
-// lost returns an error if what is published would never be read.
+// lost returns an error if bytes that are published now would never be read.
 func (e *End) lost() error {
 	switch state := e.state.Load(); {
 	case state&isClosed != 0:
@@ -502,16 +502,16 @@ func (e *End) lost() error {
 	return e.peerEnd()
 }
 
-// peerEnd returns an error if the peer doesn't read any more. A closing reader sets
-// its mark before it looks for unread bytes. So if the mark is not to be seen after a
-// publish, then the reader finds these bytes, or has read them.
+// peerEnd returns an error if the peer doesn't read any more. A closing reader stores the closed
+// mark before it looks for unread bytes (End.shutdown). So if this end publishes and then does
+// not see the mark, the reader finds these bytes, or has read them.
 func (e *End) peerEnd() error {
 	state := e.state.Load()
 	if e.tx.ConsumerClosed() {
-		// The mark comes before the end. But a reader that closes with bytes
-		// unread is going to reset. A fin says nothing: it may be an earlier one, of
-		// CloseWrite, or come before what was just published.
-		if _, reset := e.rx.Ended(); reset || !e.tx.Taken() || state&bytesLost != 0 && !e.tcp {
+		// The reader stores the mark before fin or reset. If bytes are unread it is
+		// going to reset. A fin alone proves nothing: it may come from an earlier
+		// CloseWrite, or be older than the bytes that were just published.
+		if _, reset := e.rx.Ended(); reset || !e.tx.Empty() || state&bytesLost != 0 && !e.tcp {
 			return syscall.ECONNRESET
 		}
 		return syscall.EPIPE
@@ -522,19 +522,19 @@ func (e *End) peerEnd() error {
 	return nil
 }
 
-// unnoticed reports whether err says that the peer has closed, having read all, and
-// a TCP socket would not know it yet: the first write succeeds there, and makes the
-// peer's kernel answer with a reset. TLS says goodbye in such a write. The bytes are
-// lost, which the caller must say with lose.
+// unnoticed reports whether err means that the peer has read everything and closed, and a TCP
+// socket would not know that yet. On a socket the first write after that succeeds, and the
+// peer's kernel answers it with a reset. TLS sends its close_notify in such a write. The bytes
+// are lost, so the caller must call lose.
 func (e *End) unnoticed(err error) bool {
 	return err == syscall.EPIPE && e.tcp && e.state.Load()&(writeClosed|bytesLost) == 0
 }
 
-// awaitSpace waits until n bytes are free, or there is any other reason to look
-// again: such as that the fifo is to become larger for a peer that waits for more bytes than
-// it holds. With fewer, one is that at least one byte is free and the peer waits for more
-// bytes than it has. A caller that needs all n must not set it: both sides would wake each
-// other for ever.
+// awaitSpace waits until n bytes are free, or until there is another reason to look again, such
+// as that the fifo is to become larger for a peer that waits for more bytes than it holds. If
+// fewer is true, one such reason is that a byte is free and the peer waits for more bytes than
+// it has. A caller that needs all n bytes must not set fewer: both sides would wake each other
+// for ever.
 func (e *End) awaitSpace(n int, fewer bool) {
 	ready := func() bool {
 		return e.tx.HasSpace(n) || e.wr.Passed() || e.tx.ConsumerClosed() ||
@@ -554,8 +554,8 @@ func (e *End) awaitSpace(n int, fewer bool) {
 	e.tx.DropRequest()
 }
 
-// SetLinger with now has Close reset the connection, so that the peer gets ECONNRESET after
-// what was written.
+// SetLinger with now makes [End.Close] reset the connection, so that the peer gets ECONNRESET
+// after the bytes that were written.
 func (e *End) SetLinger(now bool) error {
 	return e.control(func() {
 		if now {
@@ -566,8 +566,8 @@ func (e *End) SetLinger(now bool) error {
 	})
 }
 
-// SetReadDeadline sets the time after which reading fails with os.ErrDeadlineExceeded, also
-// where it is blocked. The zero time means never.
+// SetReadDeadline sets the time after which reading fails with os.ErrDeadlineExceeded, also in
+// calls that are blocked. The zero time means never.
 func (e *End) SetReadDeadline(t time.Time) error {
 	return e.control(func() { e.rd.Set(t, &e.rd) })
 }

@@ -78,8 +78,8 @@ func TestEndWaitsForTheWriter(t *testing.T) {
 	}
 }
 
-// TestEndWaitsForTheReader closes an end while a Read is about to take what is there.
-// Whether bytes are unread is found out when it has left.
+// TestEndWaitsForTheReader closes an end while a Read is about to read the bytes in the fifo. The
+// Read decides whether bytes are unread, when it leaves.
 func TestEndWaitsForTheReader(t *testing.T) {
 	for _, want := range []string{"fin", "reset"} {
 		c, s := connectAlone(t)
@@ -98,7 +98,7 @@ func TestEndWaitsForTheReader(t *testing.T) {
 		})
 		require.Equal(t, want, ended(s))
 	}
-	// With nothing to be read it is not waited for.
+	// If there is nothing to read, Close does not wait for the Read.
 	c, s := connectAlone(t)
 	busy(t, c, reading, func() {
 		require.NoError(t, c.Close())
@@ -106,7 +106,7 @@ func TestEndWaitsForTheReader(t *testing.T) {
 	})
 }
 
-// A stopped reader or writer is in code that is not ours until it is told to go on.
+// A stopped reader or writer stays in code of others until it is told to go on.
 type stopped struct {
 	called, goOn chan struct{}
 }
@@ -171,8 +171,8 @@ func TestEndDoesNotWaitForOthersCode(t *testing.T) {
 	}
 }
 
-// TestWriteToHasRead closes an end while WriteTo's writer has all that has come: that
-// was read, so the connection is not reset.
+// TestWriteToHasRead closes an end while WriteTo's writer has all bytes that have come. They
+// count as read, so the connection is not reset.
 func TestWriteToHasRead(t *testing.T) {
 	for want, more := range map[string]string{"fin": "", "reset": "more"} {
 		c, s := connectAlone(t)
@@ -194,7 +194,7 @@ func TestWriteToHasRead(t *testing.T) {
 	}
 }
 
-// TestWriteToHasNotRead is the same with a writer that takes only a part of it.
+// TestWriteToHasNotRead is the same with a writer that accepts only some of the bytes.
 func TestWriteToHasNotRead(t *testing.T) {
 	c, s := connectAlone(t)
 	_, err := s.Write([]byte("bytes"))
@@ -236,7 +236,7 @@ func TestWriteThatWasPublished(t *testing.T) {
 }
 
 // TestPeerClosesBetweenPieces has the peer close in order when a Write has published a
-// part. What it says must tell that this was not read.
+// part. Its error must say that this part was not read.
 func TestPeerClosesBetweenPieces(t *testing.T) {
 	for _, finFirst := range []bool{false, true} {
 		c, s := connectAlone(t)
@@ -264,7 +264,7 @@ func TestReadFromFullFifo(t *testing.T) {
 		_, err = readFrom(c, readerFunc(func([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }))
 		require.Equal(t, io.ErrUnexpectedEOF, err)
 
-		// As much as there is room for: the source has ended then.
+		// As many bytes as there is room for: then the source has ended.
 		_, err = io.ReadFull(s, make([]byte, 4096))
 		require.NoError(t, err)
 		n, err = readFrom(c, bytes.NewReader(make([]byte, 4096)))
@@ -310,7 +310,7 @@ func TestPeerClosesAfterThePublish(t *testing.T) {
 }
 
 // TestNothingAfterTheEnd has a writer's own end closed in each way at random moments.
-// The reader reads on after it was told of the end, and must be told the same.
+// The reader reads on after it has got the end, and must get the same again.
 func TestNothingAfterTheEnd(t *testing.T) {
 	eachMeeting(t, 256<<10, func(t *testing.T, m meeting) {
 		for i := range 1000 {
@@ -348,8 +348,7 @@ func TestNothingAfterTheEnd(t *testing.T) {
 	})
 }
 
-// writeSomehow writes in one of the ways that there are, until that fails or 60,000
-// bytes are written.
+// writeSomehow writes in one of all ways, until that fails or 60,000 bytes are written.
 func writeSomehow(c *End, way int) {
 	b := make([]byte, 60_000)
 	switch way % 4 {
@@ -366,9 +365,9 @@ func writeSomehow(c *End, way int) {
 	}
 }
 
-// TestNothingAfterDeath has bytes come after the control channel has ended, as they do
-// if the peer's application is closed during a Write. Once a call has told of that, no
-// call returns them.
+// TestNothingAfterDeath publishes bytes after the control channel has ended, as happens if the
+// peer's application is closed during a Write. Once a call has returned that end, no call returns
+// the bytes.
 func TestNothingAfterDeath(t *testing.T) {
 	tell := map[string]func(s *End) error{
 		"Read":    func(s *End) error { _, err := s.Read(make([]byte, 10)); return err },
@@ -403,7 +402,7 @@ func TestNothingAfterDeath(t *testing.T) {
 	require.Equal(t, "bytes", string(b[:n]))
 	require.ErrorIs(t, tell["Read"](s), syscall.ECONNRESET)
 
-	// After CloseRead too, which the peer does not hear of.
+	// After CloseRead too, which the peer does not notice.
 	c, s = connectAlone(t)
 	require.NoError(t, s.CloseRead())
 	require.Equal(t, io.EOF, tell["Read"](s))
@@ -465,9 +464,9 @@ func TestClosedAndLate(t *testing.T) {
 	s.Close()
 }
 
-// TestWriteAfterWriteTo writes to a peer that has closed while its WriteTo had all that
-// was written, which fills the fifo. Whether it was read is not known before that returns,
-// so a Write says ECONNRESET, and nobody waits for room.
+// TestWriteAfterWriteTo writes to a peer that has closed while its WriteTo had all bytes, which
+// fill the fifo. Whether they were read is not known before WriteTo returns, so a Write returns
+// ECONNRESET and does not wait for room.
 func TestWriteAfterWriteTo(t *testing.T) {
 	for _, tcp := range []bool{false, true} {
 		eachMeeting(t, 4096, func(t *testing.T, m meeting) {
@@ -499,8 +498,9 @@ func TestWriteAfterWriteTo(t *testing.T) {
 	}
 }
 
-// TestReadFromNothing has nothing to be written when nothing can be written any more:
-// nothing was lost. What there is fails, and the reader's own error is returned.
+// TestReadFromNothing calls ReadFrom with an empty source when nothing can be written any more.
+// That is no error, as nothing is lost. With bytes to write it fails, and an error of the source is
+// returned.
 func TestReadFromNothing(t *testing.T) {
 	errOwn := errors.New("own")
 	for name, end := range map[string]func(c, s *End) error{
@@ -602,7 +602,7 @@ func TestFirstWriteAfterTheEnd(t *testing.T) {
 					require.Equal(t, io.EOF, err)
 					return
 				}
-				// To write nothing loses nothing.
+				// A Write of no bytes loses nothing.
 				_, err = c.Write(nil)
 				require.NoError(t, err)
 				_, err = c.Reserve(1)
@@ -628,8 +628,8 @@ func TestFirstWriteAfterTheEnd(t *testing.T) {
 	require.Equal(t, io.EOF, err)
 }
 
-// TestReserveAgainstPeek has the two ends wait for each other: for more bytes than there
-// are, and for more room than there is. Neither may look again and again.
+// TestReserveAgainstPeek lets the two ends wait for each other: for more bytes than there are, and
+// for more room than there is. Neither may wake the other again and again.
 func TestReserveAgainstPeek(t *testing.T) {
 	eachMeeting(t, 4096, func(t *testing.T, m meeting) {
 		c, s := m.connect()
@@ -659,7 +659,7 @@ func TestReserveAgainstPeek(t *testing.T) {
 	})
 }
 
-// TestReserveAny reserves whatever there is when the fifo has one free byte.
+// TestReserveAny reserves any room when the fifo has one free byte.
 func TestReserveAny(t *testing.T) {
 	eachMeeting(t, 4096, func(t *testing.T, m meeting) {
 		c, s := m.connect()
@@ -677,7 +677,7 @@ func TestReserveAny(t *testing.T) {
 	})
 }
 
-// TestBufferedWhileReading asks for what is buffered while a Read waits.
+// TestBufferedWhileReading calls Buffered while a Read waits.
 func TestBufferedWhileReading(t *testing.T) {
 	c, s := connectAlone(t)
 	busy(t, c, reading, func() {

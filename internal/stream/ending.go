@@ -5,25 +5,24 @@ import (
 	"syscall"
 )
 
-// The end of the stream. Nothing may be published after the peer was told that the
-// stream has ended: it would read bytes after io.EOF. So CloseWrite and Close first
-// say in a word of this end that nothing more is to be published, writeClosed or the
-// gate's closed bit, and then end the stream if no writer is busy. A writer that locks
-// the gate or resumes later finds the word. A busy one may be about to publish; it ends
-// the stream itself when it unlocks or lends, and what it published counts.
+// The end of the stream. Nothing may be published after fin or reset: the peer would read
+// bytes after io.EOF. So CloseWrite first sets writeClosed, and Close the gate's closed bit;
+// then they end the stream if no writer is busy. A writer that locks the gate or resumes later
+// finds the bit. A busy writer may be about to publish. It ends the stream itself when it
+// unlocks or lends, and the bytes that it has published count.
 //
-// Close decides between FIN and reset by whether bytes are unread. A busy reader may be
-// about to take them, so then the decision is left to that one. Bytes that WriteTo has
-// handed to its writer count as read.
+// Close decides between fin and reset by whether bytes are unread. If a reader is busy, it may
+// be about to read them, so Close leaves the decision to that reader. Bytes that CopyTo has
+// lent to its writer count as read.
 //
-// No busy holder waits without being woken by Close and CloseWrite, so the end is never
-// told late, and neither call waits. Model: end.pml.
+// Close and CloseWrite wake each busy holder that waits. So the peer always learns of the end
+// soon, and neither call waits. Model: end.pml.
 
-// unlock leaves the gate, having done what is due, and lets go of the memory if that
+// unlock does the endings that are due, leaves the gate, and lets go of the memory if this
 // was the last use.
 func (e *End) unlock(kind int) { e.unlocked(e.gate.unlock(kind)) }
 
-// unlocked goes on when the gate has been unlocked.
+// unlocked does the rest of unlock, with the results of gate.unlock.
 func (e *End) unlocked(due uint64, last bool) {
 	if due != 0 {
 		e.end(due)
@@ -37,26 +36,26 @@ func (e *End) unlocked(due uint64, last bool) {
 // letGo lets go of the memory. Nobody uses it any more.
 func (e *End) letGo() {
 	e.janitor.forget(e)
-	e.peer.Release()
+	e.peer.LetGo()
 }
 
-// Leave undoes Enter: it leaves the gate without a lock, as unlock does with one.
+// Leave undoes [End.Enter]. It lets go of the memory if this was the last use.
 func (e *End) Leave() {
 	if e.gate.leave() {
 		e.letGo()
 	}
 }
 
-// lend says, before code that is not ours is called with a lock held, that no ending
-// should have to wait for that.
+// lend says that the lock's holder is about to call code of others, which may take any time:
+// until resume, endings do not wait for this holder.
 func (e *End) lend(kind int) {
 	if due := e.gate.lend(kind); due != 0 {
 		e.end(due)
 	}
 }
 
-// resumeWriting ends what lend began. It returns an error if the stream may have been
-// ended meanwhile: then the caller must not publish.
+// resumeWriting undoes lend. It returns an error if the stream may have been ended meanwhile:
+// then the caller must not publish.
 func (e *End) resumeWriting() error {
 	closed := e.gate.resume(writing)
 	switch state := e.state.Load(); {
@@ -70,7 +69,7 @@ func (e *End) resumeWriting() error {
 	return nil
 }
 
-// end does what the gate says is due.
+// end does the endings that are due, see gate.unlock.
 func (e *End) end(due uint64) {
 	if due&gateFin != 0 {
 		e.tellEnd()
@@ -80,14 +79,14 @@ func (e *End) end(due uint64) {
 	}
 }
 
-// endStream ends the stream to the peer, or leaves that to a writer.
+// endStream ends the stream to the peer, or leaves that to a busy writer.
 func (e *End) endStream() {
 	if !e.gate.postpone(writing, gateFin) {
 		e.tellEnd()
 	}
 }
 
-// tellEnd tells the peer that the stream has ended. Nobody publishes any more.
+// tellEnd tells the peer that the stream has ended. No goroutine publishes any more.
 func (e *End) tellEnd() {
 	if e.state.Load()&corrupted != 0 {
 		e.tx.Reset()
@@ -100,13 +99,13 @@ func (e *End) tellEnd() {
 // notifyEnd notifies the peer of an end, if it waits.
 func (e *End) notifyEnd() {
 	if e.tx.ConsumerWaits() || e.rx.ProducerWaits() {
-		e.peer.NotifyApart()
+		e.peer.Notify()
 	}
 }
 
-// Close closes the end: what was written can still be read by the peer, followed by io.EOF;
-// but if bytes that the peer has written are unread, the connection is reset, and the peer
-// gets ECONNRESET in place of io.EOF. Calls that are blocked return net.ErrClosed. Close
+// Close closes the end: the peer can still read the bytes that were written, followed by
+// io.EOF. But if this end has not read all bytes of the peer, the connection is reset, and the
+// peer gets ECONNRESET in place of io.EOF. Calls that are blocked return net.ErrClosed. Close
 // never waits.
 func (e *End) Close() error {
 	if !e.gate.close() {
@@ -127,9 +126,9 @@ func (e *End) Abort() {
 	e.Close()
 }
 
-// Withdraw closes an end whose peer is told by other means that there is no connection. It
-// calls first before Release can be called, unless the end was closed before.
-func (e *End) Withdraw(first func()) {
+// Refuse closes an end without telling the peer: the slot's state word tells it that there is
+// no connection. Refuse calls first before [Peer].LetGo, unless the end was closed before.
+func (e *End) Refuse(first func()) {
 	if !e.gate.close() {
 		return
 	}
@@ -138,10 +137,10 @@ func (e *End) Withdraw(first func()) {
 	e.Leave()
 }
 
-// shutdown tells the peer that this end is closed, or leaves that to a holder of a
-// lock. The order matters: first the mark that no more will be read, then the look for
-// what is unread. A peer that writes in between sees the mark, or its bytes are seen
-// here; either way it learns that they were not read.
+// shutdown tells the peer that this end is closed, or leaves that to a busy holder of a lock.
+// It stores the closed mark first and looks for unread bytes afterwards. Of a peer that
+// publishes at the same time, either it sees the mark or this end sees its bytes, see peerEnd;
+// either way it learns that they were not read.
 func (e *End) shutdown() {
 	if e.gate.postpone(writing, gateShut) {
 		return
@@ -152,7 +151,7 @@ func (e *End) shutdown() {
 		if e.gate.postpone(reading, gateShut) {
 			return
 		}
-		reset = e.rx.Unread() // a reader that was busy may have read them
+		reset = e.rx.Unread() // a reader that was busy before may have read them
 	}
 	if reset {
 		e.tx.Reset()
@@ -162,8 +161,8 @@ func (e *End) shutdown() {
 	e.notifyEnd()
 }
 
-// endUnread makes a reset of an end that was told as an orderly one, because all that had
-// come was lent to WriteTo's writer, which has not taken all of it.
+// endUnread resets a stream that has ended with fin. Close has sent fin because all unread
+// bytes were lent to CopyTo's writer, but the writer has not accepted all of them.
 func (e *End) endUnread() {
 	e.state.Or(lingerZero)
 	if !e.gate.postpone(writing, gateShut) {
@@ -178,10 +177,9 @@ func (e *End) wakeAll() {
 	e.wr.Expired()
 }
 
-// CloseRead ends reading at this end: Read returns what has arrived and then
-// io.EOF, also if it is blocked now. As with TCP the peer does not notice, until
-// the fifo is full. What arrives after Read has returned io.EOF is not read, unlike
-// with TCP on Linux.
+// CloseRead ends reading at this end: Read returns the bytes that have arrived and then
+// io.EOF, also a Read that is blocked now. As with TCP the peer does not notice until the fifo
+// is full. Once Read has returned io.EOF it returns no more bytes, unlike with TCP on Linux.
 func (e *End) CloseRead() error {
 	return e.control(func() {
 		e.state.Or(readClosed)
@@ -189,8 +187,8 @@ func (e *End) CloseRead() error {
 	})
 }
 
-// CloseWrite ends writing at this end: the peer reads what was written and then
-// io.EOF. A Write that is blocked returns EPIPE, as every later one does.
+// CloseWrite ends writing at this end: the peer reads the bytes that were written and then
+// io.EOF. A Write that is blocked and every later Write return EPIPE.
 func (e *End) CloseWrite() error {
 	return e.control(func() {
 		e.state.Or(writeClosed)

@@ -8,34 +8,34 @@ import (
 	"cutthrough.example/internal/wait"
 )
 
-// A gate guards a connection's fifos. It lets one goroutine read and one write at
-// a time, says when the last goroutine has left after Close, so that the memory is
-// let go of exactly then, and says when the stream may be ended, which must not
-// happen while a writer is about to publish.
+// A gate guards an end's fifos. It has a lock for reading and one for writing. It reports
+// when the last goroutine has left after Close, so that the end lets go of its memory exactly
+// then. And it says whether a holder of a lock is busy: the stream must not be ended while a
+// writer may be about to publish.
 //
-// The idea of one word for all of it is internal/poll's fdMutex. Here goroutines
-// wait for a lock on a channel, which a testing/synctest bubble understands, and
-// they heed the deadline.
+// One word holds all of that, as in internal/poll's fdMutex. But here goroutines wait for a
+// lock on a channel, so that a testing/synctest bubble sees them wait, and they heed the
+// deadline.
 //
-// The word is private to this end, and changed with compare-and-swap only. Models:
-// gate.pml (locks, references, Peek, release), end.pml (the end of the stream).
+// The word is private to this end, and is changed by atomic read-modify-writes only. Models:
+// gate.pml (locks, references, Peek, letting go), end.pml (the end of the stream).
 type gate struct {
 	word atomic.Uint64
-	// Goroutines that wait for a lock. A ring says that the lock may be free.
+	// Goroutines wait here for a lock. A ring says that the lock may be free.
 	waiters [2]wait.Bell
 }
 
-// The word's bits. A bit that exists for each kind of lock is given for reading; shift it by
-// the kind.
+// The word's bits. Where there is a bit for each kind of lock, the constant is the bit for
+// reading; shift it by the kind.
 const (
 	gateClosed  = 1 << 0
 	gateLocked  = 1 << 1 // and 1 << 2
 	gateWaiters = 1 << 3 // and 1 << 4: a goroutine waits for the lock
-	gateLent    = 1 << 5 // and 1 << 6: the lock's holder is in code that is not ours
-	gatePeeked  = 1 << 7 // a view from Peek is out, which holds the memory
+	gateLent    = 1 << 5 // and 1 << 6: the lock's holder is in code of others
+	gatePeeked  = 1 << 7 // the user has a view from Peek, which holds the memory
 
-	// An ending that somebody else could not do, because a holder was busy. The
-	// holder does it when it unlocks or lends.
+	// An ending that another goroutine has left to the holder of a lock, because the holder
+	// was busy. The holder does it when it unlocks or lends.
 	gateFin  = 1 << 8 // tell the peer that the stream has ended, for CloseWrite and corrupt
 	gateShut = 1 << 9 // the shutdown of Close
 
@@ -53,8 +53,8 @@ func (g *gate) init() {
 	g.waiters[writing] = wait.NewBell()
 }
 
-// lock enters with a lock. It fails with net.ErrClosed, or with
-// os.ErrDeadlineExceeded if it had to wait longer than d.
+// lock enters with a lock. It fails with net.ErrClosed if the gate is closed, and with
+// os.ErrDeadlineExceeded if d passes while it waits.
 func (g *gate) lock(kind int, d *wait.Deadline) error {
 	old := g.word.Load()
 	if old&(gateClosed|gateLocked<<kind) == 0 &&
@@ -79,8 +79,8 @@ func (g *gate) tryLock(kind int) bool {
 
 func (g *gate) lockSlow(kind int, d *wait.Deadline) error {
 	locked, waiters := uint64(gateLocked<<kind), uint64(gateWaiters<<kind)
-	// Once it has waited it doesn't know whether it was the only one, so it
-	// takes the lock with the waiters' bit.
+	// Once woken, it doesn't know whether other goroutines still wait, so it sets the
+	// waiters' bit together with the lock's.
 	var waited uint64
 	for {
 		old := g.word.Load()
@@ -102,14 +102,14 @@ func (g *gate) lockSlow(kind int, d *wait.Deadline) error {
 	}
 }
 
-// unlock leaves. It returns the endings that are due now: then it has not left, and
-// the caller leaves when it has done them. Otherwise it reports whether the memory is
-// to be let go of.
+// unlock unlocks, and leaves if no ending is due. Otherwise it returns the endings, and the
+// caller does them and then leaves. last reports whether the caller must let go of the
+// memory.
 func (g *gate) unlock(kind int) (due uint64, last bool) { return g.unlockWith(kind, 0) }
 
-// unlockPeeked is unlock of the lock for reading for a goroutine that has handed out
-// a view. In one step: in two, a Read in between would clear a bit that is not set yet, and
-// a Close would release memory that is still in view.
+// unlockPeeked is unlock of the lock for reading by a goroutine that returns a view to the
+// user. It sets gatePeeked in the same step: in between, a Read would find the bit not set yet,
+// and a Close would let go of memory that the user sees.
 func (g *gate) unlockPeeked() (due uint64, last bool) { return g.unlockWith(reading, gatePeeked) }
 
 func (g *gate) unlockWith(kind int, set uint64) (due uint64, last bool) {
@@ -129,7 +129,7 @@ func (g *gate) unlockWith(kind int, set uint64) (due uint64, last bool) {
 	}
 }
 
-// dueFor returns the endings that the holder of a lock may have kept others from.
+// dueFor returns the endings that can be left to the holder of a lock.
 func dueFor(kind int) uint64 {
 	if kind == writing {
 		return gateFin | gateShut
@@ -137,13 +137,13 @@ func dueFor(kind int) uint64 {
 	return gateShut
 }
 
-// unused reports whether nobody uses the memory any more, nor ever will.
+// unused reports whether the gate is closed and nothing holds the memory any more.
 func unused(word uint64) bool {
 	return word&(gateClosed|gatePeeked) == gateClosed && word < gateRef
 }
 
-// lend says that the lock's holder goes into code that is not ours, for which no
-// ending should have to wait. It returns the endings that are due now.
+// lend says that the lock's holder is about to call code of others, and is not busy until
+// resume. It returns the endings that are due now.
 func (g *gate) lend(kind int) (due uint64) {
 	for {
 		old := g.word.Load()
@@ -154,15 +154,15 @@ func (g *gate) lend(kind int) (due uint64) {
 	}
 }
 
-// resume ends what lend began. If it reports that the gate is closed then the stream
-// may have ended meanwhile, so the holder must not publish any more. If it does not, a
-// later Close finds the holder busy.
+// resume undoes lend. If it reports that the gate is closed, the stream may have ended
+// meanwhile, and the holder must not publish any more. Otherwise a later Close finds the holder
+// busy.
 func (g *gate) resume(kind int) (closed bool) {
 	return g.word.And(^uint64(gateLent<<kind))&gateClosed != 0
 }
 
-// postpone leaves an ending to the holder of a lock, if the lock is held and not lent. It
-// reports whether it did.
+// postpone leaves an ending to the holder of a lock, if the holder is busy: the lock is held
+// and not lent. It reports whether it did.
 func (g *gate) postpone(kind int, due uint64) bool {
 	for {
 		old := g.word.Load()
@@ -188,7 +188,7 @@ func (g *gate) enter() bool {
 	}
 }
 
-// leave undoes enter. It reports whether the memory is to be let go of.
+// leave undoes enter. last reports whether the caller must let go of the memory.
 func (g *gate) leave() (last bool) { return unused(g.word.Add(^uint64(gateRef - 1))) }
 
 // close closes the gate and enters it in one step: the caller leaves when it has done what
@@ -205,8 +205,8 @@ func (g *gate) close() bool {
 	}
 }
 
-// endPeek says that the view from the last Peek is not used any more. It reports
-// whether the memory is to be let go of, which is never so for a goroutine that holds a reference.
+// endPeek says that the user does not use the view from the last Peek any more. last reports
+// whether the caller must let go of the memory; it is false if the caller has a reference.
 func (g *gate) endPeek() (last bool) {
 	for {
 		old := g.word.Load()
@@ -219,7 +219,7 @@ func (g *gate) endPeek() (last bool) {
 	}
 }
 
-// held reports whether anybody is inside, or has a view.
+// held reports whether a goroutine is inside, or the user has a view.
 func (g *gate) held() bool {
 	word := g.word.Load()
 	return word >= gateRef || word&gatePeeked != 0

@@ -101,7 +101,7 @@ inline ring(k) {
 	}
 }
 
-/* peer.release */
+/* Peer.LetGo */
 inline release() {
 	d_step {
 		assert(released == 0 && inside == 0 && !viewed);

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A testGate is a gate with the halves that a Conn has besides.
+// A testGate is a gate with the halves of an End.
 type testGate struct {
 	gate
 	halves [2]half
@@ -71,7 +71,7 @@ func TestGateStates(t *testing.T) {
 	for _, kind := range []int{reading, writing} {
 		require.Equal(t, net.ErrClosed, g.lockKind(kind))
 	}
-	// Four are inside, with whoever closes. Only the last one is the last.
+	// Four are inside, one of them by close. leave returns true for the last one only.
 	require.False(t, g.leave())
 	require.False(t, g.unlock(writing))
 	require.False(t, g.leave())
@@ -82,7 +82,7 @@ func TestGateStates(t *testing.T) {
 }
 
 // TestGatePeek has Close and a Read come while a Peek is under way. The memory stays
-// until the view that it hands out has been ended, by one of several that try.
+// until one of several goroutines that try has ended the view.
 func TestGatePeek(t *testing.T) {
 	g := newTestGate()
 	require.NoError(t, g.lockKind(reading))
@@ -146,7 +146,7 @@ func TestGateCloseEmpty(t *testing.T) {
 }
 
 // TestGateOneLast has two goroutines and the one that closes use a gate at the
-// same time: exactly one of them is the last, and nobody is inside after it.
+// same time: exactly one of them is the last, and no goroutine is inside after it.
 func TestGateOneLast(t *testing.T) {
 	for range 5000 {
 		g := newTestGate()
@@ -219,8 +219,7 @@ func TestGateOneLast(t *testing.T) {
 	}
 }
 
-// TestGateEverybodyGetsTheLock is in a bubble because that notices when
-// everybody waits.
+// TestGateEverybodyGetsTheLock is in a bubble, which fails if all goroutines wait.
 func TestGateEverybodyGetsTheLock(t *testing.T) {
 	for _, kind := range []int{reading, writing} {
 		synctest.Test(t, func(t *testing.T) {
@@ -257,7 +256,7 @@ func TestGateEverybodyGetsTheLock(t *testing.T) {
 	}
 }
 
-// TestGateTurns has many wait while each that gets the lock keeps it for a second.
+// TestGateTurns lets many goroutines wait; each keeps the lock for a second.
 func TestGateTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newTestGate()
@@ -279,8 +278,8 @@ func TestGateTurns(t *testing.T) {
 	})
 }
 
-// waitForLock has n goroutines ask for a lock that is held, and returns when
-// they wait. Each sends what it got and when.
+// waitForLock starts n goroutines that ask for a lock that is held, and returns when they wait.
+// Each sends its result and the time.
 func waitForLock(g *testGate, kind, n int) <-chan lockResult {
 	results := make(chan lockResult, n)
 	for range n {
@@ -314,12 +313,12 @@ func TestGateDeadlineWhileWaiting(t *testing.T) {
 				require.Equal(t, os.ErrDeadlineExceeded, r.err)
 				require.Equal(t, start.Add(time.Hour), r.at)
 			}
-			// One that comes now waits no longer than the others did.
+			// A goroutine that comes now waits no longer than the others did.
 			r := <-waitForLock(g, kind, 1)
 			require.Equal(t, os.ErrDeadlineExceeded, r.err)
 			require.Equal(t, time.Hour, time.Since(start))
 
-			// They have left nothing behind: the lock works as before.
+			// The lock works as before.
 			g.setDeadline(kind, time.Time{})
 			results = waitForLock(g, kind, n)
 			require.Empty(t, results)
@@ -333,8 +332,8 @@ func TestGateDeadlineWhileWaiting(t *testing.T) {
 	}
 }
 
-// TestGateDeadlineFreeLock: it is for the operation to say that its deadline has
-// passed, the lock does so only to those who wait.
+// TestGateDeadlineFreeLock locks a free lock after the deadline. That succeeds: the lock fails
+// only for goroutines that wait, and the operation itself looks at its deadline.
 func TestGateDeadlineFreeLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newTestGate()
@@ -350,7 +349,7 @@ func TestGateDeadlineFreeLock(t *testing.T) {
 	})
 }
 
-// TestGateKinds: who waits for one lock is not in the way of the other.
+// TestGateKinds waits for one lock, and locks the other one meanwhile.
 func TestGateKinds(t *testing.T) {
 	for _, kind := range []int{reading, writing} {
 		synctest.Test(t, func(t *testing.T) {
@@ -373,7 +372,7 @@ func TestGateKinds(t *testing.T) {
 	}
 }
 
-// TestGateDeadlineOfOneKind: the deadline for reading is none for writing.
+// TestGateDeadlineOfOneKind sets the deadline for reading, which has no effect on writing.
 func TestGateDeadlineOfOneKind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newTestGate()
@@ -414,8 +413,8 @@ func TestGateCloseWakesAll(t *testing.T) {
 	})
 }
 
-// TestGateCloseAndDeadline closes a gate in the very moment at which the deadline
-// passes, and the holder leaves: whoever waits returns, with any of the reasons.
+// TestGateCloseAndDeadline closes a gate in the moment in which the deadline passes and the holder
+// leaves. The goroutines that wait return, for any of these reasons.
 func TestGateCloseAndDeadline(t *testing.T) {
 	for range 200 {
 		synctest.Test(t, func(t *testing.T) {

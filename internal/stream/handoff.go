@@ -5,12 +5,13 @@ import (
 	"sync/atomic"
 )
 
-// A handoff is a Read's buffer that the other end's Write, in the same application,
-// copies into when the fifo is empty: one copy in place of two.
+// A handoff is the buffer of a Read that waits, offered to a Write of the other end in the
+// same application. If the fifo is empty the Write copies into this buffer: one copy in place
+// of two.
 //
-// The reader offers its buffer before it waits, and does not return before it has
-// withdrawn it. It offered after it had found the fifo empty, so a writer that finds
-// it empty too, and takes the offer, passes nothing by: only the writer adds to it.
+// The reader offers its buffer after it has found the fifo empty, and withdraws it before it
+// returns. A writer takes the offer only if it finds the fifo empty too. No bytes can be
+// overtaken, as only this writer adds bytes to the fifo. Model: handoff.pml.
 type handoff struct {
 	state atomic.Uint32
 	buf   []byte // the reader's, but the writer's from offerTaken to offerUsed
@@ -24,11 +25,11 @@ const (
 	offerUsed
 )
 
-// handoffLeast is the least size of buffers on both sides for which it is tried.
+// handoffLeast is the least size of both buffers for which a handoff is tried.
 const handoffLeast = 8 << 10
 
-// awaitInto waits as awaitData does. A Write of the same application may copy into b
-// meanwhile: then awaitInto returns how much.
+// awaitInto waits as awaitData does. A Write in the same application may copy into b
+// meanwhile; awaitInto returns how many bytes.
 func (e *End) awaitInto(b []byte) int {
 	joint := e.joint()
 	if joint == nil || len(b) < handoffLeast {
@@ -40,11 +41,12 @@ func (e *End) awaitInto(b []byte) int {
 	return joint.in.withdraw()
 }
 
-// give copies what it can of b into the buffer of a Read that waits in the same
-// application, and lets that one run, while the bytes are in this CPU's cache.
-func (e *End) give(b []byte) (n int) {
+// handOff copies as much of b as fits into the buffer of a Read that waits in the same
+// application. It then yields, so that the reader runs while the bytes are in this CPU's
+// cache.
+func (e *End) handOff(b []byte) (n int) {
 	joint := e.joint()
-	if joint == nil || len(b) < handoffLeast || !e.tx.Taken() {
+	if joint == nil || len(b) < handoffLeast || !e.tx.Empty() {
 		return 0
 	}
 	if n = joint.out.take(b); n > 0 {
@@ -54,17 +56,17 @@ func (e *End) give(b []byte) (n int) {
 	return n
 }
 
-// offer offers b, until withdraw.
+// offer offers b, until withdraw. The store pairs with take's compare-and-swap.
 func (h *handoff) offer(b []byte) {
 	h.buf = b
 	h.state.Store(offerMade)
 }
 
-// withdraw returns how much has been copied.
+// withdraw ends the offer, and returns how many bytes were copied.
 func (h *handoff) withdraw() (n int) {
 	if !h.state.CompareAndSwap(offerMade, offerNone) {
 		for h.state.Load() == offerTaken {
-			runtime.Gosched() // for as long as it takes to copy
+			runtime.Gosched() // until the writer has copied
 		}
 		n = h.n
 		h.state.Store(offerNone)

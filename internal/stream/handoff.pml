@@ -6,7 +6,7 @@
  *	offer, withdraw, take    the handoff's methods of the same names; offered, buf and n
  *	                         are its state, buf and n
  *	read, awaitInto, awaitData  those of End; passed is its deadline
- *	write, give, awaitSpace  those of End
+ *	write, handOff, awaitSpace  methods of End
  *	wait, wake               waiter
  *	Close, CloseWrite        of the end that reads, and of the one that writes
  *	head, tail, fin, mark    the fifo's words. A byte stands for some KiB. A buffer of less
@@ -276,7 +276,7 @@ inline take() {
 #endif
 
 /* Sets m. */
-inline give() {
+inline handOff() {
 	m = 0;
 	if
 	:: left < LEAST || !taken
@@ -309,7 +309,7 @@ proctype Write() {
 		do
 		:: left == 0 || writeClosed || mark -> break
 		:: left > 0 && !writeClosed && !mark ->
-			give();
+			handOff();
 			if
 			:: m > 0
 			:: m == 0 ->

@@ -18,8 +18,8 @@ func (h *handoff) waitsFor(t *testing.T) {
 	require.Eventually(t, func() bool { return h.state.Load() == offerMade }, 10*time.Second, time.Millisecond)
 }
 
-// TestHandoff has a Write copy into the buffer of a Read that waits, as much as there
-// is room for, and the rest into the fifo.
+// TestHandoff copies from a Write into the buffer of a Read that waits, as much as fits, and the
+// rest into the fifo.
 func TestHandoff(t *testing.T) {
 	c, s := connectAlone(t)
 	data := make([]byte, 100_000)
@@ -43,8 +43,8 @@ func TestHandoff(t *testing.T) {
 	}
 }
 
-// TestHandoffEnds ends a Read that has offered its buffer, in each way that there is.
-// The buffer is the caller's again: nothing is written to it any more.
+// TestHandoffEnds ends a Read that has offered its buffer, for each reason. Afterwards the buffer
+// is the caller's again: nothing writes to it any more.
 func TestHandoffEnds(t *testing.T) {
 	for name, end := range map[string]struct {
 		end func(c, s *End) error

@@ -12,34 +12,33 @@ type Junction struct {
 	toA, toB handoff
 }
 
-// Join makes a and b the ends of a connection: a writes to ab, from which b reads, and the
-// other way round with ba. released is told once for each end, when nobody uses its fifos
-// any more. A Junction is used once, and must not be moved afterwards.
-func (j *Junction) Join(a, b *End, ab, ba ring.Fifo, released Releaser, o Options) {
-	j.a = jointPeer{released, b, &j.toA, &j.toB}
-	j.b = jointPeer{released, a, &j.toB, &j.toA}
+// Join makes a and b the ends of a connection: a writes to ab and reads from ba, and b reads
+// from ab and writes to ba. A Junction is used once, and must not be moved afterwards.
+func (j *Junction) Join(a, b *End, ab, ba ring.Fifo, owner Owner, o Options) {
+	j.a = jointPeer{owner, b, &j.toA, &j.toB}
+	j.b = jointPeer{owner, a, &j.toB, &j.toA}
 	a.Init(ba, ab, &j.a, o)
 	b.Init(ab, ba, &j.b, o)
 }
 
-// A Releaser is told when an end is done with its fifos, and gives back pages of theirs.
-type Releaser interface {
+// An Owner has the memory of both fifos. LetGo is called once by each end, as [Peer] says.
+type Owner interface {
 	Trim(b []byte)
-	Release()
+	LetGo()
 }
 
-// A jointPeer is an end's way to an other end in the same process.
+// A jointPeer is the Peer of an end whose other end is in the same process.
 type jointPeer struct {
-	Releaser
+	Owner
 	other   *End
 	in, out *handoff
 }
 
 func (p *jointPeer) Notify()              { p.other.Wake() }
-func (p *jointPeer) NotifyApart()         { p.other.Wake() }
+func (p *jointPeer) CutOff()              {}
 func (p *jointPeer) Poller() sched.Poller { return nil }
 
-// joint returns the way to the other end if that is in this process too, or nil.
+// joint returns e's jointPeer, or nil if the other end is in another process.
 func (e *End) joint() *jointPeer {
 	p, _ := e.peer.(*jointPeer)
 	return p

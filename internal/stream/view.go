@@ -9,8 +9,8 @@ import (
 	"cutthrough.example/internal/syserr"
 )
 
-// Buffered returns the number of bytes that can be read without waiting. It does not
-// wait itself, whatever other goroutines do.
+// Buffered returns the number of bytes that can be read without waiting. It does not wait for
+// goroutines that read.
 func (e *End) Buffered() int {
 	if !e.gate.enter() {
 		return 0
@@ -19,15 +19,14 @@ func (e *End) Buffered() int {
 	return e.rx.Queued()
 }
 
-// Peek returns the next n bytes without reading them, as bufio.Reader does: the
-// fifo's own memory, but for n bytes that wrap around its end, which are copied.
-// It waits until there are n, and if it returns fewer it also says why. An n that
-// exceeds the size of the fifo is bufio.ErrBufferFull.
+// Peek returns the next n bytes without reading them, as bufio.Reader does: a slice of the
+// fifo's own memory, or a copy if the bytes wrap around the fifo's end. It waits until there
+// are n bytes. If it returns fewer, it also returns an error, which is bufio.ErrBufferFull if
+// n exceeds the size of the fifo.
 //
-// The bytes are valid until the next call of Peek, Discard, Read or WriteTo, and
-// one of these must follow, also after Close: until then the connection's memory
-// is not let go. They lie in memory that the peer can write to; a program that
-// does not trust its peer copies what it checks before it checks it.
+// The bytes are valid until the next call of Peek, Discard, Read or CopyTo. One of these must
+// follow, also after [End.Close]: the view keeps the end's memory, to which the peer can
+// write.
 func (e *End) Peek(n int) ([]byte, error) {
 	if n < 0 {
 		return nil, bufio.ErrNegativeCount
@@ -85,7 +84,7 @@ func (e *End) discard(n int) (done int, err error) {
 	return done, nil
 }
 
-// release gives n bytes back to the peer and tells it if it waits for them.
+// release releases n bytes, and notifies the peer if it waits for the space.
 func (e *End) release(n int) {
 	e.rx.Discard(n)
 	if e.rx.SpaceWanted() {
@@ -93,16 +92,16 @@ func (e *End) release(n int) {
 	}
 }
 
-// Reserve returns room for at least n bytes to be written, and for at least one if n
-// is 0: the fifo's own memory, or a buffer of n bytes if the free bytes wrap around the
-// fifo's end. It waits until there is room. An n that exceeds the size of the fifo is
+// Reserve returns room to write at least n bytes, or at least one if n is 0: a slice of the
+// fifo's own memory, or a buffer of n bytes if the free bytes wrap around the fifo's end. It
+// waits until there is room. If n exceeds the size of the fifo, the error is
 // bufio.ErrBufferFull.
 //
-// Commit must follow, also after Close or to write nothing. Until then other
-// writers wait, and the connection's memory is not let go.
+// [End.Commit] must follow, also after [End.Close] or to write nothing. Until then other
+// writers wait, and the reservation keeps the end's memory.
 //
-// A Reserve for which there is no room waits for the peer to read. If the peer waits,
-// in Peek, for more bytes than it has, then both wait until a deadline or Close.
+// A Reserve without enough room waits until the peer reads. If the peer waits in [End.Peek]
+// for more bytes than it has, both wait until a deadline or Close.
 func (e *End) Reserve(n int) ([]byte, error) {
 	if n < 0 {
 		return nil, bufio.ErrNegativeCount
@@ -144,7 +143,7 @@ func (e *End) reserve(n int) ([]byte, error) {
 	}
 }
 
-// Commit writes the first n bytes of what the last Reserve returned. It must be
+// Commit writes the first n bytes of the room that the last [End.Reserve] returned. It must be
 // called once for each Reserve that succeeded; without one it fails with EINVAL.
 func (e *End) Commit(n int) error {
 	if !e.reserved.CompareAndSwap(true, false) {
@@ -181,8 +180,8 @@ func (e *End) commit(n int) error {
 		e.publish(n)
 		return e.afterWrite()
 	}
-	// There is room, so this doesn't wait. It is all or nothing, as without the copy:
-	// nothing more is looked at, and the end of the stream waits for it.
+	// There is room, so this doesn't wait. It writes all bytes or none, as without the
+	// copy: it checks for no end in between, and endings wait for this busy holder.
 	for b := e.scratch[:n]; len(b) > 0; {
 		m, err := e.tx.Write(b)
 		if err != nil || m == 0 {
@@ -196,8 +195,8 @@ func (e *End) commit(n int) error {
 	return e.afterWrite()
 }
 
-// publish writes the first n bytes of the producer's view and tells the peer if
-// it waits for them.
+// publish publishes the first n bytes of the producer's view, and notifies the peer if it
+// waits for data.
 func (e *End) publish(n int) {
 	e.tx.Commit(n)
 	if n > 0 && e.tx.DataWanted() {

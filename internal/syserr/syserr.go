@@ -1,10 +1,9 @@
-// Package syserr has the errors that an errno alone would not explain.
+// Package syserr has errors for which an errno alone says too little.
 package syserr
 
 import "syscall"
 
-// An Error is an errno with a word on what to do about it. It is what errors.Is and
-// errors.As take it for: its errno.
+// An Error is an errno with advice what to do about it. errors.Is and errors.As find the errno.
 type Error struct {
 	Errno  syscall.Errno
 	Advice string

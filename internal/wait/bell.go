@@ -1,15 +1,16 @@
 package wait
 
-// A Bell lets any number of goroutines wait, by receiving from it, for something that one of
-// them will take. Ring follows the change. A goroutine that was woken and leaves something
-// for the others rings again. A ring for which nobody waits is remembered, so a goroutine
-// must look again after each receive.
+// A Bell wakes one of any number of goroutines that wait for the same thing, such as an item in
+// a queue or a lock. A goroutine waits by receiving from the Bell. Call Ring after the change
+// for which they wait. A goroutine that was woken, and leaves something for the others, must
+// ring again. A ring is remembered if no goroutine waits, so a goroutine must look again after
+// each receive: the thing may be gone.
 type Bell chan struct{}
 
-// NewBell returns a bell that was not rung.
+// NewBell returns a Bell that has not been rung.
 func NewBell() Bell { return make(Bell, 1) }
 
-// Ring wakes one goroutine, now or when it comes. It never blocks.
+// Ring wakes one goroutine: one that waits, or else the next one that receives. It never blocks.
 func (b Bell) Ring() {
 	select {
 	case b <- struct{}{}:

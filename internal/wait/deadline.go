@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// A Deadline is the time after which one kind of operation fails. Its zero value is none.
+// A Deadline is the time after which one kind of operation fails. The zero value is no deadline.
 //
-// Its timer is moved only when the new time is earlier than the timer's: one
-// that fires too early finds that out and is set again. So to extend a deadline
-// before each operation, as many programs do, costs no timer operation.
+// Set moves the timer only to an earlier time. A timer that fires before the deadline is set
+// again. So a program that extends its deadline before each operation, as many do, causes no
+// timer operation.
 type Deadline struct {
 	passed atomic.Bool
 
@@ -18,13 +18,13 @@ type Deadline struct {
 	at    time.Time // zero: none
 	timer *time.Timer
 	fires time.Time // when the timer will fire; zero if it won't
-	ended bool      // no timer is set any more
+	ended bool      // Stop was called: the timer is not set any more
 }
 
 // An Expirer is told each time that its deadline passes.
 type Expirer interface{ Expired() }
 
-// Set sets the deadline. It tells e, which is always the same, when it passes.
+// Set sets the deadline. When it passes, e.Expired is called. e must be the same in each call.
 func (d *Deadline) Set(t time.Time, e Expirer) {
 	d.mu.Lock()
 	d.at = t
@@ -52,8 +52,8 @@ func (d *Deadline) Set(t time.Time, e Expirer) {
 // Passed reports whether the deadline has passed.
 func (d *Deadline) Passed() bool { return d.passed.Load() }
 
-// fire is called by the timer, possibly one that was set again meanwhile: what
-// counts is the deadline as it is now.
+// fire is called by the timer. Set may have changed the deadline since the timer fired, so fire
+// looks at the current one.
 func (d *Deadline) fire(e Expirer) {
 	d.mu.Lock()
 	d.fires = time.Time{}
@@ -72,7 +72,7 @@ func (d *Deadline) fire(e Expirer) {
 	e.Expired()
 }
 
-// Stop lets go of the timer. The deadline doesn't pass any more.
+// Stop stops the timer. The deadline doesn't pass any more.
 func (d *Deadline) Stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A testDeadline is a deadline that notes when it was told to have passed.
+// A testDeadline is a deadline that notes the times of calls of Expired.
 type testDeadline struct {
 	Deadline
 	start time.Time
@@ -26,7 +26,7 @@ func (d *testDeadline) Expired() {
 	d.told = append(d.told, time.Since(d.start))
 }
 
-// takeTold returns when it was told to have passed since the last call.
+// takeTold returns the times of these calls since the last takeTold.
 func (d *testDeadline) takeTold() []time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -40,7 +40,7 @@ func (d *testDeadline) setTo(at time.Duration) { d.Set(d.start.Add(at), d) }
 
 func (d *testDeadline) clear() { d.Set(time.Time{}, d) }
 
-// sleepTo waits until this long after the start, and for what happens then.
+// sleepTo waits until this long after the start, and until timers have run.
 func (d *testDeadline) sleepTo(at time.Duration) {
 	time.Sleep(at - time.Since(d.start))
 	synctest.Wait()
@@ -60,8 +60,7 @@ func (d *testDeadline) requireTimer(t *testing.T, want time.Duration) {
 	require.Equal(t, want, at)
 }
 
-// requireTold requires that the deadline was told to have passed at these times
-// and at no other.
+// requireTold requires that Expired was called at these times and at no other.
 func (d *testDeadline) requireTold(t *testing.T, passed bool, at ...time.Duration) {
 	t.Helper()
 	d.mu.Lock()
@@ -109,8 +108,7 @@ func TestDeadlineFuture(t *testing.T) {
 	})
 }
 
-// TestDeadlineWallClock has a time without a monotonic clock's reading, as one
-// that was decoded has.
+// TestDeadlineWallClock sets a time without a monotonic clock's reading, as a decoded time has.
 func TestDeadlineWallClock(t *testing.T) {
 	onDeadline(t, func(t *testing.T, d *testDeadline) {
 		d.Set(d.start.Round(0).Add(time.Hour), d)
@@ -121,7 +119,7 @@ func TestDeadlineWallClock(t *testing.T) {
 	})
 }
 
-// TestDeadlineFarFuture has one that is further away than a Duration can be.
+// TestDeadlineFarFuture sets a time that is further away than a Duration can be.
 func TestDeadlineFarFuture(t *testing.T) {
 	onDeadline(t, func(t *testing.T, d *testDeadline) {
 		d.Set(d.start.AddDate(1000, 0, 0), d)
@@ -187,8 +185,8 @@ func TestDeadlineShortened(t *testing.T) {
 	})
 }
 
-// TestDeadlineTimerFromBefore sets a deadline that has passed, with the timer
-// still set for what was before.
+// TestDeadlineTimerFromBefore sets a deadline that has passed, while the timer is still set for the
+// last one.
 func TestDeadlineTimerFromBefore(t *testing.T) {
 	onDeadline(t, func(t *testing.T, d *testDeadline) {
 		d.setTo(time.Hour)
@@ -206,8 +204,8 @@ func TestDeadlineTimerFromBefore(t *testing.T) {
 	})
 }
 
-// TestDeadlineLateTimer calls what a timer does that has fired but not run until
-// the deadline was another.
+// TestDeadlineLateTimer runs the function of a timer that has fired before the deadline was
+// changed.
 func TestDeadlineLateTimer(t *testing.T) {
 	onDeadline(t, func(t *testing.T, d *testDeadline) {
 		d.setTo(time.Hour)
@@ -244,8 +242,7 @@ func TestDeadlineLateTimer(t *testing.T) {
 	})
 }
 
-// TestDeadlineMeetsTimer sets another deadline in the very moment in which the
-// timer fires.
+// TestDeadlineMeetsTimer sets another deadline in the moment in which the timer fires.
 func TestDeadlineMeetsTimer(t *testing.T) {
 	const at = time.Hour
 	for _, next := range []struct {
@@ -333,8 +330,8 @@ func TestDeadlineManySetters(t *testing.T) {
 	}
 }
 
-// TestDeadlineModel does what programs do at random, and compares with what a
-// deadline is: the last time that was set.
+// TestDeadlineModel sets deadlines at random, and compares with a model: the last time that was
+// set.
 func TestDeadlineModel(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -1,5 +1,5 @@
-// Package wait has what a goroutine waits with: a [Waiter] for one goroutine, a [Bell] for
-// any number of them, and a [Deadline] that ends their waits.
+// Package wait lets goroutines wait: a [Waiter] is for one goroutine, a [Bell] for any number,
+// and a [Deadline] ends their waits.
 //
 // All of them wait on channels, so that a goroutine of a testing/synctest bubble blocks
 // durably.
@@ -7,11 +7,11 @@ package wait
 
 import "sync/atomic"
 
-// A Waiter is where one goroutine waits to be woken. The goroutine calls Prepare, looks
-// whether it still has to wait, and then calls either Wait or Cancel. Another goroutine that
-// has changed something it may be looking for calls Wake afterwards. Both store before they
-// load, so a change is either seen or followed by a wake-up; and each successful Wake leaves
-// exactly one token, which Wait or Cancel takes, so no token is left for a later wait.
+// A Waiter lets one goroutine wait to be woken. The goroutine calls Prepare, checks whether it
+// still has to wait, and then calls either Wait or Cancel. Another goroutine calls Wake after a
+// change that may end the wait. Both store before they load, so the waiting goroutine sees the
+// change or gets a wake-up. Each successful Wake leaves exactly one token, which Wait or Cancel
+// receives, so no token is left for a later wait.
 type Waiter struct {
 	waiting atomic.Bool
 	token   chan struct{}
@@ -20,8 +20,8 @@ type Waiter struct {
 // Init must be called before anything else.
 func (w *Waiter) Init() { w.token = make(chan struct{}, 1) }
 
-// Prepare says that the goroutine is about to wait. Its look at what it waits for must
-// follow; pairs with the load in Wake.
+// Prepare says that the goroutine is about to wait. Its check must follow. The store pairs with
+// the load in Wake.
 func (w *Waiter) Prepare() { w.waiting.Store(true) }
 
 // Wait waits for Wake.
@@ -34,9 +34,9 @@ func (w *Waiter) Cancel() {
 	}
 }
 
-// Wake wakes the goroutine if it waits or is about to. It never blocks.
+// Wake wakes the goroutine if it waits or has called Prepare. It never blocks.
 func (w *Waiter) Wake() {
-	// The load spares the common case a write.
+	// In the common case the load alone is enough, and the cache line is not written.
 	if w.waiting.Load() && w.waiting.CompareAndSwap(true, false) {
 		w.token <- struct{}{}
 	}

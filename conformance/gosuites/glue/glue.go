@@ -27,8 +27,8 @@ func init() {
 	}
 }
 
-// dialing returns the application that dials: another one than that which listens if
-// GOSUITES_APPS is 2, so that connections go from one application to another.
+// dialing returns the application that dials. If GOSUITES_APPS is 2 it is not the one that
+// listens, so connections go from one application to another.
 var dialing = sync.OnceValue(func() *ctnet.App {
 	if os.Getenv("GOSUITES_APPS") != "2" {
 		return nil
@@ -40,8 +40,8 @@ var dialing = sync.OnceValue(func() *ctnet.App {
 	return a
 })
 
-// note adds to the file GOSUITES_WAYS which way a Dial has taken: c is through shared
-// memory, k is the kernel's socket.
+// note adds the way of a Dial to the file GOSUITES_WAYS: c is shared memory, k is the kernel's
+// socket.
 func note(c net.Conn) {
 	if f := ways(); f != nil {
 		if _, ok := c.(*ctnet.Conn); ok {

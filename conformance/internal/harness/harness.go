@@ -1,6 +1,5 @@
-// Package harness is what the tests of conformance and of the packages below it have
-// in common: the other processes that they start, applications, waiting with a
-// bound, and counting what could leak.
+// Package harness is for the tests of conformance and of the packages below it: it starts other
+// processes, makes applications, waits with a bound, and counts what could leak.
 package harness
 
 import (

@@ -18,8 +18,8 @@ func FDs(t testing.TB, pid int) int {
 	return len(list)
 }
 
-// MeasureIdle measures once no application has a pair any more: those without
-// connections are kept for two seconds.
+// MeasureIdle measures once no application has a pair any more. A pair without connections is kept
+// for two seconds.
 func MeasureIdle(t testing.TB) leakcheck.Usage {
 	t.Helper()
 	Eventually(t, func() bool { return leakcheck.Mappings("ctnet events") == 0 })
