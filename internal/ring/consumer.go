@@ -12,7 +12,7 @@ import (
 type Consumer struct {
 	h    *Header
 	data []byte
-	mask uint64 // of the ring; 0 before one was seen
+	mask uint64 // of the ring
 
 	head uint64 // the position up to which bytes were released
 	tail uint64 // the producer's, as it was when last loaded and accepted
@@ -21,15 +21,15 @@ type Consumer struct {
 
 	lent atomic.Uint64 // the position up to which bytes count as read; see Lend
 
-	stopped bool // the tail is not loaded any more; see Stop
-
 	owner   Owner
-	first   int          // the largest ring that the producer begins with
-	charged atomic.Int64 // to owner
-	held    bool         // the ring may not grow as it is
+	first   uint32        // the largest ring that the producer begins with
+	charged atomic.Uint32 // to owner
 
 	wait request // wantData
 	want answer  // wantSpace
+
+	stopped bool // the tail is not loaded any more; see Stop
+	held    bool // the ring may not grow as it is
 }
 
 // Init makes c the reading end of the fifo with header h over data, whose length is a
@@ -37,10 +37,12 @@ type Consumer struct {
 // first bytes, for which o was charged already. A nil owner allows the producer everything.
 func (c *Consumer) Init(h *Header, data []byte, first int, o Owner) {
 	first = min(first, len(data))
-	*c = Consumer{h: h, data: data, owner: o, first: first}
+	*c = Consumer{h: h, data: data, mask: uint64(first - 1), owner: o, first: uint32(first)}
 	if o != nil {
-		c.charged.Store(int64(first))
+		c.charged.Store(uint32(first))
 	}
+	// Most rings begin with that size. Nothing is read before the first look at the place.
+	h.seen.Store(uint32(bits.Len64(c.mask)))
 	c.allow()
 }
 
@@ -50,7 +52,7 @@ func (c *Consumer) Init(h *Header, data []byte, first int, o Owner) {
 // does not ask; nor does one that has loaded the word before. So a ring that is larger than
 // allowed is nothing to complain of, and is charged to the owner like any other.
 func (c *Consumer) allow() {
-	size := max(int(c.mask+1), c.first)
+	size := max(int(c.mask+1), int(c.first))
 	switch {
 	case c.owner == nil:
 		size = len(c.data)
@@ -113,12 +115,12 @@ func (c *Consumer) charge(mask uint64) {
 	if c.owner == nil {
 		return
 	}
-	size := int64(mask + 1)
-	n := size - c.charged.Swap(size)
+	size := uint32(mask + 1)
+	n := int(size) - int(c.charged.Swap(size))
 	if n == 0 {
 		return
 	}
-	c.owner.Charge(int(n))
+	c.owner.Charge(n)
 	if n > 0 {
 		c.owner.Spread() // to hear of it when the ring is smaller
 	}
@@ -129,10 +131,10 @@ func (c *Consumer) charge(mask uint64) {
 // was to begin with.
 func (c *Consumer) Settle() (large bool) {
 	log := place(c.h.place.Load()).log()
-	if size := int64(1) << min(log, 62); size >= MinSize && size < c.charged.Load() && c.h.Empty() {
+	if size := uint32(1) << min(log, 31); size >= MinSize && size < c.charged.Load() && c.h.Empty() {
 		c.charge(uint64(size - 1))
 	}
-	return c.charged.Load() > int64(c.first)
+	return c.charged.Load() > c.first
 }
 
 // Moved returns a number that changes with each publish and each release. Any goroutine may

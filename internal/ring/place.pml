@@ -28,8 +28,10 @@
 #define TOTAL 8
 #define GARBAGE 99
 
-// The shared words and the data. place is the size and the base, in one word.
-byte tail, head, place = 1 << 2, seen = 1;
+// The shared words and the data. place is the size and the base, in one word. seen begins with
+// a size that the consumer has not seen, but expects. Of a restart the Producer stores the place
+// a little later, just before the tail.
+byte tail, head, place = 1 << 2, seen = 2;
 byte data[AREA];
 
 #define MIN(a, b) ((a) < (b) -> (a) : (b))

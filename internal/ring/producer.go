@@ -19,11 +19,12 @@ type Producer struct {
 	head   uint64 // the consumer's, as it was when last loaded and accepted
 	room   uint64 // how many bytes after head may be in the fifo
 	walled bool   // until the consumer has seen the ring, it is written to its end only
+	moved  bool   // the place is not published yet
 	high   uint64 // the highest offset that was written to, since the last Shrink
 
 	owner   Owner
-	first   int // the size of the ring to begin with, or the most that it may be
-	charged int // to owner
+	first   uint32 // the size of the ring to begin with, or the most that it may be
+	charged uint32 // to owner
 	lap     lap
 
 	space request // wantSpace
@@ -53,7 +54,7 @@ var epoch = time.Now().Add(-1)
 // fewer, for which o was charged already.
 func (p *Producer) Init(h *Header, data []byte, first int, o Owner) {
 	first = min(first, len(data))
-	*p = Producer{h: h, data: data, owner: o, first: first, charged: first}
+	*p = Producer{h: h, data: data, owner: o, first: uint32(first), charged: uint32(first)}
 }
 
 // look loads the consumer's head. The load pairs with the store in Consumer.release.
@@ -91,13 +92,12 @@ func (p *Producer) prepare(want int) (off uint64, free int, err error) {
 	if free >= want && off < restartAfter {
 		return off, free, nil
 	}
-	if err := p.look(); err != nil {
+	if p.mask == 0 {
+		p.begin()
+	} else if err := p.look(); err != nil {
 		return 0, 0, err
 	}
 	if p.head == p.tail {
-		if p.mask == 0 {
-			p.begin()
-		}
 		p.restart()
 	}
 	if int(p.room-(p.tail-p.head)) < want && p.canGrow() && p.shouldGrow() {
@@ -110,7 +110,7 @@ func (p *Producer) prepare(want int) (off uint64, free int, err error) {
 // have said yet what it allows.
 func (p *Producer) begin() {
 	p.mask = uint64(p.first - 1)
-	if n := 1 << min(p.h.allow.Load(), 30); n < p.first {
+	if n := uint32(1) << min(p.h.allow.Load(), 30); n < p.first {
 		p.mask = uint64(max(n, MinSize) - 1)
 	}
 	p.charge()
@@ -122,13 +122,17 @@ func (p *Producer) begin() {
 func (p *Producer) restart() {
 	p.base = p.tail
 	p.room, p.walled = p.mask+1, false
-	p.publishPlace()
+	p.moved = true
 }
 
 // publishPlace lets the consumer see the ring. It comes before the tail of the first bytes
 // in it: a consumer that sees the tail sees the place too. It pairs with the load in
-// Consumer.look.
-func (p *Producer) publishPlace() { p.h.place.Store(uint64(makePlace(p.mask, p.base))) }
+// Consumer.look. After a restart it comes just before that tail: a consumer that spins takes
+// the cache line back in between if it can.
+func (p *Producer) publishPlace() {
+	p.moved = false
+	p.h.place.Store(uint64(makePlace(p.mask, p.base)))
+}
 
 // canGrow reports whether the ring is smaller than the data area.
 func (p *Producer) canGrow() bool { return p.mask+1 < uint64(len(p.data)) }
@@ -185,8 +189,8 @@ func (p *Producer) grow() {
 
 // charge tells the owner of the ring's size.
 func (p *Producer) charge() {
-	n := int(p.mask+1) - p.charged
-	p.charged += n
+	n := int(p.mask+1) - int(p.charged)
+	p.charged = uint32(p.mask + 1)
 	if p.owner != nil && n != 0 {
 		p.owner.Charge(n)
 	}
@@ -209,6 +213,7 @@ func (p *Producer) Shrink() (unused []byte, ok bool) {
 	p.high = 0
 	p.mask = min(p.mask, uint64(p.first-1))
 	p.restart()
+	p.publishPlace() // for Consumer.Settle
 	p.charge()
 	return unused, true
 }
@@ -219,6 +224,9 @@ func (p *Producer) publish(off uint64, n int) {
 		p.spread(end)
 	}
 	p.tail += uint64(n)
+	if p.moved {
+		p.publishPlace()
+	}
 	// After the bytes: no earlier write overtakes an atomic store. It pairs with the
 	// loads of the tail in Consumer.look, Consumer.HasData and Consumer.Unread.
 	Store64(&p.h.tail, p.tail)
@@ -306,13 +314,13 @@ func (p *Producer) Size() int { return len(p.data) }
 // Ring returns the size in bytes that the fifo has now.
 func (p *Producer) Ring() int {
 	if p.mask == 0 {
-		return p.first
+		return int(p.first)
 	}
 	return int(p.mask + 1)
 }
 
 // Charged returns for how many bytes the owner is charged.
-func (p *Producer) Charged() int { return p.charged }
+func (p *Producer) Charged() int { return int(p.charged) }
 
 // Moved returns a number that changes with each publish and each release. Any goroutine may
 // call it, and Idle.

@@ -200,13 +200,12 @@ func (h *Header) ResetProducer() {
 	h.tail.Store(0)
 }
 
-// ResetConsumer brings the consumer's words to their first state. The consumer's side
-// calls it before the producer's side looks at the fifo.
+// ResetConsumer brings the consumer's words to their first state, except for those that
+// [Consumer.Init] stores. The consumer's side calls both before the producer's side looks at
+// the fifo.
 func (h *Header) ResetConsumer() {
 	h.closed.Store(0)
 	h.wantData.Store(0)
-	h.seen.Store(0)
-	h.allow.Store(0)
 	h.head.Store(0)
 }
 

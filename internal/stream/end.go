@@ -45,6 +45,7 @@ type End struct {
 	scratch  []byte      // the buffer that Reserve returned in place of the fifo; guarded as tx
 	written  int         // bytes since a writer has yielded its P; guarded as tx
 	reserved atomic.Bool // Commit must follow
+	watched  atomic.Bool // the janitor may know the end
 
 	tcp bool // a Write after the peer's Close succeeds once, as with TCP; see unnoticed
 }

@@ -42,6 +42,7 @@ func (j *Janitor) watch(e *End) {
 	if j == nil || wait.InBubble() {
 		return
 	}
+	e.watched.Store(true)
 	j.add(e, &watch{moved: e.moved(), wait: Quiet})
 }
 
@@ -103,8 +104,8 @@ func (j *Janitor) due() map[*End]*watch {
 
 // forget is called when the end has let go of its fifos.
 func (j *Janitor) forget(e *End) {
-	if j == nil {
-		return
+	if !e.watched.Load() {
+		return // most connections are too short, or have too few bytes
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
