@@ -43,7 +43,14 @@ func (c *Consumer) Init(h *Header, data []byte, first int, o Owner) {
 	}
 	// Most rings begin with that size. Nothing is read before the first look at the place.
 	h.seen.Store(uint32(bits.Len64(c.mask)))
-	c.allow()
+	if o == nil {
+		c.allow()
+		return
+	}
+	// Whether there is memory for more is asked when it matters: a short connection's bytes
+	// fit anyhow.
+	c.held = first < len(data)
+	h.allow.Store(uint32(bits.Len64(c.mask)))
 }
 
 // allow says how large the producer may make its ring. That is one step more than the ring
@@ -62,7 +69,9 @@ func (c *Consumer) allow() {
 			size *= 2
 		}
 	}
-	c.h.allow.Store(uint32(bits.Len(uint(size - 1))))
+	if log := uint32(bits.Len(uint(size - 1))); c.h.allow.Load() != log {
+		c.h.allow.Store(log)
+	}
 }
 
 // look loads the producer's tail, and the place if there are more bytes. The load of the
@@ -95,6 +104,9 @@ func (c *Consumer) look() error {
 	c.tail = tail
 	if mask := uint64(1)<<log - 1; mask != c.mask {
 		c.adopt(mask)
+	}
+	if c.held && c.tail-c.head > c.mask/2 {
+		c.allow()
 	}
 	return nil
 }
