@@ -20,8 +20,29 @@ type peer struct {
 	closer  foreign.Closer
 	conns   atomic.Int64
 
+	refused atomic.Int32 // channels that are being closed unheard
+
 	// Guarded by peers.mu
 	handshakes, pairs int
+}
+
+// The caller of refuse waits for refusePatience if maxRefused channels of the peer are being
+// closed already: a peer that connects without end must not have them pile up.
+const (
+	maxRefused     = 64
+	refusePatience = 10 * time.Millisecond
+)
+
+// refuse closes a channel unheard, in the peer's turn.
+func (p *peer) refuse(ch rendezvous.Channel) {
+	for start := time.Now(); p.refused.Load() >= maxRefused && time.Since(start) < refusePatience; {
+		time.Sleep(100 * time.Microsecond)
+	}
+	p.refused.Add(1)
+	go func() {
+		p.closer.Do(func() { ch.Close() })
+		p.refused.Add(-1)
+	}()
 }
 
 // A peerKey is a PID, or for processes of other users, and for one whose PID is not known, their

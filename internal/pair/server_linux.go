@@ -79,7 +79,7 @@ func (d *Door) admit(ch rendezvous.Channel) {
 	}
 	v, of := at.enter(ch, cred)
 	if v == nil {
-		go of.closer.Do(func() { ch.Close() })
+		of.refuse(ch)
 		return
 	}
 	ch.SetReadDeadline(time.Now().Add(helloTimeout)) // sending never waits
