@@ -1044,7 +1044,7 @@ func TestHandshakeSegments(t *testing.T) {
 					require.Equal(t, cutOff+1, server.Snapshot().CutOff)
 					ch.Close()
 					leakcheck.RequireBack(t, before)
-					require.Zero(t, server.a.account.Usage())
+					require.Eventually(t, func() bool { return server.a.account.Usage().Segments == 0 }, leakcheck.Patience, time.Millisecond)
 					return
 				}
 				request(s)
@@ -1054,11 +1054,12 @@ func TestHandshakeSegments(t *testing.T) {
 				request(drop(k))
 			}
 			request(add(0, 0))
-			require.EqualValues(t, 1, server.a.account.Usage().Segments)
+			segments := func() int64 { return server.a.account.Usage().Segments }
+			require.Eventually(t, func() bool { return segments() == 1 }, leakcheck.Patience, time.Millisecond)
 			attachAndEcho(t, "echo")
 			ch.Close()
 			leakcheck.RequireBack(t, before)
-			require.Zero(t, server.a.account.Usage())
+			require.Eventually(t, func() bool { return segments() == 0 }, leakcheck.Patience, time.Millisecond)
 		})
 	}
 }

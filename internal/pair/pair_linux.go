@@ -154,8 +154,8 @@ func (p *pair) cutOff(why string) {
 	if p.dead.Swap(true) {
 		return
 	}
-	p.ch.HangUp()
 	p.host.violations.Add(1)
+	p.ch.HangUp()
 	if ok, silent := p.host.complaints.due(); ok {
 		slog.Warn("ctnet: cut off a process that broke the protocol",
 			"pid", p.cred.PID, "uid", p.cred.UID, "why", why, "others", silent)
