@@ -60,7 +60,7 @@ type PeerLimits struct {
 	HalfOpens int
 	Conns     int   // connections, with those that were not accepted; 25,000
 	Segments  int   // mappings of the peer's shared memory; 2,048
-	Bytes     int64 // address space of these; 64 GiB, on 32-bit systems 256 MiB
+	Bytes     int64 // address space of these; 128 GiB, on 32-bit systems 1 GiB
 }
 
 // fill replaces zeros by the defaults.
@@ -80,7 +80,7 @@ func (p *PeerLimits) fill(backlog int) error {
 		return errNegativeLimit
 	}
 	if p.Bytes == 0 {
-		p.Bytes = defaultBytes / 4
+		p.Bytes = defaultBytes >> (^uint(0) >> 63) // addresses are scarce on 32-bit systems
 	}
 	return nil
 }
