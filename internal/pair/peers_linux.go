@@ -18,6 +18,7 @@ type peer struct {
 	key     peerKey
 	account *segpool.Account // of its segments
 	closer  foreign.Closer
+	busy    chan struct{} // has room for the goroutines that map and unmap its memory
 	conns   atomic.Int64
 
 	refused atomic.Int32 // channels that are being closed unheard
@@ -43,6 +44,17 @@ func (p *peer) refuse(ch rendezvous.Channel) {
 		p.closer.Do(func() { ch.Close() })
 		p.refused.Add(-1)
 	}()
+}
+
+// maxBusy bounds the goroutines of one peer that make system calls which take their time, such as
+// to map and unmap memory. Each may have a thread for as long.
+const maxBusy = 4
+
+// do calls f when the peer has room for one more busy goroutine. f must not wait for the peer.
+func (p *peer) do(f func()) {
+	p.busy <- struct{}{}
+	defer func() { <-p.busy }()
+	f()
 }
 
 // A peerKey is a PID, or for processes of other users, and for one whose PID is not known, their
@@ -96,7 +108,7 @@ func (p *peers) enter(ch rendezvous.Channel, cred rendezvous.Cred) (*visitor, *p
 	key := keyOf(cred)
 	of := p.all[key]
 	if of == nil {
-		of = &peer{key: key, account: p.whole.Share(int64(p.limits.Segments), p.limits.Bytes), closer: foreign.NewCloser()}
+		of = &peer{key: key, account: p.whole.Share(int64(p.limits.Segments), p.limits.Bytes), closer: foreign.NewCloser(), busy: make(chan struct{}, maxBusy)}
 		p.all[key] = of
 	}
 	if of.handshakes >= maxPeerHandshakes {

@@ -181,9 +181,7 @@ func (d *Door) attach(v *visitor) {
 
 // handshake returns the pair. It returns nil and no error if it has handled another message
 // than a hello.
-func (d *Door) handshake(v *visitor) (*server, error) {
-	var held holdings
-	defer held.undo()
+func (d *Door) handshake(v *visitor) (s *server, err error) {
 	hello, fds, err := v.ch.Receive()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// This process may have been stopped, and the hello may be there.
@@ -194,6 +192,14 @@ func (d *Door) handshake(v *visitor) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	v.peer.do(func() { s, err = d.answer(v, hello, fds) })
+	return s, err
+}
+
+// answer is the part of a handshake that follows the first message.
+func (d *Door) answer(v *visitor, hello rendezvous.Message, fds foreign.FDs) (*server, error) {
+	var held holdings
+	defer held.undo()
 	if d.served(v, hello) {
 		return nil, nil
 	}
@@ -284,7 +290,7 @@ func (s *server) read() {
 	h := s.host
 	h.unregister(func() { delete(h.servers, s) })
 	s.die(s.cutNext())
-	s.table.Close()
+	s.peer.do(s.table.Close)
 }
 
 // obey does what a message says. lost is not nil if descriptors were lost.
