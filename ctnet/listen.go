@@ -65,27 +65,13 @@ type PeerLimits struct {
 
 // fill replaces zeros by the defaults.
 func (p *PeerLimits) fill(backlog int) error {
-	for _, l := range []struct {
-		v   *int
-		def int
-	}{{&p.Attached, 256}, {&p.HalfOpens, backlog + 64}, {&p.Conns, 25_000}, {&p.Segments, 2048}} {
-		if *l.v < 0 {
-			return errNegativeLimit
-		}
-		if *l.v == 0 {
-			*l.v = l.def
-		}
+	if setDefault(&p.Attached, 256) && setDefault(&p.HalfOpens, backlog+64) &&
+		setDefault(&p.Conns, 25_000) && setDefault(&p.Segments, 2048) &&
+		setDefault(&p.Bytes, defaultBytes>>(^uint(0)>>63)) { // addresses are scarce on 32-bit systems
+		return nil
 	}
-	if p.Bytes < 0 {
-		return errNegativeLimit
-	}
-	if p.Bytes == 0 {
-		p.Bytes = defaultBytes >> (^uint(0) >> 63) // addresses are scarce on 32-bit systems
-	}
-	return nil
+	return syserr.New(syscall.EINVAL, "a limit in PeerLimits is negative")
 }
-
-var errNegativeLimit = syserr.New(syscall.EINVAL, "a limit in PeerLimits is negative")
 
 // Listen listens on an address. The context limits the call, not the listener, which the
 // caller closes.

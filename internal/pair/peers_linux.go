@@ -17,45 +17,46 @@ import (
 type peer struct {
 	key     peerKey
 	account *segpool.Account // of its segments
-	closer  foreign.Closer
-	busy    chan struct{} // has room for the goroutines that map and unmap its memory
+	closing foreign.Turns    // to close what it has sent, which it can make block
+	mapping foreign.Turns    // to map and unmap its memory
 	conns   atomic.Int64
 
-	refused atomic.Int32 // channels that are being closed unheard
+	refused chan struct{} // has an element for each channel that is being closed unheard
 
 	// Guarded by peers.mu
 	handshakes, pairs int
 }
 
-// The caller of refuse waits for refusePatience if maxRefused channels of the peer are being
-// closed already: a peer that connects without end must not have them pile up.
+// refuse closes a channel unheard, in the peer's turn. It waits for refusePatience if as many
+// channels of the peer are being closed already as may be: a peer that connects without end must
+// not have them pile up.
+func (p *peer) refuse(ch rendezvous.Channel) {
+	patience := time.NewTimer(refusePatience)
+	defer patience.Stop()
+	counted := false
+	select {
+	case p.refused <- struct{}{}:
+		counted = true
+	case <-patience.C:
+	}
+	go func() {
+		p.closing.Do(func() { ch.Close() })
+		if counted {
+			<-p.refused
+		}
+	}()
+}
+
 const (
 	maxRefused     = 64
 	refusePatience = 10 * time.Millisecond
 )
 
-// refuse closes a channel unheard, in the peer's turn.
-func (p *peer) refuse(ch rendezvous.Channel) {
-	for start := time.Now(); p.refused.Load() >= maxRefused && time.Since(start) < refusePatience; {
-		time.Sleep(100 * time.Microsecond)
-	}
-	p.refused.Add(1)
-	go func() {
-		p.closer.Do(func() { ch.Close() })
-		p.refused.Add(-1)
-	}()
-}
-
-// maxBusy bounds the goroutines of one peer that make system calls which take their time, such as
-// to map and unmap memory. Each may have a thread for as long.
-const maxBusy = 4
-
-// do calls f when the peer has room for one more busy goroutine. f must not wait for the peer.
-func (p *peer) do(f func()) {
-	p.busy <- struct{}{}
-	defer func() { <-p.busy }()
-	f()
-}
+// The turns of one peer, each of which may keep a thread.
+const (
+	closingTurns = 2
+	mappingTurns = 4 // nothing in these waits for the peer
+)
 
 // A peerKey is a PID, or for processes of other users, and for one whose PID is not known, their
 // UID.
@@ -108,7 +109,13 @@ func (p *peers) enter(ch rendezvous.Channel, cred rendezvous.Cred) (*visitor, *p
 	key := keyOf(cred)
 	of := p.all[key]
 	if of == nil {
-		of = &peer{key: key, account: p.whole.Share(int64(p.limits.Segments), p.limits.Bytes), closer: foreign.NewCloser(), busy: make(chan struct{}, maxBusy)}
+		of = &peer{
+			key:     key,
+			account: p.whole.Share(int64(p.limits.Segments), p.limits.Bytes),
+			closing: foreign.NewTurns(closingTurns),
+			mapping: foreign.NewTurns(mappingTurns),
+			refused: make(chan struct{}, maxRefused),
+		}
 		p.all[key] = of
 	}
 	if of.handshakes >= maxPeerHandshakes {

@@ -138,9 +138,9 @@ func (w *Worker) Add(s *Source) error {
 		}
 		w.epoll = e
 	}
-	err := w.epoll.add(s.Bell.fd)
+	err := w.epoll.add(s.Bell.fd, kindBell)
 	if err == nil && s.Process >= 0 {
-		if err = w.epoll.addProcess(s.Process); err != nil {
+		if err = w.epoll.add(s.Process, kindProcess); err != nil {
 			w.epoll.remove(s.Bell.fd)
 		}
 	}
