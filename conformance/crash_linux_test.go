@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -40,64 +39,12 @@ func init() {
 	roles["bystander"] = bystander
 }
 
-// A process is one that plays a role and is talked with by lines.
-type process struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Scanner
-}
-
-// launch starts a process. It does not wait for it.
-func launch(t testing.TB, role string, env ...string) *process {
-	t.Helper()
-	p := startRole(t, role, env...)
-	t.Cleanup(p.end)
-	return p
-}
-
-// startRole is launch for a process that the caller ends.
-func startRole(t testing.TB, role string, env ...string) *process {
-	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), append(env, harness.RoleEnv+"="+role)...)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	require.NoError(t, err)
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	return &process{cmd, in, bufio.NewScanner(out)}
-}
-
-// end waits for the process, if it has not died.
-func (p *process) end() {
-	if p.cmd != nil {
-		p.in.Close()
-		p.cmd.Wait()
-	}
-}
-
 // died reaps a process that was killed, and keeps nothing of it: there may be thousands.
 func (p *process) died(t *testing.T) {
 	t.Helper()
 	p.in.Close()
 	reap(t, p.cmd)
 	*p = process{}
-}
-
-// line returns the next line that the process says.
-func (p *process) line(t testing.TB) string {
-	t.Helper()
-	require.True(t, p.out.Scan(), "the process has ended: %v", p.out.Err())
-	return p.out.Text()
-}
-
-// ask says a line to the process, and returns its answer.
-func (p *process) ask(t testing.TB, line string) string {
-	t.Helper()
-	_, err := io.WriteString(p.in, line+"\n")
-	require.NoError(t, err)
-	return p.line(t)
 }
 
 // A crashPlan is what a victim does, and how the survivor treats it.

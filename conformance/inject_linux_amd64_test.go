@@ -151,8 +151,14 @@ func newInjector(t *testing.T, p *process) *injector {
 	var at uintptr
 	_, err := fmt.Sscanf(p.line(t), "ready %d %d", &fd, &at)
 	require.NoError(t, err)
-	if fd < 0 {
-		t.Skip("the kernel reports no system calls: ", syscall.Errno(at))
+	link := fmt.Sprintf("/proc/%d/fd/%d", p.cmd.Process.Pid, fd)
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		if to, _ := os.Readlink(link); to == "anon_inode:seccomp notify" {
+			break
+		}
+		if time.Since(start) > patience {
+			t.Skip("the kernel reports no system calls: ", p.line(t))
+		}
 	}
 	pidfd, err := unix.PidfdOpen(p.cmd.Process.Pid, 0)
 	require.NoError(t, err)
@@ -314,12 +320,16 @@ func injected() {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	harness.Check(err)
 	harness.Check(ln.Close())
-	fd, err := install()
-	if err != nil {
-		fmt.Println("ready", -1, int(err.(syscall.Errno)))
+	// Said before: once it is installed any call, also of the runtime's, may wait for the other
+	// process to look. The descriptor will be the lowest one that is free.
+	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	harness.Check(err)
+	fmt.Println("ready", fd, reflect.ValueOf(injected).Pointer())
+	unix.Close(fd)
+	if got, err := install(); err != nil || got != fd {
+		fmt.Println("none:", got, err)
 		return
 	}
-	fmt.Println("ready", fd, reflect.ValueOf(injected).Pointer())
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		network, path, _ := strings.Cut(in.Text(), " ")
 		s := &scenario{network: network, path: map[string]ctnet.Path{"cut": ctnet.CutThrough, "any": ctnet.AnyPath}[path]}

@@ -21,6 +21,7 @@ var arrows = map[string][]string{
 	"internal/leakcheck":  nil,
 	"internal/pair":       {"internal/foreign", "internal/rendezvous", "internal/sched", "internal/segpool", "internal/stream", "internal/syserr"},
 	"internal/pattern":    nil,
+	"internal/rawpacket":  nil,
 	"internal/rendezvous": {"internal/foreign", "internal/syserr"},
 	"internal/ring":       nil,
 	"internal/sched":      nil,

@@ -29,6 +29,58 @@ var roles = map[string]func(){
 	"echo":  echo,
 }
 
+// A process is one that plays a role and is talked with by lines.
+type process struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Scanner
+}
+
+// launch starts a process. It does not wait for it.
+func launch(t testing.TB, role string, env ...string) *process {
+	t.Helper()
+	p := startRole(t, role, env...)
+	t.Cleanup(p.end)
+	return p
+}
+
+// startRole is launch for a process that the caller ends.
+func startRole(t testing.TB, role string, env ...string) *process {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), append(env, harness.RoleEnv+"="+role)...)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	return &process{cmd, in, bufio.NewScanner(out)}
+}
+
+// end waits for the process, if it has not died.
+func (p *process) end() {
+	if p.cmd != nil {
+		p.in.Close()
+		p.cmd.Wait()
+	}
+}
+
+// line returns the next line that the process says.
+func (p *process) line(t testing.TB) string {
+	t.Helper()
+	require.True(t, p.out.Scan(), "the process has ended: %v", p.out.Err())
+	return p.out.Text()
+}
+
+// ask says a line to the process, and returns its answer.
+func (p *process) ask(t testing.TB, line string) string {
+	t.Helper()
+	_, err := io.WriteString(p.in, line+"\n")
+	require.NoError(t, err)
+	return p.line(t)
+}
+
 // startProcess starts the other process, which says "ready" when it is. It runs
 // until the test ends or its standard input is closed.
 func startProcess(t testing.TB, role, name string) *exec.Cmd {
@@ -41,22 +93,8 @@ func startProcess(t testing.TB, role, name string) *exec.Cmd {
 // process listens on, too. back is what the relay connects to.
 func startProcessOn(t testing.TB, role, network, address, back string) (*exec.Cmd, string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), harness.RoleEnv+"="+role, "CTNET_TEST_NETWORK="+network,
-		"CTNET_TEST_NAME="+address, "CTNET_TEST_BACK="+back)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	require.NoError(t, err)
-	stdout, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		stdin.Close()
-		cmd.Wait()
-	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	require.NoError(t, err)
-	return cmd, strings.TrimSpace(strings.TrimPrefix(line, "ready"))
+	p := launch(t, role, "CTNET_TEST_NETWORK="+network, "CTNET_TEST_NAME="+address, "CTNET_TEST_BACK="+back)
+	return p.cmd, strings.TrimSpace(strings.TrimPrefix(p.line(t), "ready"))
 }
 
 // listen listens on the address that the process was given.

@@ -49,23 +49,19 @@ const defaultBytes = 1 << (30 + 8*(^uint(0)>>63))
 // NewApp makes an application.
 func NewApp(c AppConfig) (*App, error) {
 	limits := segpool.Limits{Conns: int64(c.MaxConns), Segments: int64(c.MaxSegments), Bytes: c.MaxBytes, Memory: c.MaxMemory}
-	for _, l := range []struct {
-		v   *int64
-		def int64
-	}{
-		{&limits.Conns, 100_000},
-		{&limits.Segments, 8_192},
-		{&limits.Bytes, defaultBytes},
-		{&limits.Memory, defaultMemory()},
-	} {
-		if *l.v < 0 {
-			return nil, errors.New("ctnet: negative limit in AppConfig")
-		}
-		if *l.v == 0 {
-			*l.v = l.def
-		}
+	if !setDefault(&limits.Conns, 100_000) || !setDefault(&limits.Segments, 8_192) ||
+		!setDefault(&limits.Bytes, defaultBytes) || !setDefault(&limits.Memory, defaultMemory()) {
+		return nil, errors.New("ctnet: negative limit in AppConfig")
 	}
 	return &App{newApp(limits)}, nil
+}
+
+// setDefault replaces a limit of 0 by its default. It returns false if the limit is negative.
+func setDefault[T int | int64](limit *T, def T) (ok bool) {
+	if *limit == 0 {
+		*limit = def
+	}
+	return *limit >= 0
 }
 
 // Close closes the application's listeners and resets its connections. The

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cutthrough.example/internal/leakcheck"
+	"cutthrough.example/internal/rawpacket"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/segpool"
@@ -32,7 +33,7 @@ func TestAppCloseWhileDialing(t *testing.T) {
 		}
 		close(said)
 		<-answer
-		sendPacket(ch, packet(rendezvous.KindWelcome), p.sleep, p.bell)
+		rawpacket.SendOn(ch, packet(rendezvous.KindWelcome), p.sleep, p.bell)
 		return expectEnd(ch)
 	})
 	dialed := make(chan error, 1)
@@ -217,7 +218,7 @@ func TestNoWelcome(t *testing.T) {
 			continue
 		}
 		c.CloseRead() // the welcome gets EPIPE
-		sendPacket(rendezvous.Channel{UnixConn: c}, hello("echo"), p.block, p.sleep, p.bell)
+		rawpacket.SendOn(rendezvous.Channel{UnixConn: c}, hello("echo"), p.block, p.sleep, p.bell)
 		c.Close()
 	}
 }

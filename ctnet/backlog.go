@@ -30,8 +30,9 @@ type incoming interface {
 // A backlog is what a listener's Accept takes connections from. They come from two sources:
 //
 //   - The queue has the connections through shared memory, in the order in which dialers
-//     asked for them, but so that peers take turns ([backlog.offer]). The first size of them are answered, so their dialers are connected, as
-//     with TCP before Accept is called. The others are answered as Accept makes room.
+//     asked for them, but so that peers take turns ([backlog.offer]). The first size of them
+//     are answered, so their dialers are connected, as with TCP before Accept is called. The
+//     others are answered as Accept makes room.
 //   - The kernel's listener. A goroutine accepts its connections and hands them over, one at
 //     a time ([backlog.offerKernel]). All others wait in the kernel's own queue, where another
 //     process that has the same listener can take them.
@@ -339,12 +340,15 @@ func (b *backlog) close(how closeMode) bool {
 		return false
 	}
 	b.closed = true
-	queue := b.queue
-	b.queue = nil
-	if how == drainAnswered {
-		b.queue = slices.DeleteFunc(slices.Clone(queue), func(q queued) bool { return !q.answered })
-		queue = slices.DeleteFunc(queue, func(q queued) bool { return q.answered })
+	var drain, end []queued
+	for _, q := range b.queue {
+		if q.answered && how == drainAnswered {
+			drain = append(drain, q)
+		} else {
+			end = append(end, q)
+		}
 	}
+	b.queue = drain
 	if b.kernel != nil && b.kernel.err != nil {
 		b.kernel = nil // Accept returns net.ErrClosed
 	}
@@ -356,7 +360,7 @@ func (b *backlog) close(how closeMode) bool {
 	if draining {
 		time.AfterFunc(drainTime, b.endDrain)
 	}
-	for _, h := range queue {
+	for _, h := range end {
 		if h.answered {
 			h.drop()
 		} else {

@@ -61,32 +61,18 @@ type PeerLimits struct {
 	HalfOpens int
 	Conns     int   // connections, with those that were not accepted; 25,000
 	Segments  int   // mappings of the peer's shared memory; 2,048
-	Bytes     int64 // address space of these; 64 GiB, on 32-bit systems 256 MiB
+	Bytes     int64 // address space of these; 128 GiB, on 32-bit systems 1 GiB
 }
 
 // fill replaces zeros by the defaults.
 func (p *PeerLimits) fill(backlog int) error {
-	for _, l := range []struct {
-		v   *int
-		def int
-	}{{&p.Attached, 256}, {&p.HalfOpens, backlog + 64}, {&p.Conns, 25_000}, {&p.Segments, 2048}} {
-		if *l.v < 0 {
-			return errNegativeLimit
-		}
-		if *l.v == 0 {
-			*l.v = l.def
-		}
+	if setDefault(&p.Attached, 256) && setDefault(&p.HalfOpens, backlog+64) &&
+		setDefault(&p.Conns, 25_000) && setDefault(&p.Segments, 2048) &&
+		setDefault(&p.Bytes, defaultBytes>>(^uint(0)>>63)) { // addresses are scarce on 32-bit systems
+		return nil
 	}
-	if p.Bytes < 0 {
-		return errNegativeLimit
-	}
-	if p.Bytes == 0 {
-		p.Bytes = defaultBytes / 4
-	}
-	return nil
+	return syserr.New(syscall.EINVAL, "a limit in PeerLimits is negative")
 }
-
-var errNegativeLimit = syserr.New(syscall.EINVAL, "a limit in PeerLimits is negative")
 
 // Listen listens on an address. The context limits the call, not the listener, which the
 // caller closes.

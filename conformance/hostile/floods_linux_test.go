@@ -130,16 +130,11 @@ func floodEvents(a *attacker) {
 
 // sayHello connects and says hello, and does not wait for the answer.
 func sayHello(name string) (*client, error) {
-	ch, err := dial(name)
+	c, fds, err := approach(name)
 	if err != nil {
 		return nil, err
 	}
-	c, fds, err := prepare(ch)
-	if err != nil {
-		ch.Close()
-		return nil, err
-	}
-	if err := ch.Send(hello(name), fds...); err != nil {
+	if err := c.ch.Send(hello(name), fds...); err != nil {
 		c.leave()
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"cutthrough.example/ctnet"
 	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/leakcheck"
+	"cutthrough.example/internal/rawpacket"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 	"github.com/stretchr/testify/require"
@@ -131,7 +132,7 @@ func FuzzDoor(f *testing.F) {
 					passed = append(passed, fds[i])
 				}
 			}
-			sendRaw(ch, packet(m), passed...)
+			rawpacket.SendOn(ch, packet(m), passed...)
 			foreign.FDs(made).Close()
 		}
 		ch.CloseWrite()

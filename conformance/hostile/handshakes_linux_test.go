@@ -8,11 +8,10 @@ import (
 	"os"
 	"reflect"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
+	"cutthrough.example/internal/rawpacket"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 	"github.com/stretchr/testify/require"
@@ -91,34 +90,6 @@ func (s *siege) requirePrompt(often int) {
 	}
 }
 
-// sendRaw sends a message as it is, or a part of it.
-func sendRaw(ch rendezvous.Channel, b []byte, fds ...int) error {
-	var hdr unix.Msghdr
-	if len(b) > 0 {
-		iov := unix.Iovec{Base: &b[0]}
-		iov.SetLen(len(b))
-		hdr.Iov = &iov
-		hdr.SetIovlen(1)
-	}
-	if len(fds) > 0 {
-		oob := unix.UnixRights(fds...)
-		hdr.Control = &oob[0]
-		hdr.SetControllen(len(oob))
-	}
-	raw, err := ch.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var errno syscall.Errno
-	err = raw.Control(func(fd uintptr) {
-		_, _, errno = unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&hdr)), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
-	})
-	if errno != 0 {
-		return errno
-	}
-	return err
-}
-
 // packet returns a message as it goes over the wire.
 func packet(m rendezvous.Message) []byte {
 	if m.Magic == 0 {
@@ -195,13 +166,8 @@ func clientDescriptors() (all []round) {
 
 // helloWith says hello with another descriptor in one place.
 func helloWith(d descriptor, place int) error {
-	ch, err := dial(goodName)
+	c, fds, err := approach(goodName)
 	if err != nil {
-		return err
-	}
-	c, fds, err := prepare(ch)
-	if err != nil {
-		ch.Close()
 		return err
 	}
 	defer c.leave()
@@ -214,7 +180,7 @@ func helloWith(d descriptor, place int) error {
 	} else {
 		fds = append(fds, fd)
 	}
-	err = ch.Send(hello(goodName), fds...)
+	err = c.ch.Send(hello(goodName), fds...)
 	unix.Close(fd)
 	if err != nil {
 		return err
@@ -289,8 +255,8 @@ func leaveWith(d descriptor) error {
 	}
 	defer unix.Close(fd)
 	for range 3 {
-		sendRaw(ch, nil, fd, fd)
-		sendRaw(ch, packet(rendezvous.Message{Kind: 99}), fd, fd, fd, fd, fd)
+		rawpacket.SendOn(ch, nil, fd, fd)
+		rawpacket.SendOn(ch, packet(rendezvous.Message{Kind: 99}), fd, fd, fd, fd, fd)
 	}
 	return nil
 }
@@ -412,17 +378,12 @@ func mutants(m rendezvous.Message) (all []rendezvous.Message) {
 func clientFields() (all []round) {
 	for _, m := range mutants(hello(goodName)) {
 		all = append(all, func() error {
-			ch, err := dial(goodName)
+			c, fds, err := approach(goodName)
 			if err != nil {
-				return err
-			}
-			c, fds, err := prepare(ch)
-			if err != nil {
-				ch.Close()
 				return err
 			}
 			defer c.leave()
-			if err := sendRaw(ch, packet(m), fds...); err != nil {
+			if err := rawpacket.SendOn(c.ch, packet(m), fds...); err != nil {
 				return err
 			}
 			return c.goOn()
@@ -446,9 +407,9 @@ func clientFields() (all []round) {
 			go awaitEnd(c.ch)
 			for _, m := range some {
 				if m.Kind == rendezvous.KindAdd {
-					sendRaw(c.ch, packet(m), fd)
+					rawpacket.SendOn(c.ch, packet(m), fd)
 				} else {
-					sendRaw(c.ch, packet(m))
+					rawpacket.SendOn(c.ch, packet(m))
 				}
 				if n, err := c.ask(segpool.ConnectNtf, nowhere); err == nil {
 					n.awaitAnswer(10 * time.Millisecond) // the segment may be gone
@@ -473,7 +434,7 @@ func answerFields(a *attacker) {
 		m := all[(n.Add(1)-1)%int64(len(all))]
 		a.answerWith(ch, func(fds []int) error {
 			if m.Kind != rendezvous.KindAdded {
-				return sendRaw(ch, packet(m), fds...)
+				return rawpacket.SendOn(ch, packet(m), fds...)
 			}
 			if err := ch.Send(welcome(), fds...); err != nil {
 				return err
@@ -483,7 +444,7 @@ func answerFields(a *attacker) {
 			if err != nil {
 				return err
 			}
-			return sendRaw(ch, packet(m))
+			return rawpacket.SendOn(ch, packet(m))
 		})
 	})
 }
@@ -515,13 +476,8 @@ func clientPackets() (all []round) {
 
 // sayPackets sends packets, each with what a hello needs, or without.
 func sayPackets(withFDs bool, packets ...[]byte) error {
-	ch, err := dial(goodName)
+	c, fds, err := approach(goodName)
 	if err != nil {
-		return err
-	}
-	c, fds, err := prepare(ch)
-	if err != nil {
-		ch.Close()
 		return err
 	}
 	defer c.leave()
@@ -529,12 +485,12 @@ func sayPackets(withFDs bool, packets ...[]byte) error {
 		fds = nil
 	}
 	for _, b := range packets {
-		if err := sendRaw(ch, b, fds...); err != nil {
+		if err := rawpacket.SendOn(c.ch, b, fds...); err != nil {
 			return err
 		}
 	}
-	ch.CloseWrite()
-	awaitEnd(ch)
+	c.ch.CloseWrite()
+	awaitEnd(c.ch)
 	return nil
 }
 

@@ -187,15 +187,10 @@ func aimAsClient(a *attacker) {
 func aimAsListener(a *attacker) {
 	var n atomic.Uint64
 	a.serve(func(ch rendezvous.Channel) {
-		s, err := greet(ch, nowhere)
+		s, err := greeted(ch)
 		if err != nil {
 			return
 		}
-		go func() {
-			s.take(nowhere)
-			s.ch.Close()
-		}()
-		s.sleepForEver(0)
 		// For a while, so that the victim attaches again and again too.
 		for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); pause() {
 			for _, c := range s.requests() {
@@ -279,15 +274,10 @@ func scribbleAsClient(a *attacker) {
 // scribbleAsListener is scribbleAsClient for the other side.
 func scribbleAsListener(a *attacker) {
 	a.serve(func(ch rendezvous.Channel) {
-		s, err := greet(ch, nowhere)
+		s, err := greeted(ch)
 		if err != nil {
 			return
 		}
-		go func() {
-			s.take(nowhere)
-			s.ch.Close()
-		}()
-		s.sleepForEver(0)
 		for n := 0; n < 40; pause() {
 			for _, c := range s.requests() {
 				c.accept()

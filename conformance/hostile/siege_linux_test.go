@@ -33,7 +33,7 @@ const (
 
 	// Threads that were needed once stay, and so does some of the memory.
 	moreThreads = 64
-	moreHeap    = 8 << 20
+	moreHeap    = 16 << 20
 )
 
 func besiege(t testing.TB, plan victimPlan) *siege {

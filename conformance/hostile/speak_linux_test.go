@@ -222,6 +222,18 @@ func prepare(ch rendezvous.Channel) (c *client, fds []int, err error) {
 	return c, []int{blockFD, sleepFD, c.bellFD}, nil
 }
 
+// approach connects, and makes what a client sends with its hello.
+func approach(name string) (c *client, fds []int, err error) {
+	ch, err := dial(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c, fds, err = prepare(ch); err != nil {
+		ch.Close()
+	}
+	return c, fds, err
+}
+
 // attach does the whole handshake of a client. It calls step in between.
 func attach(name string, step func(string)) (*client, error) {
 	ch, err := dial(name)
@@ -451,6 +463,21 @@ func greet(ch rendezvous.Channel, step func(string)) (*server, error) {
 	err = ch.Send(welcome(), sleepFD, s.bellFD)
 	step("welcome")
 	return s, err
+}
+
+// greeted is greet, and has the client's segments taken until the channel ends, which it has then at
+// this side too. The victim rings for each event.
+func greeted(ch rendezvous.Channel) (*server, error) {
+	s, err := greet(ch, nowhere)
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		s.take(nowhere)
+		s.ch.Close()
+	}()
+	s.sleepForEver(0)
+	return s, nil
 }
 
 // welcome returns the message of a listener that lets a client in.

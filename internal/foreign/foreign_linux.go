@@ -24,16 +24,17 @@ func (f FDs) Close() {
 	}
 }
 
-// A Closer bounds the threads that block in closing what one peer has sent, or in receiving from
-// it. Its users wait for their turn, so each must be a goroutine that serves this peer only.
-type Closer chan struct{}
+// Turns bound the goroutines that do at the same time for one peer what may keep a thread: to close
+// what the peer has sent, or to map and unmap memory. Its users wait for their turn, so each is a
+// goroutine that serves this peer only.
+type Turns chan struct{}
 
-// NewCloser returns a Closer.
-func NewCloser() Closer { return make(Closer, 2) }
+// NewTurns returns Turns of which n can be taken at a time.
+func NewTurns(n int) Turns { return make(Turns, n) }
 
-// Do calls close when it is its turn.
-func (c Closer) Do(close func()) {
-	c <- struct{}{}
-	close()
-	<-c
+// Do calls f when it is its turn.
+func (t Turns) Do(f func()) {
+	t <- struct{}{}
+	f()
+	<-t
 }

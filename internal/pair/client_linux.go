@@ -210,7 +210,7 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 		return nil, err
 	}
 	p := &client{
-		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block, closer: foreign.NewCloser()},
+		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block, closing: foreign.NewTurns(closingTurns)},
 		key:     key,
 		addr:    remote,
 		added:   make(chan syscall.Errno, 1),
@@ -270,7 +270,7 @@ func (p *client) read() {
 		case rendezvous.KindAdded:
 			select {
 			case p.added <- syscall.Errno(m.Errno):
-			default: // nobody has asked
+			default: // not the answer to an add
 			}
 		case rendezvous.KindRetire:
 			p.retire()

@@ -41,8 +41,8 @@ type Host struct {
 	Absences rendezvous.Absences
 }
 
-// closePatience is how long Close waits. It waits as long only if a peer makes the close of a
-// descriptor block, that it has sent.
+// closePatience is how long Close waits at most. It waits that long only if a peer has sent a
+// descriptor whose close blocks.
 const closePatience = 2 * time.Second
 
 // maxServers is about the most pairs that an application has as the server. Handshakes under

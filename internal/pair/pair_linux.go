@@ -39,9 +39,9 @@ type pair struct {
 	refs atomic.Int32
 	dead atomic.Bool
 
-	closer  foreign.Closer
-	cutNext func() bool // see die; the worker's own from then on
-	full    uint64      // KindFull messages received; the reader's own
+	closing foreign.Turns // to close what the peer has sent
+	cutNext func() bool   // see die; the worker's own from then on
+	full    uint64        // KindFull messages received; the reader's own
 }
 
 // unref drops a reference. The last one frees the memory and closes the descriptors.
@@ -54,8 +54,8 @@ func (p *pair) unref() {
 			unix.Close(p.source.Process)
 		}
 		go func() {
-			p.closer.Do(p.source.Bell.Close)
-			p.closer.Do(p.remote.Bell.Close)
+			p.closing.Do(p.source.Bell.Close)
+			p.closing.Do(p.remote.Bell.Close)
 			p.self.gone()
 		}()
 	}
@@ -86,8 +86,7 @@ type member interface {
 // came before, then cuts the connections, and then drops the pair's reference. cutNext cuts
 // the next connection, and returns false if there is none left.
 func (p *pair) die(cutNext func() bool) {
-	p.dead.Store(true)
-	p.ch.HangUp()
+	p.hangUp()
 	p.cutNext = cutNext
 	p.worker.End(&p.source)
 }
@@ -154,8 +153,8 @@ func (p *pair) cutOff(why string) {
 	if p.dead.Swap(true) {
 		return
 	}
-	p.ch.HangUp()
 	p.host.violations.Add(1)
+	p.ch.HangUp()
 	if ok, silent := p.host.complaints.due(); ok {
 		slog.Warn("ctnet: cut off a process that broke the protocol",
 			"pid", p.cred.PID, "uid", p.cred.UID, "why", why, "others", silent)

@@ -17,12 +17,46 @@ import (
 type peer struct {
 	key     peerKey
 	account *segpool.Account // of its segments
-	closer  foreign.Closer
+	closing foreign.Turns    // to close what it has sent, which it can make block
+	mapping foreign.Turns    // to map and unmap its memory
 	conns   atomic.Int64
+
+	refused chan struct{} // has an element for each channel that is being closed unheard
 
 	// Guarded by peers.mu
 	handshakes, pairs int
 }
+
+// refuse closes a channel unheard, in the peer's turn. It waits for refusePatience if as many
+// channels of the peer are being closed already as may be: a peer that connects without end must
+// not have them pile up.
+func (p *peer) refuse(ch rendezvous.Channel) {
+	patience := time.NewTimer(refusePatience)
+	defer patience.Stop()
+	counted := false
+	select {
+	case p.refused <- struct{}{}:
+		counted = true
+	case <-patience.C:
+	}
+	go func() {
+		p.closing.Do(func() { ch.Close() })
+		if counted {
+			<-p.refused
+		}
+	}()
+}
+
+const (
+	maxRefused     = 64
+	refusePatience = 10 * time.Millisecond
+)
+
+// The turns of one peer, each of which may keep a thread.
+const (
+	closingTurns = 2
+	mappingTurns = 4 // nothing in these waits for the peer
+)
 
 // A peerKey is a PID, or for processes of other users, and for one whose PID is not known, their
 // UID.
@@ -75,7 +109,13 @@ func (p *peers) enter(ch rendezvous.Channel, cred rendezvous.Cred) (*visitor, *p
 	key := keyOf(cred)
 	of := p.all[key]
 	if of == nil {
-		of = &peer{key: key, account: p.whole.Share(int64(p.limits.Segments), p.limits.Bytes), closer: foreign.NewCloser()}
+		of = &peer{
+			key:     key,
+			account: p.whole.Share(int64(p.limits.Segments), p.limits.Bytes),
+			closing: foreign.NewTurns(closingTurns),
+			mapping: foreign.NewTurns(mappingTurns),
+			refused: make(chan struct{}, maxRefused),
+		}
 		p.all[key] = of
 	}
 	if of.handshakes >= maxPeerHandshakes {

@@ -66,7 +66,7 @@ func (d *Door) Serve() {
 	}
 }
 
-// admit starts the handshake with a process that has connected. It never waits.
+// admit starts the handshake with a process that has connected. It does not wait for that.
 func (d *Door) admit(ch rendezvous.Channel) {
 	cred, err := ch.PeerCred()
 	if err != nil {
@@ -79,7 +79,7 @@ func (d *Door) admit(ch rendezvous.Channel) {
 	}
 	v, of := at.enter(ch, cred)
 	if v == nil {
-		go of.closer.Do(func() { ch.Close() })
+		of.refuse(ch)
 		return
 	}
 	ch.SetReadDeadline(time.Now().Add(helloTimeout)) // sending never waits
@@ -89,12 +89,12 @@ func (d *Door) admit(ch rendezvous.Channel) {
 	}()
 }
 
-// turnAway tells a process that it may not attach. It reads the hello first: to close a
-// socket with unread bytes is a reset, which would hide the answer.
+// turnAway tells a process that it may not attach. It reads the hello first: closing a socket
+// with unread bytes resets it, and the answer would be lost.
 func (d *Door) turnAway(v *visitor) {
-	defer v.peer.closer.Do(func() { v.ch.Close() })
+	defer v.peer.closing.Do(func() { v.ch.Close() })
 	m, fds, err := v.ch.Receive()
-	defer v.peer.closer.Do(fds.Close)
+	defer v.peer.closing.Do(fds.Close)
 	if err != nil || !d.served(v, m) {
 		v.ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(syscall.EACCES)})
 	}
@@ -157,10 +157,10 @@ type server struct {
 func (d *Door) attach(v *visitor) {
 	h := d.host
 	if h.begin(v.ch) != nil {
-		v.ch.Close()
+		v.peer.closing.Do(func() { v.ch.Close() })
 		return
 	}
-	defer v.peer.closer.Do(func() { h.end(v.ch) })
+	defer v.peer.closing.Do(func() { h.end(v.ch) })
 	s, err := d.handshake(v)
 	if err != nil {
 		var errno syscall.Errno
@@ -183,19 +183,25 @@ func (d *Door) attach(v *visitor) {
 
 // handshake returns the pair. It returns nil and no error if it has handled another message
 // than a hello.
-func (d *Door) handshake(v *visitor) (*server, error) {
-	var held holdings
-	defer held.undo()
+func (d *Door) handshake(v *visitor) (s *server, err error) {
 	hello, fds, err := v.ch.Receive()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// This process may have been stopped, and the hello may be there.
 		v.ch.SetReadDeadline(time.Now().Add(lastLook))
 		hello, fds, err = v.ch.Receive()
 	}
-	defer v.peer.closer.Do(fds.Close)
+	defer v.peer.closing.Do(fds.Close)
 	if err != nil {
 		return nil, err
 	}
+	v.peer.mapping.Do(func() { s, err = d.answer(v, hello, fds) })
+	return s, err
+}
+
+// answer is the part of a handshake that follows the first message.
+func (d *Door) answer(v *visitor, hello rendezvous.Message, fds foreign.FDs) (*server, error) {
+	var held holdings
+	defer held.undo()
 	if d.served(v, hello) {
 		return nil, nil
 	}
@@ -208,7 +214,7 @@ func (d *Door) handshake(v *visitor) (*server, error) {
 	}
 	held.add(block.Free)
 	h := d.host
-	s := &server{pair: pair{host: h, ch: v.ch, cred: v.cred, block: block, closer: v.peer.closer}, door: d, peer: v.peer}
+	s := &server{pair: pair{host: h, ch: v.ch, cred: v.cred, block: block, closing: v.peer.closing}, door: d, peer: v.peer}
 	s.self = s
 	if err := s.adopt(hello, fds, 1); err != nil {
 		return nil, err
@@ -274,7 +280,7 @@ func (s *server) read() {
 			err = s.obey(m, fds, err)
 		}
 		if len(fds) > 0 {
-			s.closer.Do(fds.Close)
+			s.closing.Do(fds.Close)
 		}
 		if err == rendezvous.ErrProtocol {
 			s.cutOff(badMessage)
@@ -286,7 +292,7 @@ func (s *server) read() {
 	h := s.host
 	h.unregister(func() { delete(h.servers, s) })
 	s.die(s.cutNext())
-	s.table.Close()
+	s.peer.mapping.Do(s.table.Close)
 }
 
 // obey does what a message says. lost is not nil if descriptors were lost.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"cutthrough.example/internal/rawpacket"
 )
 
 // socketPair returns a channel and the other end of it.
@@ -25,26 +27,6 @@ func socketPair(t testing.TB) (ch Channel, other int) {
 	c, err := net.FileConn(f)
 	require.NoError(t, err)
 	return Channel{c.(*net.UnixConn)}, p[1]
-}
-
-// sendAny sends a packet, which may be empty, with descriptors.
-func sendAny(fd int, b []byte, fds []int) error {
-	var hdr unix.Msghdr
-	if len(b) > 0 {
-		iov := unix.Iovec{Base: &b[0]}
-		iov.SetLen(len(b))
-		hdr.Iov = &iov
-		hdr.SetIovlen(1)
-	}
-	if len(fds) > 0 {
-		oob := unix.UnixRights(fds...)
-		hdr.Control = &oob[0]
-		hdr.SetControllen(len(oob))
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&hdr)), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT); errno != 0 {
-		return errno
-	}
-	return nil
 }
 
 // FuzzReceive has a peer send any packet with any number of descriptors, and has it checked as
@@ -68,7 +50,7 @@ func FuzzReceive(f *testing.F) {
 		for i := range fds {
 			fds[i] = pipe[1]
 		}
-		sendErr := sendAny(other, packet, fds)
+		sendErr := rawpacket.Send(other, packet, fds...)
 		unix.Close(pipe[1])
 		if sendErr != nil {
 			return // it is too large

@@ -201,7 +201,7 @@ func newEpoll() (*epoll, error) {
 		}
 	}
 	if err == nil {
-		err = e.add(e.self)
+		err = e.add(e.self, kindBell)
 	}
 	if err != nil {
 		e.close()
@@ -210,16 +210,14 @@ func newEpoll() (*epoll, error) {
 	return e, nil
 }
 
-func (e *epoll) add(fd int) error { return e.watch(fd, 0) }
+// What a descriptor is whose readiness wakes the worker.
+const (
+	kindBell    = iota // a doorbell, or what kick rings
+	kindProcess        // that of a process: ended returns it
+)
 
-// process marks the descriptors of processes among the others.
-const process = 1
-
-// addProcess adds a descriptor that ended returns when it becomes readable.
-func (e *epoll) addProcess(fd int) error { return e.watch(fd, process) }
-
-func (e *epoll) watch(fd int, mark int32) error {
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(fd), Pad: mark}
+func (e *epoll) add(fd int, kind int32) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET&0xffffffff, Fd: int32(fd), Pad: kind}
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(e.epfd, unix.EPOLL_CTL_ADD, fd, &ev))
 }
 
@@ -243,7 +241,7 @@ func (e *epoll) ended() (fds []int) {
 			return fds // EINTR: the next call returns the others
 		}
 		for _, ev := range events[:n] {
-			if ev.Pad == process {
+			if ev.Pad == kindProcess {
 				fds = append(fds, int(ev.Fd))
 			}
 		}

@@ -240,7 +240,7 @@ func TestRingForNothing(t *testing.T) {
 	var word atomic.Uint32
 	w := &Worker{group: NewGroup(nil), polling: polling{word: &word, worker: workerAwake}, epoll: e}
 	s, peer := testSource(t, w, func(uint32) {})
-	require.NoError(t, e.add(s.Bell.fd))
+	require.NoError(t, e.add(s.Bell.fd, kindBell))
 	w.sources.Store(&[]*Source{s})
 	polled := newPolled(t)
 	for range 500 {

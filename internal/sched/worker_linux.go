@@ -12,12 +12,13 @@ import (
 // no source has the others wait for long.
 const (
 	eventsPerPass = 256
-	eventsPerLook = 64 // by a goroutine that polls on the worker's behalf
+	eventsAtEnd   = 4096 // of a source that was ended, so that this does not take long
+	eventsPerLook = 64   // by a goroutine that polls on the worker's behalf
 )
 
 // endPasses is how many passes it takes until every event of a source was met that was there
 // when they began: [Bitmap.Take] goes round the slots.
-const endPasses = Slots/eventsPerPass + 1
+const endPasses = Slots/eventsAtEnd + 1
 
 // goneEvery is the number of passes after which a worker that always finds events looks
 // whether a peer's process has ended.
@@ -50,6 +51,7 @@ type Source struct {
 
 	from   uint32 // where the next Take begins; guarded by Worker.delivery
 	left   bool   // the last take may have left events; guarded by Worker.delivery
+	last   bool   // it was ended; guarded by Worker.delivery
 	passes int    // since the source was ended; the worker's own
 
 	// Guarded by Worker.mu
@@ -136,9 +138,9 @@ func (w *Worker) Add(s *Source) error {
 		}
 		w.epoll = e
 	}
-	err := w.epoll.add(s.Bell.fd)
+	err := w.epoll.add(s.Bell.fd, kindBell)
 	if err == nil && s.Process >= 0 {
-		if err = w.epoll.addProcess(s.Process); err != nil {
+		if err = w.epoll.add(s.Process, kindProcess); err != nil {
 			w.epoll.remove(s.Bell.fd)
 		}
 	}
@@ -381,6 +383,10 @@ func (w *Worker) pending() bool {
 // holds delivery.
 func (w *Worker) take(max int) (events int) {
 	for _, s := range *w.sources.Load() {
+		max := max
+		if s.last {
+			max = eventsAtEnd
+		}
 		n, next := s.Events.Take(s.from, max, s.Handle)
 		s.from = next
 		s.left = n >= max
@@ -397,6 +403,9 @@ func (w *Worker) pass() (events, calls int) {
 		due = w.turns()
 	}
 	w.delivery.Lock()
+	for _, t := range due {
+		t.s.last = t.cut
+	}
 	events = w.take(eventsPerPass)
 	for i := range due {
 		due[i].more = due[i].s.left
