@@ -107,7 +107,8 @@ func (c *Conn) Discard(n int) (int, error) {
 // [Conn.Commit] must follow, also after [Conn.Close] or to write nothing. Until then other
 // writers wait, and the reservation keeps the connection's memory.
 //
-// A Reserve without enough room waits until the peer reads. If the peer waits in [Conn.Peek]
+// A Reserve without enough room waits until the peer reads. For more than half of the fifo it
+// may wait until the peer has read what was written before. If the peer waits in [Conn.Peek]
 // for more bytes than it has, both wait until a deadline or Close.
 func (c *Conn) Reserve(n int) ([]byte, error) {
 	b, err := c.end.Reserve(n)

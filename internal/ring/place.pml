@@ -22,26 +22,27 @@
 // check: safety
 // mutants: TAIL_BEFORE_PLACE TAIL_BEFORE_BYTES PLACE_BEFORE_TAIL PLACE_KEPT HEAD_BEFORE_COPY
 // mutants: RESTART_ANY_TIME SHRINK_ANY_TIME NOT_MOVED MOVED_TOO_LATE NO_WALL SEEN_TOO_EARLY
-// mutants: WALL_FORGOTTEN
+// mutants: WALL_FORGOTTEN WALL_DROPPED WALL_TOO_EARLY
 
-#define AREA 4
-#define TOTAL 8
+#define AREA 8
+#define TOTAL 9
 #define GARBAGE 99
+#define FIRST 2
 
 // The shared words and the data. place is the size and the base, in one word. seen begins with
 // a size that the consumer has not seen, but expects. Of a restart the Producer stores the place
 // a little later, just before the tail.
-byte tail, head, place = 1 << 2, seen = 2;
+byte tail, head, place = FIRST << 3, seen = 4;
 byte data[AREA];
 
 #define MIN(a, b) ((a) < (b) -> (a) : (b))
 
-#define PLACE (size << 2 | own % size)
+#define PLACE (size << 3 | own % size)
 
 active proctype producer() {
 	byte own;      // Producer.base: the position at offset 0
-	byte size = 1; // Producer.mask + 1
-	bool walled;   // not beyond the ring's end
+	byte size = FIRST; // Producer.mask + 1
+	byte wall;     // Producer.wall
 	byte known;    // Producer.head
 	byte n, i, room, off;
 	do
@@ -49,11 +50,7 @@ active proctype producer() {
 	:: tail < TOTAL ->
 		// prepare
 		if
-		:: known = head; // look
-			if
-			:: walled && seen == size -> walled = false
-			:: else
-			fi
+		:: known = head // look
 		:: true // it knows of enough space
 		fi;
 		// restart, at any of the sizes: Shrink is a restart at the first one
@@ -64,11 +61,11 @@ active proctype producer() {
 		:: known == tail ->
 #endif
 			own = tail;
-			walled = false;
+			wall = tail;
 #ifndef MUTANT_RESTART_ANY_TIME
 			if
-			:: size > 1 -> // Shrink
-				size = 1;
+			:: size > FIRST -> // Shrink
+				size = FIRST;
 				place = PLACE;
 				i = 1;
 				do
@@ -86,7 +83,7 @@ active proctype producer() {
 			off = (known - own) % size;
 #ifdef MUTANT_MOVED_TOO_LATE
 			own = known - off;
-			place = (2 * size) << 2 | own % (2 * size);
+			place = (2 * size) << 3 | own % (2 * size);
 			own = known;
 #endif
 			// the bytes beyond the ring's end lie at its start
@@ -98,24 +95,34 @@ active proctype producer() {
 			od;
 			i = 0;
 #endif
+#ifdef MUTANT_WALL_DROPPED
+			wall = known;
+#endif
+#ifndef MUTANT_NO_WALL
+			if
+			:: off + (tail - known) > size -> wall = tail
+			:: else // an earlier wall stays
+			fi;
+#endif
 			own = known - off;
 			size = 2 * size;
-#ifndef MUTANT_NO_WALL
-			walled = true;
-#endif
 			off = 0;
 #ifndef MUTANT_TAIL_BEFORE_PLACE
 			place = PLACE
 #endif
 		:: true // the offset is below restartAfter, and there is no reason to grow
 		fi;
-		// what is free: to the ring's end in its first lap, or all of it
+		// what is free: to the ring's end, or all of it
 		if
-		:: walled -> room = own + size - known
-		:: else -> room = size
+#ifdef MUTANT_WALL_TOO_EARLY
+		:: wall > known + 1 && seen != size -> room = own + size - known
+#else
+		:: wall > known && seen != size -> room = own + size - known
+#endif
+		:: else -> room = size; wall = known
 		fi;
 #ifdef MUTANT_WALL_FORGOTTEN
-		walled = false;
+		wall = known;
 #endif
 		off = (tail - own) % size;
 		if
@@ -149,7 +156,7 @@ active proctype producer() {
 
 active proctype consumer() {
 	byte own;      // Consumer.base
-	byte size = 1; // Consumer.mask + 1
+	byte size = FIRST; // Consumer.mask + 1
 	byte known;    // Consumer.tail
 	byte n, i;
 	byte p;
@@ -170,11 +177,11 @@ active proctype consumer() {
 			:: n != known ->
 #ifdef MUTANT_PLACE_KEPT
 				if
-				:: known == head -> own = p & 3; size = p >> 2
+				:: known == head -> own = p & 7; size = p >> 3
 				:: else
 				fi;
 #else
-				own = p & 3; size = p >> 2;
+				own = p & 7; size = p >> 3;
 #endif
 				assert(n - head <= size);
 				known = n;
@@ -190,7 +197,7 @@ active proctype consumer() {
 		:: known == head -> skip
 		:: else ->
 #ifdef MUTANT_SEEN_TOO_EARLY
-			seen = place >> 2;
+			seen = place >> 3;
 #endif
 			atomic { select(n : 1 .. known - head) };
 #ifdef MUTANT_HEAD_BEFORE_COPY

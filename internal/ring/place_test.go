@@ -128,6 +128,33 @@ func TestWall(t *testing.T) {
 	r.empty(t)
 }
 
+// TestNoWall makes a ring larger whose bytes don't wrap: all of it can be written, although the
+// consumer does not look. A wall of an earlier growth stays.
+func TestNoWall(t *testing.T) {
+	const size = 8 * MinSize
+	r := newGrowing(size, MinSize, nil, nil)
+	r.write(t, MinSize)
+	r.read(t, MinSize-1)
+	free, err := r.p.Space(size - 1)
+	require.NoError(t, err)
+	require.Equal(t, size-1, free)
+	r.write(t, size)
+	require.Len(t, r.q, size)
+	r.empty(t)
+
+	r = newGrowing(size, MinSize, nil, nil)
+	r.write(t, MinSize)
+	r.read(t, 1000)
+	r.write(t, 1000)
+	_, err = r.c.Buffered(MinSize)
+	require.NoError(t, err)
+	r.p.grow() // these wrap
+	r.p.grow() // and do not now
+	r.write(t, size)
+	require.Len(t, r.q, 4*MinSize-1000)
+	r.empty(t)
+}
+
 func (r *pair) empty(t testing.TB) {
 	r.read(t, len(r.data))
 	require.Empty(t, r.q)

@@ -14,13 +14,13 @@ type Producer struct {
 	data []byte
 	mask uint64 // of the ring; 0 before there is one
 
-	tail   uint64 // the position up to which bytes were published
-	base   uint64 // the position at offset 0
-	head   uint64 // the consumer's, as it was when last loaded and accepted
-	room   uint64 // how many bytes after head may be in the fifo
-	walled bool   // until the consumer has seen the ring, it is written to its end only
-	moved  bool   // the place is not published yet
-	high   uint64 // the highest offset that was written to, since the last Shrink
+	tail  uint64 // the position up to which bytes were published
+	base  uint64 // the position at offset 0
+	head  uint64 // the consumer's, as it was when last loaded and accepted
+	room  uint64 // how many bytes after head may be in the fifo
+	wall  uint64 // the position up to which bytes may be read where they lay in a smaller ring
+	moved bool   // the place is not published yet
+	high  uint64 // the highest offset that was written to, since the last Shrink
 
 	owner   Owner
 	first   uint32 // the size of the ring to begin with, or the most that it may be
@@ -65,21 +65,30 @@ func (p *Producer) look() error {
 		return ErrCorrupt
 	}
 	p.head = head
-	p.room, p.walled = p.roomAfter(head)
+	p.measure()
 	return nil
 }
 
-// roomAfter returns how many bytes after head may be in the fifo, and whether that is less
-// than the ring holds.
-func (p *Producer) roomAfter(head uint64) (room uint64, walled bool) {
+// measure finds how many bytes may be in the fifo. Once the wall has fallen it does not rise
+// again, whatever the consumer says: there may be bytes beyond it.
+func (p *Producer) measure() {
+	p.room = p.roomAfter(p.head)
+	if p.room > p.mask {
+		p.wall = p.head
+	}
+}
+
+// roomAfter returns how many bytes after head may be in the fifo: to the ring's end only, as
+// long as the consumer may read bytes at the start of a smaller ring.
+func (p *Producer) roomAfter(head uint64) uint64 {
 	size := p.mask + 1
 	// The load pairs with the store in Consumer.adopt: from then on the consumer reads
-	// nothing where it lay in the smaller ring. If it has seen a ring of this size in an
+	// nothing where it lay in a smaller ring. If it has seen a ring of this size in an
 	// earlier life, then it has to look before it takes the first byte of this one.
-	if p.walled && p.h.seen.Load() != uint32(bits.Len64(p.mask)) {
-		return size - (head - p.base), true
+	if int64(p.wall-head) > 0 && p.h.seen.Load() != uint32(bits.Len64(p.mask)) {
+		return size - (head - p.base)
 	}
-	return size, false
+	return size
 }
 
 // prepare returns the offset to write at and how many bytes are free. It restarts the ring
@@ -121,7 +130,8 @@ func (p *Producer) begin() {
 // it matter whether the consumer loads this place or the one before with the last tail.
 func (p *Producer) restart() {
 	p.base = p.tail
-	p.room, p.walled = p.mask+1, false
+	p.wall = p.tail
+	p.room = p.mask + 1
 	p.moved = true
 }
 
@@ -174,14 +184,14 @@ func (p *Producer) grow() {
 	off := (p.head - p.base) & p.mask
 	// The oldest byte keeps its offset. The bytes beyond the ring's old end lie at its
 	// start, and are copied to where they belong now. The consumer finds either copy,
-	// whichever place it loads.
+	// whichever place it loads. If there are none, it reads nothing at the ring's start.
 	if end := off + (p.tail - p.head); end > size {
 		copy(p.data[size:], p.data[:end-size])
+		p.wall = p.tail
 	}
 	p.mask = 2*size - 1
 	p.base = p.head - off
-	p.walled = true
-	p.room, _ = p.roomAfter(p.head)
+	p.measure()
 	p.publishPlace()
 	p.lap = lap{p.tail, time.Since(epoch), p.want.given}
 	p.charge()
@@ -340,7 +350,7 @@ func (p *Producer) HasSpace(n int) bool {
 	if p.tail-head > p.tail-p.head {
 		return true
 	}
-	room, _ := p.roomAfter(head)
+	room := p.roomAfter(head)
 	if head == p.tail {
 		room = p.mask + 1 // where prepare restarts
 	}

@@ -185,3 +185,23 @@ func TestReserveBeyondRing(t *testing.T) {
 	require.Equal(t, size, n)
 	require.Greater(t, b.used.Load(), int64(4*ring.FirstSize))
 }
+
+// TestReserveUnread reserves all that is left of a fifo, while nobody reads the byte in it.
+func TestReserveUnread(t *testing.T) {
+	const size = 1 << 20
+	c, s, _, _, b, _ := connectTidy(t, size)
+	b.limit.Store(0)
+	c.SetWriteDeadline(time.Now().Add(20 * time.Second))
+	_, err := c.Write(make([]byte, ring.FirstSize))
+	require.NoError(t, err)
+	n, err := s.Discard(ring.FirstSize - 1)
+	require.NoError(t, err)
+	require.Equal(t, ring.FirstSize-1, n)
+	room, err := c.Reserve(size - 1)
+	require.NoError(t, err)
+	require.Len(t, room, size-1)
+	require.NoError(t, c.Commit(size-1))
+	n, err = s.Discard(size)
+	require.NoError(t, err)
+	require.Equal(t, size, n)
+}
