@@ -123,6 +123,7 @@ func newApp(l segpool.Limits) *app {
 		local:     make(map[*localPair]struct{}),
 		pools:     make(map[segpool.Geometry]*segpool.Pool),
 	}
+	a.janitor.Memory = a.account
 	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Janitor: &a.janitor, Inspect: a.inspect})
 	return a
 }

@@ -158,7 +158,7 @@ func (a *app) newLocalPair(l *Listener, t target, g segpool.Geometry, first int)
 	p.client.local, p.client.remote, p.client.cred = dialer, t.addr, ownCred()
 	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
 	p.junction.Join(&p.client.end, &p.server.end, slot.ToServer, slot.ToClient, p,
-		stream.Options{RaceKey: key, TCP: isTCP(accepted), First: first, Memory: a.account, Janitor: &a.janitor})
+		stream.Options{RaceKey: key, TCP: isTCP(accepted), First: first, Janitor: &a.janitor})
 	if !a.addLocal(p) {
 		p.free()
 		return nil, net.ErrClosed

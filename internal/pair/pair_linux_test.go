@@ -30,7 +30,7 @@ type app struct {
 
 func newApp(t *testing.T, id uint64) *app {
 	a := &app{account: segpool.NewAccount(segpool.Limits{Conns: 1000, Segments: 100, Bytes: 1 << 40, Memory: 1 << 40})}
-	a.Init(Config{ID: id, Numbers: &a.numbers, Account: a.account, Janitor: new(stream.Janitor), Inspect: func() ([]byte, error) { return []byte("inspected"), nil }})
+	a.Init(Config{ID: id, Numbers: &a.numbers, Account: a.account, Janitor: &stream.Janitor{Memory: a.account}, Inspect: func() ([]byte, error) { return []byte("inspected"), nil }})
 	return a
 }
 

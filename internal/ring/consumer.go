@@ -17,27 +17,27 @@ type Consumer struct {
 	head uint64 // the position up to which bytes were released
 	tail uint64 // the producer's, as it was when last loaded and accepted
 	base uint64 // the producer's, modulo the ring's size
-	high uint64 // the highest offset that was read
 
 	lent atomic.Uint64 // the position up to which bytes count as read; see Lend
 
-	owner   Owner
-	first   uint32        // the largest ring that the producer begins with
-	charged atomic.Uint32 // to owner
+	high    uint32 // the highest offset that was read
+	first   uint8  // the logarithm of the largest ring that the producer begins with
+	stopped bool   // the tail is not loaded any more; see Stop
+	held    bool   // the ring may not grow as it is
 
 	wait request // wantData
 	want answer  // wantSpace
 
-	stopped bool // the tail is not loaded any more; see Stop
-	held    bool // the ring may not grow as it is
+	owner   Owner
+	charged atomic.Uint32 // to owner
 }
 
 // Init makes c the reading end of the fifo with header h over data, whose length is a
 // power of two. The fifo is new: its positions are 0. The producer may begin with a ring of
-// first bytes, for which o was charged already. A nil owner allows the producer everything.
+// first bytes, a power of two. o was charged for them already. A nil owner allows the producer everything.
 func (c *Consumer) Init(h *Header, data []byte, first int, o Owner) {
 	first = min(first, len(data))
-	*c = Consumer{h: h, data: data, mask: uint64(first - 1), owner: o, first: uint32(first)}
+	*c = Consumer{h: h, data: data, mask: uint64(first - 1), owner: o, first: uint8(bits.Len(uint(first - 1)))}
 	if o != nil {
 		c.charged.Store(uint32(first))
 	}
@@ -59,7 +59,7 @@ func (c *Consumer) Init(h *Header, data []byte, first int, o Owner) {
 // does not ask; nor does one that has loaded the word before. So a ring that is larger than
 // allowed is nothing to complain of, and is charged to the owner like any other.
 func (c *Consumer) allow() {
-	size := max(int(c.mask+1), int(c.first))
+	size := max(int(c.mask+1), 1<<c.first)
 	switch {
 	case c.owner == nil:
 		size = len(c.data)
@@ -146,7 +146,7 @@ func (c *Consumer) Settle() (large bool) {
 	if size := uint32(1) << min(log, 31); size >= MinSize && size < c.charged.Load() && c.h.Empty() {
 		c.charge(uint64(size - 1))
 	}
-	return c.charged.Load() > c.first
+	return c.charged.Load() > 1<<c.first
 }
 
 // Moved returns a number that changes with each publish and each release. Any goroutine may
@@ -158,7 +158,7 @@ func (c *Consumer) Charged() int { return int(c.charged.Load()) }
 
 // release lets the producer overwrite n bytes, which begin at offset off.
 func (c *Consumer) release(off uint64, n int) {
-	c.high = max(c.high, min(off+uint64(n), c.mask+1))
+	c.high = max(c.high, uint32(min(off+uint64(n), c.mask+1)))
 	c.head += uint64(n)
 	// After the copy: no earlier read overtakes an atomic store. It pairs with the
 	// loads of the head in Producer.look, which allows these bytes to be overwritten,

@@ -248,7 +248,6 @@ func TestOwners(t *testing.T) {
 			quick(r)
 			require.Equal(t, 4*MinSize, r.p.Ring())
 			require.Equal(t, 4*MinSize, p.used)
-			require.Equal(t, p.used, r.p.Charged())
 			require.Equal(t, 4*MinSize, c.used)
 			require.Equal(t, c.used, r.c.Charged())
 			require.Equal(t, 1, p.spread)

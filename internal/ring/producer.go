@@ -14,29 +14,28 @@ type Producer struct {
 	data []byte
 	mask uint64 // of the ring; 0 before there is one
 
-	tail  uint64 // the position up to which bytes were published
-	base  uint64 // the position at offset 0
-	head  uint64 // the consumer's, as it was when last loaded and accepted
-	room  uint64 // how many bytes after head may be in the fifo
-	wall  uint64 // the position up to which bytes may be read where they lay in a smaller ring
-	moved bool   // the place is not published yet
-	high  uint64 // the highest offset that was written to, since the last Shrink
+	tail uint64 // the position up to which bytes were published
+	base uint64 // the position at offset 0
+	head uint64 // the consumer's, as it was when last loaded and accepted
+	room uint64 // how many bytes after head may be in the fifo
+	wall uint64 // the position up to which bytes may be read where they lay in a smaller ring
 
-	owner   Owner
-	first   uint32 // the size of the ring to begin with, or the most that it may be
-	charged uint32 // to owner
-	lap     lap
+	high  uint32 // the highest offset that was written to, since the last Shrink
+	first uint8  // the logarithm of the ring's size to begin with, or of the most that it may be
+	moved bool   // the place is not published yet
 
 	space request // wantSpace
 	want  answer  // wantData
 
+	owner  Owner
+	lap    *lap    // made when the fifo is first found full
 	copier *copier // made at the first copy of leastAround bytes or more
 }
 
 // A lap is where and when the producer has found the fifo full.
 type lap struct {
 	tail  uint64
-	at    time.Duration // 0 before the first one
+	at    time.Duration // since epoch
 	given uint32        // the consumer's request that was answered last
 }
 
@@ -50,11 +49,10 @@ const quick = 500 * time.Nanosecond
 var epoch = time.Now().Add(-1)
 
 // Init makes p the writing end of the fifo with header h over data, whose length is a
-// power of two. The fifo is new: its positions are 0. The ring begins with first bytes, or
-// fewer, for which o was charged already.
+// power of two. The fifo is new: its positions are 0. The ring begins with first bytes, a power
+// of two, or fewer. o was charged for them already.
 func (p *Producer) Init(h *Header, data []byte, first int, o Owner) {
-	first = min(first, len(data))
-	*p = Producer{h: h, data: data, owner: o, first: uint32(first), charged: uint32(first)}
+	*p = Producer{h: h, data: data, owner: o, first: uint8(bits.Len(uint(min(first, len(data)) - 1)))}
 }
 
 // look loads the consumer's head. The load pairs with the store in Consumer.release.
@@ -118,11 +116,19 @@ func (p *Producer) prepare(want int) (off uint64, free int, err error) {
 // begin chooses the first size of the ring. It is not done by Init, as the consumer may not
 // have said yet what it allows.
 func (p *Producer) begin() {
-	p.mask = uint64(p.first - 1)
-	if n := uint32(1) << min(p.h.allow.Load(), 30); n < p.first {
-		p.mask = uint64(max(n, MinSize) - 1)
+	n := p.Ring()
+	if most := 1 << min(p.h.allow.Load(), 30); most < n {
+		n = max(most, MinSize)
 	}
-	p.charge()
+	p.resize(n)
+}
+
+// resize sets the ring's size, and tells the owner of it.
+func (p *Producer) resize(n int) {
+	if more := n - p.Ring(); more != 0 && p.owner != nil {
+		p.owner.Charge(more)
+	}
+	p.mask = uint64(n - 1)
 }
 
 // restart makes the next byte lie at offset 0. The consumer has released all that was
@@ -166,10 +172,14 @@ func (p *Producer) shouldGrow() bool {
 	if p.Starves() {
 		return true // no byte would ever pass
 	}
-	now, waited := time.Since(epoch), p.want.given != p.lap.given
+	now := time.Since(epoch)
+	if p.lap == nil {
+		p.lap = &lap{p.tail, now, p.want.given}
+	}
+	waited := p.want.given != p.lap.given
 	switch {
-	case p.lap.at == 0, !waited && now-p.lap.at > time.Duration(p.mask)*quick:
-		p.lap = lap{p.tail, now, p.want.given}
+	case !waited && now-p.lap.at > time.Duration(p.mask)*quick:
+		*p.lap = lap{p.tail, now, p.want.given}
 		return false
 	case p.tail-p.lap.tail <= p.mask:
 		return false
@@ -189,21 +199,11 @@ func (p *Producer) grow() {
 		copy(p.data[size:], p.data[:end-size])
 		p.wall = p.tail
 	}
-	p.mask = 2*size - 1
+	p.resize(int(2 * size))
 	p.base = p.head - off
 	p.measure()
 	p.publishPlace()
-	p.lap = lap{p.tail, time.Since(epoch), p.want.given}
-	p.charge()
-}
-
-// charge tells the owner of the ring's size.
-func (p *Producer) charge() {
-	n := int(p.mask+1) - int(p.charged)
-	p.charged = uint32(p.mask + 1)
-	if p.owner != nil && n != 0 {
-		p.owner.Charge(n)
-	}
+	p.lap = &lap{p.tail, time.Since(epoch), p.want.given}
 }
 
 // Shrink makes the ring of an empty fifo as small as it was to begin with, and returns the
@@ -221,16 +221,15 @@ func (p *Producer) Shrink() (unused []byte, ok bool) {
 	}
 	unused = p.data[min(PageSize, p.high):p.high]
 	p.high = 0
-	p.mask = min(p.mask, uint64(p.first-1))
+	p.resize(min(p.Ring(), 1<<p.first))
 	p.restart()
 	p.publishPlace() // for Consumer.Settle
-	p.charge()
 	return unused, true
 }
 
 // publish lets the consumer see the n bytes after the tail, which begin at offset off.
 func (p *Producer) publish(off uint64, n int) {
-	if end := min(off+uint64(n), p.mask+1); end > p.high {
+	if end := uint32(min(off+uint64(n), p.mask+1)); end > p.high {
 		p.spread(end)
 	}
 	p.tail += uint64(n)
@@ -243,7 +242,7 @@ func (p *Producer) publish(off uint64, n int) {
 }
 
 // spread notes that the ring was written to up to an offset.
-func (p *Producer) spread(end uint64) {
+func (p *Producer) spread(end uint32) {
 	if p.owner != nil && p.high <= PageSize && end > PageSize {
 		p.owner.Spread()
 	}
@@ -321,16 +320,13 @@ func (p *Producer) Empty() bool { return p.h.head.Load() == p.tail }
 // Size returns the size in bytes that the fifo can come to.
 func (p *Producer) Size() int { return len(p.data) }
 
-// Ring returns the size in bytes that the fifo has now.
+// Ring returns the size in bytes that the fifo has now, for which the owner is charged.
 func (p *Producer) Ring() int {
 	if p.mask == 0 {
-		return int(p.first)
+		return 1 << p.first
 	}
 	return int(p.mask + 1)
 }
-
-// Charged returns for how many bytes the owner is charged.
-func (p *Producer) Charged() int { return int(p.charged) }
 
 // Moved returns a number that changes with each publish and each release. Any goroutine may
 // call it, and Idle.

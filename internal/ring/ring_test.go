@@ -46,8 +46,8 @@ func (r *pair) startAt(pos uint64, off int) {
 	r.q = append(r.q[:0], b...)
 	r.p.mask = uint64(len(r.data) - 1)
 	r.p.head, r.p.tail, r.p.base = pos, pos+1, base
-	r.p.room = uint64(len(r.data))
-	r.p.high = uint64(off) + 1
+	r.p.room, r.p.wall = uint64(len(r.data)), pos
+	r.p.high = uint32(off) + 1
 	// The consumer's place is stale: it has to load the producer's.
 	r.c.head, r.c.tail, r.c.base = pos, pos, base-5
 	r.c.lent.Store(pos)

@@ -39,7 +39,6 @@ type End struct {
 	raceKey uint64
 
 	peer    Peer
-	memory  Memory
 	janitor *Janitor
 
 	scratch  []byte      // the buffer that Reserve returned in place of the fifo; guarded as tx
@@ -109,21 +108,11 @@ type Options struct {
 	RaceKey uint64
 	// TCP makes the first Write after the peer's Close succeed, as on a TCP socket.
 	TCP bool
-	// First is the size of the rings with which the fifos begin; 0 is ring.FirstSize.
-	// Memory was charged for both, once for the two ends of a Junction. A nil Memory has
-	// any amount.
-	First  int
-	Memory Memory
-	// Janitor makes rings that are not in use small again.
+	// First is the size of the rings with which the fifos begin; 0 is ring.FirstSize. The
+	// Janitor's Memory was charged for both, once for the two ends of a Junction.
+	First int
+	// Janitor looks after the rings. Without one they grow as they like and stay so.
 	Janitor *Janitor
-}
-
-// A Memory counts the bytes of all rings of an application.
-type Memory interface {
-	// MayGrow reports whether there are n bytes more for a fifo to go faster.
-	MayGrow(n int) bool
-	// Charge counts n bytes more, which may be negative.
-	Charge(n int)
 }
 
 // Init makes e an end that reads from rx and writes to tx. It must be called before
@@ -134,7 +123,7 @@ func (e *End) Init(rx, tx ring.Fifo, p Peer, o Options) {
 	e.wr.Init()
 	e.rd.waiters, e.wr.waiters = e.gate.waiters[reading], e.gate.waiters[writing]
 	e.peer = p
-	e.memory, e.janitor = o.Memory, o.Janitor
+	e.janitor = o.Janitor
 	if o.First == 0 {
 		o.First = ring.FirstSize
 	}
@@ -198,19 +187,19 @@ func (e *End) AwaitPeer(ready func() bool, announce func()) {
 // Used returns up to which offset this end has read rx's data and written tx's data.
 func (e *End) Used() (rx, tx int) { return e.rx.Used(), e.tx.Used() }
 
-// Charged returns for how many bytes of its fifos the end's Memory is charged. Nobody uses
+// Charged returns for how many bytes of its fifos the janitor's Memory is charged. Nobody uses
 // the fifos any more.
-func (e *End) Charged() int { return e.rx.Charged() + e.tx.Charged() }
+func (e *End) Charged() int { return e.rx.Charged() + e.tx.Ring() }
 
 // payer is an End as its fifos know it.
 type payer End
 
 // MayGrow, Charge and Spread implement [ring.Owner].
-func (p *payer) MayGrow(n int) bool { return p.memory == nil || p.memory.MayGrow(n) }
+func (p *payer) MayGrow(n int) bool { return p.janitor == nil || p.janitor.Memory.MayGrow(n) }
 
 func (p *payer) Charge(n int) {
-	if p.memory != nil {
-		p.memory.Charge(n)
+	if p.janitor != nil {
+		p.janitor.Memory.Charge(n)
 	}
 }
 

@@ -7,19 +7,29 @@ import (
 	"cutthrough.example/internal/wait"
 )
 
-// A Janitor makes rings small again that have grown or spread over more than a page, and
-// gives their pages back, when nothing has happened on the connection for a while. One serves
-// all ends of an application. It has a timer while there are ends to look at, and nothing
-// otherwise: an idle process does not run for it.
+// A Janitor looks after the memory of all rings of an application. It makes rings small again
+// that have grown or spread over more than a page, and gives their pages back, when nothing has
+// happened on the connection for a while. It has a timer while there are ends to look at, and
+// nothing otherwise: an idle process does not run for it.
 //
 // What happens on a connection costs it nothing: an end comes to the janitor once, and again
 // only after its ring was made small.
 type Janitor struct {
+	Memory Memory
+
 	mu      sync.Mutex
 	watched map[*End]*watch
 	timer   *time.Timer
 	next    time.Time // when the timer fires, or zero
 	closed  bool
+}
+
+// A Memory counts the bytes of all rings of an application.
+type Memory interface {
+	// MayGrow reports whether there are n bytes more for a fifo to go faster.
+	MayGrow(n int) bool
+	// Charge counts n bytes more, which may be negative.
+	Charge(n int)
 }
 
 // A watch is what the janitor knows of an end.

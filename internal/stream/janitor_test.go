@@ -32,11 +32,12 @@ func (p *trimmer) Trim(b []byte) {
 // what they begin with, for each end.
 func connectTidy(t *testing.T, size int) (c, s *End, toS, toC *trimmer, b *budget, j *Janitor) {
 	c, s, b, j = new(End), new(End), new(budget), new(Janitor)
+	j.Memory = b
 	there, back := newFifo(size), newFifo(size)
 	toS, toC = &trimmer{farPeer: farPeer{other: s}}, &trimmer{farPeer: farPeer{other: c}}
 	b.limit.Store(1 << 40)
 	b.used.Store(4 * ring.FirstSize)
-	o := Options{First: ring.FirstSize, Memory: b, Janitor: j}
+	o := Options{First: ring.FirstSize, Janitor: j}
 	c.Init(back, there, toS, o)
 	s.Init(there, back, toC, o)
 	t.Cleanup(func() {
