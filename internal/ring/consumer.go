@@ -77,11 +77,15 @@ func (c *Consumer) allow() {
 // look loads the producer's tail, and the place if there are more bytes. The load of the
 // tail pairs with the store in Producer.publish.
 func (c *Consumer) look() error {
-	if c.stopped {
-		return nil
+	if tail := c.h.tail.Load(); tail != c.tail {
+		return c.advance(tail)
 	}
-	tail := c.h.tail.Load()
-	if tail == c.tail {
+	return nil
+}
+
+// advance loads the place, and goes on to a tail that was loaded before.
+func (c *Consumer) advance(tail uint64) error {
+	if c.stopped {
 		return nil
 	}
 	// After the load of the tail, as the producer stores the place before the tail that

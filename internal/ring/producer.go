@@ -21,8 +21,8 @@ type Producer struct {
 	wall uint64 // the position up to which bytes may be read where they lay in a smaller ring
 
 	high  uint32 // the highest offset that was written to, since the last Shrink
+	plain uint32 // up to which offset a publish is nothing but that: high, or 0 after a restart
 	first uint8  // the logarithm of the ring's size to begin with, or of the most that it may be
-	moved bool   // the place is not published yet
 
 	space request // wantSpace
 	want  answer  // wantData
@@ -99,6 +99,11 @@ func (p *Producer) prepare(want int) (off uint64, free int, err error) {
 	if free >= want && off < restartAfter {
 		return off, free, nil
 	}
+	return p.makeRoom(want)
+}
+
+// makeRoom is the part of prepare that is seldom needed.
+func (p *Producer) makeRoom(want int) (off uint64, free int, err error) {
 	if p.mask == 0 {
 		p.begin()
 	} else if err := p.look(); err != nil {
@@ -138,7 +143,7 @@ func (p *Producer) restart() {
 	p.base = p.tail
 	p.wall = p.tail
 	p.room = p.mask + 1
-	p.moved = true
+	p.plain = 0
 }
 
 // publishPlace lets the consumer see the ring. It comes before the tail of the first bytes
@@ -146,7 +151,6 @@ func (p *Producer) restart() {
 // Consumer.look. After a restart it comes just before that tail: a consumer that spins takes
 // the cache line back in between if it can.
 func (p *Producer) publishPlace() {
-	p.moved = false
 	p.h.place.Store(uint64(makePlace(p.mask, p.base)))
 }
 
@@ -229,24 +233,27 @@ func (p *Producer) Shrink() (unused []byte, ok bool) {
 
 // publish lets the consumer see the n bytes after the tail, which begin at offset off.
 func (p *Producer) publish(off uint64, n int) {
-	if end := uint32(min(off+uint64(n), p.mask+1)); end > p.high {
-		p.spread(end)
+	if end := off + uint64(n); end > uint64(p.plain) {
+		p.announce(end)
 	}
 	p.tail += uint64(n)
-	if p.moved {
-		p.publishPlace()
-	}
 	// After the bytes: no earlier write overtakes an atomic store. It pairs with the
 	// loads of the tail in Consumer.look, Consumer.HasData and Consumer.Unread.
 	Store64(&p.h.tail, p.tail)
 }
 
-// spread notes that the ring was written to up to an offset.
-func (p *Producer) spread(end uint32) {
+// announce is called before bytes up to offset end are published, if they are the first after a
+// restart or lie beyond those so far.
+func (p *Producer) announce(end uint64) {
+	if p.plain == 0 {
+		p.publishPlace()
+	}
+	end = min(end, p.mask+1) // they wrap
 	if p.owner != nil && p.high <= PageSize && end > PageSize {
 		p.owner.Spread()
 	}
-	p.high = end
+	p.high = max(p.high, uint32(end))
+	p.plain = p.high
 }
 
 // Write copies as much of b as there is space for, [PieceSize] at most, and publishes it.

@@ -47,7 +47,7 @@ func (r *pair) startAt(pos uint64, off int) {
 	r.p.mask = uint64(len(r.data) - 1)
 	r.p.head, r.p.tail, r.p.base = pos, pos+1, base
 	r.p.room, r.p.wall = uint64(len(r.data)), pos
-	r.p.high = uint32(off) + 1
+	r.p.high, r.p.plain = uint32(off)+1, 0
 	// The consumer's place is stale: it has to load the producer's.
 	r.c.head, r.c.tail, r.c.base = pos, pos, base-5
 	r.c.lent.Store(pos)
