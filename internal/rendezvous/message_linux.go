@@ -6,7 +6,7 @@ import "encoding/binary"
 const Magic = 0x74656e74 // "tnet"
 
 // Version is the version of the protocol and of the layout of shared memory.
-const Version = 3
+const Version = 4
 
 // The kinds of messages.
 const (
