@@ -33,6 +33,7 @@ func TestPeerLimits(t *testing.T) {
 		"Segments": {Segments: 2},
 		"Bytes":    {Bytes: 2 * largeSegments(t, 1)},
 		"Attached": {Attached: 2},
+		"Memory":   {Memory: 4 * ctnet.MinBuffer}, // two fifos a connection
 	} {
 		t.Run(name, func(t *testing.T) {
 			leakcheck.Check(t)

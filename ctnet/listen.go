@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"cutthrough.example/internal/hostnet"
+	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/syserr"
 )
 
@@ -62,13 +63,15 @@ type PeerLimits struct {
 	Conns     int   // connections, with those that were not accepted; 25,000
 	Segments  int   // mappings of the peer's shared memory; 2,048
 	Bytes     int64 // address space of these; 128 GiB, on 32-bit systems 1 GiB
+	Memory    int64 // what the connections' fifos may come to; half of AppConfig.MaxMemory
 }
 
 // fill replaces zeros by the defaults.
-func (p *PeerLimits) fill(backlog int) error {
+func (p *PeerLimits) fill(backlog int, app segpool.Limits) error {
 	if setDefault(&p.Attached, 256) && setDefault(&p.HalfOpens, backlog+64) &&
 		setDefault(&p.Conns, 25_000) && setDefault(&p.Segments, 2048) &&
-		setDefault(&p.Bytes, defaultBytes>>(^uint(0)>>63)) { // addresses are scarce on 32-bit systems
+		setDefault(&p.Bytes, defaultBytes>>(^uint(0)>>63)) && // addresses are scarce on 32-bit systems
+		setDefault(&p.Memory, app.Memory/2) {
 		return nil
 	}
 	return syserr.New(syscall.EINVAL, "a limit in PeerLimits is negative")
@@ -196,11 +199,11 @@ func (lc *ListenConfig) newListener(network string, addr net.Addr) (*Listener, e
 	if backlog == 0 {
 		backlog = DefaultBacklog
 	}
-	limits := lc.Peer
-	if err := limits.fill(backlog); err != nil {
+	app, limits := lc.App.app(), lc.Peer
+	if err := limits.fill(backlog, app.account.Limits()); err != nil {
 		return nil, err
 	}
-	l := &Listener{app: lc.App.app(), network: network, addr: addr, sizes: sz, allow: lc.Allow, peerLimits: limits}
+	l := &Listener{app: app, network: network, addr: addr, sizes: sz, allow: lc.Allow, peerLimits: limits}
 	l.backlog.init(backlog)
 	return l, nil
 }

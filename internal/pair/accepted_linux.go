@@ -50,7 +50,7 @@ func (s *server) admit(id uint32) {
 	slot.ToClient.Header.ResetProducer()
 	a := owner.Link()
 	a.owner, a.s, a.slot = owner, s, slot
-	owner.End().Init(slot.ToServer, slot.ToClient, a, s.host.options(o, raceKey(s.peerApp, number), first))
+	owner.End().Init(slot.ToServer, slot.ToClient, a, options(o, raceKey(s.peerApp, number), first, &s.peer.janitor))
 	s.conns.set(slot.ID, a)
 	s.place.Offer(owner)
 	// The dialer may have given up or died before the connection was in the table. Its
@@ -65,18 +65,14 @@ func (s *server) admit(id uint32) {
 // create asks the listener to make a connection, and counts it. first is the size with which
 // the connection's rings begin.
 func (s *server) create(from Dialer) (a Accepting, o stream.Options, first int, origin uint64, errno syscall.Errno) {
-	if s.peer.conns.Load() >= int64(s.door.peers.limits.Conns) {
+	first, err := s.peer.account.AddConn(s.table.Geometry())
+	if err != nil {
 		return nil, o, 0, 0, syscall.ENOBUFS
 	}
 	if a, o, origin, errno = s.place.Make(from); errno != 0 {
+		s.peer.account.RemoveConn(s.table.Geometry(), first)
 		return nil, o, 0, 0, errno
 	}
-	first, err := s.host.Account.AddConn(s.table.Geometry())
-	if err != nil {
-		s.place.Forget(a)
-		return nil, o, 0, 0, syscall.ENOBUFS
-	}
-	s.peer.conns.Add(1)
 	return a, o, first, origin, 0
 }
 
@@ -178,8 +174,7 @@ func (a *Accepted) LetGo() {
 	} else {
 		s.table.Free(a.slot)
 	}
-	s.peer.conns.Add(-1)
-	s.host.Account.ForgetConn(charged)
+	s.peer.account.ForgetConn(charged)
 	a.settle()
 	s.place.Forget(a.owner)
 	s.unref()

@@ -74,7 +74,7 @@ func (p *client) publish(slot segpool.Slot, first int, owner Dialing) *Dialed {
 	slot.ToServer.Header.ResetProducer()
 	slot.ToClient.Header.ResetConsumer()
 	slot.SetNumber(d.number)
-	o := p.host.options(owner.Options(), raceKey(p.host.ID, d.number), first)
+	o := options(owner.Options(), raceKey(p.host.ID, d.number), first, p.host.Janitor)
 	e.Init(slot.ToClient, slot.ToServer, d, o)
 	owner.Begin(&p.cred, p.addr)
 	e.Enter()

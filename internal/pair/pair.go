@@ -93,6 +93,7 @@ type PeerLimits struct {
 	Conns     int   // connections, with those
 	Segments  int   // of its memory that are mapped here
 	Bytes     int64 // address space of these
+	Memory    int64 // what the fifos hold
 }
 
 // A Place is a Listener as one pair has dialed it.

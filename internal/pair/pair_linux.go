@@ -173,8 +173,8 @@ func (p *pair) cut(e *stream.End) {
 }
 
 // options completes the options of an end whose rings begin with a size of first.
-func (h *Host) options(o stream.Options, raceKey uint64, first int) stream.Options {
-	o.RaceKey, o.First, o.Janitor = raceKey, first, h.Janitor
+func options(o stream.Options, raceKey uint64, first int, j *stream.Janitor) stream.Options {
+	o.RaceKey, o.First, o.Janitor = raceKey, first, j
 	return o
 }
 

@@ -4,22 +4,22 @@ import (
 	"container/list"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/stream"
 )
 
 // A peer is a process with which a listener has handshakes or pairs; processes of another user
 // are one peer together. What a peer can hold is limited, and so others can have the rest.
 type peer struct {
 	key     peerKey
-	account *segpool.Account // of its segments
+	account *segpool.Account // of its connections and segments
+	janitor stream.Janitor   // of its connections
 	closing foreign.Turns    // to close what it has sent, which it can make block
 	mapping foreign.Turns    // to map and unmap its memory
-	conns   atomic.Int64
 
 	refused chan struct{} // has an element for each channel that is being closed unheard
 
@@ -109,9 +109,16 @@ func (p *peers) enter(ch rendezvous.Channel, cred rendezvous.Cred) (*visitor, *p
 	key := keyOf(cred)
 	of := p.all[key]
 	if of == nil {
+		account := p.whole.Share(segpool.Limits{
+			Conns:    int64(p.limits.Conns),
+			Segments: int64(p.limits.Segments),
+			Bytes:    p.limits.Bytes,
+			Memory:   p.limits.Memory,
+		})
 		of = &peer{
 			key:     key,
-			account: p.whole.Share(int64(p.limits.Segments), p.limits.Bytes),
+			account: account,
+			janitor: stream.Janitor{Memory: account},
 			closing: foreign.NewTurns(closingTurns),
 			mapping: foreign.NewTurns(mappingTurns),
 			refused: make(chan struct{}, maxRefused),

@@ -31,7 +31,7 @@ type Memory struct {
 // Free unmaps the memory. No goroutine may use it any more.
 func (m *Memory) Free() { m.free(m.Bytes) }
 
-// Limits are the most that all connections of one application may use together.
+// Limits are the most that all connections of an application, or of a peer, may use together.
 type Limits struct {
 	Conns    int64
 	Segments int64
@@ -39,17 +39,22 @@ type Limits struct {
 	Memory   int64 // what the rings of fifos hold
 }
 
-// An Account counts what an application uses against its limits.
+// An Account counts what is used against limits.
 type Account struct {
-	limits                 Limits
-	conns, segments, bytes atomic.Int64
-	memory                 atomic.Int64
+	limits Limits
+	whole  *Account // counts it too; see Share
 
-	whole *Account // see Share
+	conns, segments, bytes, memory atomic.Int64
 }
 
 // NewAccount returns an account with the given limits.
 func NewAccount(l Limits) *Account { return &Account{limits: l} }
+
+// Share returns an account with limits of its own, which a counts too.
+func (a *Account) Share(l Limits) *Account { return &Account{limits: l, whole: a} }
+
+// Limits returns the limits.
+func (a *Account) Limits() Limits { return a.limits }
 
 // Usage returns what is in use.
 func (a *Account) Usage() Limits {
@@ -80,7 +85,7 @@ func charge(v *atomic.Int64, n, limit int64, what string) error {
 // begin, unless they are smaller: a small one if there is not memory for others. RemoveConn or
 // ForgetConn undoes it.
 func (a *Account) AddConn(g Geometry) (first int, err error) {
-	if err := charge(&a.conns, 1, a.limits.Conns, "connections"); err != nil {
+	if err := a.addConn(); err != nil {
 		return 0, err
 	}
 	first = ring.FirstSize
@@ -89,8 +94,8 @@ func (a *Account) AddConn(g Geometry) (first int, err error) {
 		return first, nil
 	}
 	first = ring.MinSize
-	if err := charge(&a.memory, int64(g.rings(first)), a.limits.Memory, "bytes of fifos"); err != nil {
-		a.conns.Add(-1)
+	if err := a.addMemory(g.rings(first)); err != nil {
+		a.removeConn()
 		return 0, err
 	}
 	return first, nil
@@ -103,21 +108,48 @@ func (a *Account) RemoveConn(g Geometry, first int) { a.ForgetConn(g.rings(first
 // and by Charge since.
 func (a *Account) ForgetConn(n int) {
 	a.Charge(-n)
-	a.conns.Add(-1)
+	a.removeConn()
 }
 
 // MayGrow reports whether there are n bytes of memory for a fifo to go faster. A quarter of
 // the limit is left to new connections, and to what has to be.
 func (a *Account) MayGrow(n int) bool {
-	return a.memory.Load()+int64(n) <= a.limits.Memory-a.limits.Memory/4
+	return a.memory.Load()+int64(n) <= a.limits.Memory-a.limits.Memory/4 && (a.whole == nil || a.whole.MayGrow(n))
 }
 
 // Charge counts n bytes of memory, which may be negative, whatever the limit is.
-func (a *Account) Charge(n int) { a.memory.Add(int64(n)) }
+func (a *Account) Charge(n int) {
+	for ; a != nil; a = a.whole {
+		a.memory.Add(int64(n))
+	}
+}
 
-// Share returns an account of segments that a counts too, with limits of its own.
-func (a *Account) Share(segments, bytes int64) *Account {
-	return &Account{limits: Limits{Segments: segments, Bytes: bytes}, whole: a}
+func (a *Account) addMemory(n int) error {
+	if err := charge(&a.memory, int64(n), a.limits.Memory, "bytes of fifos"); err != nil || a.whole == nil {
+		return err
+	}
+	err := a.whole.addMemory(n)
+	if err != nil {
+		a.memory.Add(-int64(n))
+	}
+	return err
+}
+
+func (a *Account) addConn() error {
+	if err := charge(&a.conns, 1, a.limits.Conns, "connections"); err != nil || a.whole == nil {
+		return err
+	}
+	err := a.whole.addConn()
+	if err != nil {
+		a.conns.Add(-1)
+	}
+	return err
+}
+
+func (a *Account) removeConn() {
+	for ; a != nil; a = a.whole {
+		a.conns.Add(-1)
+	}
 }
 
 func (a *Account) addSegment(size int) error {
@@ -137,10 +169,9 @@ func (a *Account) addSegment(size int) error {
 }
 
 func (a *Account) removeSegment(size int) {
-	a.segments.Add(-1)
-	a.bytes.Add(-int64(size))
-	if a.whole != nil {
-		a.whole.removeSegment(size)
+	for ; a != nil; a = a.whole {
+		a.segments.Add(-1)
+		a.bytes.Add(-int64(size))
 	}
 }
 

@@ -390,6 +390,52 @@ func TestPoolTrims(t *testing.T) {
 	}
 }
 
+// TestShare reaches each limit of an account that another one counts too, and of that one.
+func TestShare(t *testing.T) {
+	full := Limits{Conns: 2, Segments: 2, Bytes: 2 * int64(two.Size()), Memory: 2 * int64(two.rings(ring.MinSize))}
+	for _, tc := range []struct{ whole, share Limits }{{full, plenty}, {plenty, full}} {
+		whole := NewAccount(tc.whole)
+		a := whole.Share(tc.share)
+		require.Equal(t, tc.share, a.Limits())
+		for range 2 {
+			var firsts []int
+			for range 2 {
+				require.NoError(t, a.addSegment(two.Size()))
+				first, err := a.AddConn(two)
+				require.NoError(t, err)
+				firsts = append(firsts, first)
+			}
+			require.Equal(t, a.Usage(), whole.Usage())
+			before := a.Usage()
+			var le *LimitError
+			require.ErrorAs(t, a.addSegment(two.Size()), &le)
+			_, err := a.AddConn(two)
+			require.ErrorAs(t, err, &le)
+			require.False(t, a.MayGrow(1))
+			require.Equal(t, before, a.Usage())
+			require.Equal(t, before, whole.Usage())
+			for _, first := range firsts {
+				a.removeSegment(two.Size())
+				a.RemoveConn(two, first)
+			}
+			require.Zero(t, a.Usage())
+			require.Zero(t, whole.Usage())
+		}
+	}
+	// The memory alone.
+	whole := NewAccount(plenty)
+	a := whole.Share(Limits{Conns: 3, Memory: full.Memory})
+	for range 2 {
+		_, err := a.AddConn(two)
+		require.NoError(t, err)
+	}
+	_, err := a.AddConn(two)
+	var le *LimitError
+	require.ErrorAs(t, err, &le)
+	require.Equal(t, "bytes of fifos", le.What)
+	require.Equal(t, int64(2), whole.Usage().Conns)
+}
+
 func TestLimits(t *testing.T) {
 	size := int64(two.Size())
 	limit := func(err error, n int64) {
