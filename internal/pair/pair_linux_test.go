@@ -98,7 +98,7 @@ type listener struct {
 func (l *listener) Allows(c rendezvous.Cred) bool { return rendezvous.Trusted(c) }
 func (l *listener) Shared() bool                  { return false }
 func (l *listener) PeerLimits() PeerLimits {
-	return PeerLimits{Attached: 10, HalfOpens: 100, Conns: 1000, Segments: 100, Bytes: 1 << 40}
+	return PeerLimits{Attached: 10, HalfOpens: 100, Conns: 1000, Segments: 100, Bytes: 1 << 40, Memory: 1 << 40}
 }
 func (l *listener) Retire() { l.retired.Store(true) }
 

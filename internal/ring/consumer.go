@@ -242,9 +242,6 @@ func (c *Consumer) HasData(n int) bool { return c.h.tail.Load()-c.head > uint64(
 // after that look sees the request in [Producer.DataWanted], as both sides store before
 // they load.
 func (c *Consumer) RequestData() {
-	if c.held {
-		c.allow() // there may be memory now
-	}
 	c.wait.raise(&c.h.wantData)
 }
 

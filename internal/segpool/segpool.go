@@ -44,8 +44,19 @@ type Account struct {
 	limits Limits
 	whole  *Account // counts it too; see Share
 
-	conns, segments, bytes, memory atomic.Int64
+	segments, bytes atomic.Int64
+
+	// The connections, and the memory of their rings in units of the smallest ring: one
+	// step counts both, as each connection takes it.
+	conns atomic.Int64
 }
+
+// The parts of Account.conns.
+const (
+	oneConn    = 1 << 40
+	ringUnit   = ring.MinSize
+	memoryPart = oneConn - 1
+)
 
 // NewAccount returns an account with the given limits.
 func NewAccount(l Limits) *Account { return &Account{limits: l} }
@@ -58,7 +69,13 @@ func (a *Account) Limits() Limits { return a.limits }
 
 // Usage returns what is in use.
 func (a *Account) Usage() Limits {
-	return Limits{Conns: a.conns.Load(), Segments: a.segments.Load(), Bytes: a.bytes.Load(), Memory: a.memory.Load()}
+	conns := a.conns.Load()
+	return Limits{
+		Conns:    conns / oneConn,
+		Segments: a.segments.Load(),
+		Bytes:    a.bytes.Load(),
+		Memory:   conns & memoryPart * ringUnit,
+	}
 }
 
 // A LimitError says which limit was reached. It is syscall.ENOBUFS.
@@ -85,20 +102,35 @@ func charge(v *atomic.Int64, n, limit int64, what string) error {
 // begin, unless they are smaller: a small one if there is not memory for others. RemoveConn or
 // ForgetConn undoes it.
 func (a *Account) AddConn(g Geometry) (first int, err error) {
-	if err := a.addConn(); err != nil {
+	if a.addConn(g.rings(ring.FirstSize), true) == nil {
+		return ring.FirstSize, nil
+	}
+	if err := a.addConn(g.rings(ring.MinSize), false); err != nil {
 		return 0, err
 	}
-	first = ring.FirstSize
-	if n := g.rings(first); a.MayGrow(n) {
-		a.Charge(n)
-		return first, nil
+	return ring.MinSize, nil
+}
+
+// addConn counts a connection and n bytes of memory. It leaves a reserve, or not.
+func (a *Account) addConn(n int, reserve bool) (err error) {
+	most := a.limits.Memory
+	if reserve {
+		most = a.unreserved()
 	}
-	first = ring.MinSize
-	if err := a.addMemory(g.rings(first)); err != nil {
-		a.removeConn()
-		return 0, err
+	add := oneConn + int64(n)/ringUnit
+	now := a.conns.Add(add)
+	switch {
+	case now/oneConn > a.limits.Conns:
+		err = &LimitError{"connections", a.limits.Conns}
+	case now&memoryPart*ringUnit > most:
+		err = &LimitError{"bytes of fifos", a.limits.Memory}
+	case a.whole != nil:
+		err = a.whole.addConn(n, reserve)
 	}
-	return first, nil
+	if err != nil {
+		a.conns.Add(-add)
+	}
+	return err
 }
 
 // RemoveConn undoes AddConn, for a connection whose fifos were not used.
@@ -107,48 +139,25 @@ func (a *Account) RemoveConn(g Geometry, first int) { a.ForgetConn(g.rings(first
 // ForgetConn undoes AddConn and gives back n bytes: what the connection was charged with then,
 // and by Charge since.
 func (a *Account) ForgetConn(n int) {
-	a.Charge(-n)
-	a.removeConn()
+	for ; a != nil; a = a.whole {
+		a.conns.Add(-oneConn - int64(n)/ringUnit)
+	}
 }
 
-// MayGrow reports whether there are n bytes of memory for a fifo to go faster. A quarter of
-// the limit is left to new connections, and to what has to be.
+// unreserved returns up to which use of memory a fifo may grow to go faster. A quarter of the
+// limit is left to new connections, and to what has to be.
+func (a *Account) unreserved() int64 { return a.limits.Memory - a.limits.Memory/4 }
+
+// MayGrow reports whether there are n bytes of memory for a fifo to go faster.
 func (a *Account) MayGrow(n int) bool {
-	return a.memory.Load()+int64(n) <= a.limits.Memory-a.limits.Memory/4 && (a.whole == nil || a.whole.MayGrow(n))
+	used := a.conns.Load() & memoryPart * ringUnit
+	return used+int64(n) <= a.unreserved() && (a.whole == nil || a.whole.MayGrow(n))
 }
 
 // Charge counts n bytes of memory, which may be negative, whatever the limit is.
 func (a *Account) Charge(n int) {
 	for ; a != nil; a = a.whole {
-		a.memory.Add(int64(n))
-	}
-}
-
-func (a *Account) addMemory(n int) error {
-	if err := charge(&a.memory, int64(n), a.limits.Memory, "bytes of fifos"); err != nil || a.whole == nil {
-		return err
-	}
-	err := a.whole.addMemory(n)
-	if err != nil {
-		a.memory.Add(-int64(n))
-	}
-	return err
-}
-
-func (a *Account) addConn() error {
-	if err := charge(&a.conns, 1, a.limits.Conns, "connections"); err != nil || a.whole == nil {
-		return err
-	}
-	err := a.whole.addConn()
-	if err != nil {
-		a.conns.Add(-1)
-	}
-	return err
-}
-
-func (a *Account) removeConn() {
-	for ; a != nil; a = a.whole {
-		a.conns.Add(-1)
+		a.conns.Add(int64(n) / ringUnit)
 	}
 }
 

@@ -392,7 +392,7 @@ func TestPoolTrims(t *testing.T) {
 
 // TestShare reaches each limit of an account that another one counts too, and of that one.
 func TestShare(t *testing.T) {
-	full := Limits{Conns: 2, Segments: 2, Bytes: 2 * int64(two.Size()), Memory: 2 * int64(two.rings(ring.MinSize))}
+	full := Limits{Conns: 2, Segments: 2, Bytes: 2 * int64(two.Size()), Memory: 3 * int64(two.rings(ring.MinSize))}
 	for _, tc := range []struct{ whole, share Limits }{{full, plenty}, {plenty, full}} {
 		whole := NewAccount(tc.whole)
 		a := whole.Share(tc.share)
