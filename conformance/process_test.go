@@ -150,17 +150,19 @@ func splice(dst, src stream) {
 // echo sends back the bytes that it reads.
 func echo() {
 	ln := listen()
-	go func() {
-		for {
-			c, err := ln.Accept()
-			harness.Check(err)
-			go func() {
-				defer c.Close()
-				io.Copy(c, c)
-			}()
-		}
-	}()
+	go echoOn(ln)
 	untilStdinCloses(ln.Addr())
+}
+
+func echoOn(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		harness.Check(err)
+		go func() {
+			defer c.Close()
+			io.Copy(c, c)
+		}()
+	}
 }
 
 func TestConnTwoProcesses(t *testing.T) {

@@ -39,7 +39,8 @@ type AppConfig struct {
 	// reader keeps up, and gives its memory back when the connection is quiet. From three
 	// quarters of MaxMemory on fifos do not grow any more, and new connections begin with
 	// fifos of 4 KiB. Only a Peek or Reserve of more than a fifo holds still makes it
-	// larger.
+	// larger. Where vm.overcommit_memory is 2 connections between processes give nothing
+	// back, and MaxBytes limits their memory.
 	MaxMemory int64
 }
 

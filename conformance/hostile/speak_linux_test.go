@@ -269,7 +269,7 @@ func (c *client) welcomed() error {
 	if err := c.adopt(m, fds, 0); err != nil {
 		return err
 	}
-	c.geo, err = segpool.NewGeometry(int(m.ToServer), int(m.ToClient))
+	c.geo, err = segpool.SharedGeometry(int(m.ToServer), int(m.ToClient))
 	if err != nil {
 		return err
 	}
@@ -454,7 +454,7 @@ func greet(ch rendezvous.Channel, step func(string)) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.geo, err = segpool.NewGeometry(ring.MinSize, ring.MinSize)
+	s.geo, err = segpool.SharedGeometry(ring.MinSize, ring.MinSize)
 	if err != nil {
 		return nil, err
 	}

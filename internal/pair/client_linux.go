@@ -150,7 +150,7 @@ func (h *Host) attachOnce(ctx context.Context, key clientKey, remote net.Addr) (
 		return nil, err
 	}
 	unlimited := ch.LimitHandshake(ctx)
-	p, err := h.sayHello(ch, cred, key, remote, unlimited)
+	p, err := h.sayHello(ctx, ch, cred, key, remote, unlimited)
 	if err != nil {
 		unlimited()
 		h.end(ch)
@@ -178,7 +178,7 @@ func (h *Host) attachError(ctx context.Context, err error) error {
 
 // sayHello does the client's handshake. It calls unlimited after the server's answer; if that
 // returns false, the context has ended.
-func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientKey, remote net.Addr, unlimited func() bool) (*client, error) {
+func (h *Host) sayHello(ctx context.Context, ch rendezvous.Channel, cred rendezvous.Cred, key clientKey, remote net.Addr, unlimited func() bool) (*client, error) {
 	var held holdings
 	defer held.undo()
 	worker, number, sleepFD, err := h.worker()
@@ -222,7 +222,12 @@ func (h *Host) sayHello(ch rendezvous.Channel, cred rendezvous.Cred, key clientK
 		return nil, err
 	}
 	held.add(p.disown)
-	g, err := segpool.NewGeometry(int(welcome.ToServer), int(welcome.ToClient))
+	securing, cancel := context.WithTimeout(ctx, rendezvous.HandshakeTimeout)
+	defer cancel()
+	if err := block.Secure(securing, blockFD); err != nil {
+		return nil, err
+	}
+	g, err := segpool.SharedGeometry(int(welcome.ToServer), int(welcome.ToClient))
 	if err != nil {
 		return nil, rendezvous.ErrProtocol
 	}
@@ -435,28 +440,44 @@ func (p *client) addSegment() error {
 		m.Free()
 		return ErrRetired
 	}
-	timeout := time.NewTimer(rendezvous.HandshakeTimeout)
-	defer timeout.Stop()
-	select {
-	case errno, ok := <-p.added:
-		if !ok {
-			m.Free()
-			return ErrRetired
-		}
-		if errno != 0 {
-			m.Free()
-			return errno
-		}
-	case <-timeout.C:
+	if err := p.awaitAdded(); err != nil {
 		m.Free()
-		p.hangUp()
-		return rendezvous.ErrSilent
+		return err
+	}
+	securing, cancel := context.WithTimeout(context.Background(), rendezvous.HandshakeTimeout)
+	defer cancel()
+	if err := m.Secure(securing, fd); err != nil {
+		m.Free()
+		p.drop(k) // the server has it
+		if err == os.ErrDeadlineExceeded {
+			err = rendezvous.ErrSilent
+		}
+		return err
 	}
 	if err := p.pool.Add(k, m); err != nil {
 		p.drop(k) // the server has it
 		return err
 	}
 	return nil
+}
+
+// awaitAdded waits for the answer to an add.
+func (p *client) awaitAdded() error {
+	timeout := time.NewTimer(rendezvous.HandshakeTimeout)
+	defer timeout.Stop()
+	select {
+	case errno, ok := <-p.added:
+		switch {
+		case !ok:
+			return ErrRetired
+		case errno != 0:
+			return errno
+		}
+		return nil
+	case <-timeout.C:
+		p.hangUp()
+		return rendezvous.ErrSilent
+	}
 }
 
 // gone implements member.

@@ -228,7 +228,7 @@ func (d *Door) answer(v *visitor, hello rendezvous.Message, fds foreign.FDs) (*s
 	if err != nil {
 		return nil, err
 	}
-	g, err := segpool.NewGeometry(sz.ToServer, sz.ToClient)
+	g, err := segpool.SharedGeometry(sz.ToServer, sz.ToClient)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ type Memory struct {
 	Bytes []byte
 
 	trim func([]byte) // of whole pages
+	kept bool         // all pages are there and stay, see Strict
 	free func([]byte)
 }
 

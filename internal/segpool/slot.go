@@ -27,13 +27,19 @@ type Geometry struct {
 // NewGeometry returns the geometry for fifos of the given sizes, which must be
 // powers of two from ring.MinSize to ring.MaxSize.
 func NewGeometry(toServer, toClient int) (Geometry, error) {
+	return newGeometry(toServer, toClient, segmentBytes)
+}
+
+// newGeometry is NewGeometry for segments that have at most the given bytes of data areas, or a
+// single slot.
+func newGeometry(toServer, toClient, most int) (Geometry, error) {
 	for _, n := range []int{toServer, toClient} {
 		if n < ring.MinSize || n > ring.MaxSize || n&(n-1) != 0 {
 			return Geometry{}, fmt.Errorf("no fifo has %d bytes", n)
 		}
 	}
 	slots := 1
-	for slots < maxSegmentSlots && 2*slots*(toServer+toClient) <= segmentBytes {
+	for slots < maxSegmentSlots && 2*slots*(toServer+toClient) <= most {
 		slots *= 2
 	}
 	return Geometry{toServer, toClient, slots}, nil
