@@ -35,11 +35,10 @@ type AppConfig struct {
 
 	// MaxMemory is how many bytes the application's fifos may come to take of memory. The
 	// default is a quarter of what the process may have: the limit of its control group,
-	// where there is one, or else the machine's memory. A fifo begins small, grows as its
-	// reader keeps up, and gives its memory back when the connection is quiet. From three
-	// quarters of MaxMemory on fifos do not grow any more, and new connections begin with
-	// fifos of 4 KiB. Only a Peek or Reserve of more than a fifo holds still makes it
-	// larger. Where vm.overcommit_memory is 2 connections between processes give nothing
+	// where there is one, or else the machine's memory. A fifo begins with 4 KiB, grows as
+	// its reader keeps up, and gives its memory back when the connection is quiet. From
+	// three quarters of MaxMemory on fifos do not grow any more. Only a Peek or Reserve of
+	// more than a fifo holds still makes it larger. Where vm.overcommit_memory is 2 connections between processes give nothing
 	// back, and MaxBytes limits their memory.
 	MaxMemory int64
 }

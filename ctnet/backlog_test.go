@@ -48,7 +48,7 @@ func newFakeIncoming() *fakeIncoming {
 	tx := ring.Fifo{Header: new(ring.Header), Data: make([]byte, 64)}
 	h.conn.end.Init(rx, tx, h, stream.Options{})
 	h.conn.remote = fakeAddr{nil, h}
-	h.dialer.Init(tx.Header, tx.Data, 64, nil)
+	h.dialer.Init(tx.Header, tx.Data, nil)
 	return h
 }
 

@@ -13,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cutthrough.example/internal/segpool"
 	"github.com/stretchr/testify/require"
 )
 
@@ -245,11 +244,8 @@ func TestLocalAcceptNotGivenUp(t *testing.T) {
 	a := newTestApp(t, AppConfig{})
 	ln, err := (&ListenConfig{App: a}).Listen(t.Context(), "ct", t.Name())
 	require.NoError(t, err)
-	g, err := segpool.NewGeometry(sizes{}.decide(sizes{}))
-	require.NoError(t, err)
-	first, err := a.a.account.AddConn(g)
-	require.NoError(t, err)
-	p, err := a.a.newLocalPair(ln.(*Listener), ctTarget(t.Name()), g, first)
+	require.NoError(t, a.a.account.AddConn())
+	p, err := a.a.newLocalPair(ln.(*Listener), ctTarget(t.Name()), sizes{})
 	require.NoError(t, err)
 	require.True(t, p.decide(givenUp))
 	p.client.end.Abort()

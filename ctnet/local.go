@@ -97,17 +97,12 @@ func (p *localPair) decide(verdict uint32) bool {
 
 // dialLocal connects to a listener of the same application.
 func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (*Conn, error) {
-	g, err := segpool.NewGeometry(l.sizes.decide(ask))
-	if err != nil {
+	if err := a.account.AddConn(); err != nil {
 		return nil, err
 	}
-	first, err := a.account.AddConn(g)
+	p, err := a.newLocalPair(l, t, ask)
 	if err != nil {
-		return nil, err
-	}
-	p, err := a.newLocalPair(l, t, g, first)
-	if err != nil {
-		a.account.RemoveConn(g, first)
+		a.account.RemoveConn()
 		return nil, err
 	}
 	l.backlog.offer(p, &l.local)
@@ -133,11 +128,14 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (
 	return &p.client, nil
 }
 
-// newLocalPair makes a connection whose rings begin with a size of first.
-func (a *app) newLocalPair(l *Listener, t target, g segpool.Geometry, first int) (*localPair, error) {
+func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error) {
 	accepted := l.answers(t.name)
 	if accepted == nil {
 		return nil, rendezvous.ErrNobody
+	}
+	g, err := segpool.NewGeometry(l.sizes.decide(ask))
+	if err != nil {
+		return nil, err
 	}
 	pool, slot, err := a.allocLocal(g)
 	if err != nil {
@@ -158,7 +156,7 @@ func (a *app) newLocalPair(l *Listener, t target, g segpool.Geometry, first int)
 	p.client.local, p.client.remote, p.client.cred = dialer, t.addr, ownCred()
 	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
 	p.junction.Join(&p.client.end, &p.server.end, slot.ToServer, slot.ToClient, p,
-		stream.Options{RaceKey: key, TCP: isTCP(accepted), First: first, Janitor: &a.janitor})
+		stream.Options{RaceKey: key, TCP: isTCP(accepted), Janitor: &a.janitor})
 	if !a.addLocal(p) {
 		p.free()
 		return nil, net.ErrClosed

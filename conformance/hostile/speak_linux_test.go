@@ -345,8 +345,8 @@ func (c *client) ask(code uint32, step func(string)) (*conn, error) {
 	slot.ToServer.Header.ResetProducer()
 	slot.ToClient.Header.ResetConsumer()
 	slot.SetNumber(uint64(slot.ID))
-	n.tx.Init(slot.ToServer.Header, slot.ToServer.Data, ring.FirstSize, nil)
-	n.rx.Init(slot.ToClient.Header, slot.ToClient.Data, ring.FirstSize, nil)
+	n.tx.Init(slot.ToServer.Header, slot.ToServer.Data, nil)
+	n.rx.Init(slot.ToClient.Header, slot.ToClient.Data, nil)
 	slot.SayClient(code)
 	step("said")
 	n.notify()
@@ -546,8 +546,8 @@ func (s *server) newConn(slot segpool.Slot, mem []byte, at int) *conn {
 	c := &conn{s: &s.side, mem: mem, at: at, slot: slot}
 	slot.ToServer.Header.ResetConsumer()
 	slot.ToClient.Header.ResetProducer()
-	c.rx.Init(slot.ToServer.Header, slot.ToServer.Data, ring.FirstSize, nil)
-	c.tx.Init(slot.ToClient.Header, slot.ToClient.Data, ring.FirstSize, nil)
+	c.rx.Init(slot.ToServer.Header, slot.ToServer.Data, nil)
+	c.tx.Init(slot.ToClient.Header, slot.ToClient.Data, nil)
 	return c
 }
 

@@ -38,7 +38,7 @@ func (s *server) admit(id uint32) {
 		return
 	}
 	number := slot.Number()
-	owner, o, first, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: &s.cred})
+	owner, o, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: &s.cred})
 	if errno != 0 {
 		s.table.Refuse(slot, uint32(errno), func() { s.tell(slot) })
 		return
@@ -50,7 +50,7 @@ func (s *server) admit(id uint32) {
 	slot.ToClient.Header.ResetProducer()
 	a := owner.Link()
 	a.owner, a.s, a.slot = owner, s, slot
-	owner.End().Init(slot.ToServer, slot.ToClient, a, options(o, raceKey(s.peerApp, number), first, &s.peer.janitor))
+	owner.End().Init(slot.ToServer, slot.ToClient, a, options(o, raceKey(s.peerApp, number), &s.peer.janitor))
 	s.conns.set(slot.ID, a)
 	s.place.Offer(owner)
 	// The dialer may have given up or died before the connection was in the table. Its
@@ -62,18 +62,16 @@ func (s *server) admit(id uint32) {
 	}
 }
 
-// create asks the listener to make a connection, and counts it. first is the size with which
-// the connection's rings begin.
-func (s *server) create(from Dialer) (a Accepting, o stream.Options, first int, origin uint64, errno syscall.Errno) {
-	first, err := s.peer.account.AddConn(s.table.Geometry())
-	if err != nil {
-		return nil, o, 0, 0, syscall.ENOBUFS
+// create asks the listener to make a connection, and counts it.
+func (s *server) create(from Dialer) (a Accepting, o stream.Options, origin uint64, errno syscall.Errno) {
+	if s.peer.account.AddConn() != nil {
+		return nil, o, 0, syscall.ENOBUFS
 	}
 	if a, o, origin, errno = s.place.Make(from); errno != 0 {
-		s.peer.account.RemoveConn(s.table.Geometry(), first)
-		return nil, o, 0, 0, errno
+		s.peer.account.RemoveConn()
+		return nil, o, 0, errno
 	}
-	return a, o, first, origin, 0
+	return a, o, origin, 0
 }
 
 // notified is called for an event of the connection.

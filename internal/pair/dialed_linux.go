@@ -24,32 +24,30 @@ type Dialed struct {
 // there, awaits the server's answer, and resolves it into a result.
 func (p *client) connect(ctx context.Context, owner Dialing) error {
 	p.uses.Add(1)
-	slot, first, err := p.reserve(ctx)
+	slot, err := p.reserve(ctx)
 	if err != nil {
 		return err
 	}
-	d := p.publish(slot, first, owner)
+	d := p.publish(slot, owner)
 	defer owner.End().Leave()
 	d.awaitAnswer(ctx)
 	return d.resolve(ctx)
 }
 
-// reserve counts a connection, adds a reference to the pair, and allocates a slot. first is the
-// size with which the connection's rings begin.
-func (p *client) reserve(ctx context.Context) (slot segpool.Slot, first int, err error) {
-	g := p.pool.Geometry()
-	if first, err = p.host.Account.AddConn(g); err != nil {
-		return slot, 0, err
+// reserve counts a connection, adds a reference to the pair, and allocates a slot.
+func (p *client) reserve(ctx context.Context) (slot segpool.Slot, err error) {
+	if err = p.host.Account.AddConn(); err != nil {
+		return slot, err
 	}
 	if !p.ref() {
-		p.host.Account.RemoveConn(g, first)
-		return slot, 0, ErrRetired
+		p.host.Account.RemoveConn()
+		return slot, ErrRetired
 	}
 	if slot, err = p.alloc(ctx); err != nil {
 		p.unref()
-		p.host.Account.RemoveConn(g, first)
+		p.host.Account.RemoveConn()
 	}
-	return slot, first, err
+	return slot, err
 }
 
 // alloc allocates a slot of the pool, which grows if there is no free one.
@@ -68,13 +66,13 @@ func (p *client) alloc(ctx context.Context) (segpool.Slot, error) {
 
 // publish makes the connection, and asks the server for it. It enters the end, so that the
 // slot stays even if [Host.Close] closes the connection.
-func (p *client) publish(slot segpool.Slot, first int, owner Dialing) *Dialed {
+func (p *client) publish(slot segpool.Slot, owner Dialing) *Dialed {
 	d, e := owner.Link(), owner.End()
 	d.owner, d.p, d.slot, d.number = owner, p, slot, p.host.Numbers.Add(1)
 	slot.ToServer.Header.ResetProducer()
 	slot.ToClient.Header.ResetConsumer()
 	slot.SetNumber(d.number)
-	o := options(owner.Options(), raceKey(p.host.ID, d.number), first, p.host.Janitor)
+	o := options(owner.Options(), raceKey(p.host.ID, d.number), p.host.Janitor)
 	e.Init(slot.ToClient, slot.ToServer, d, o)
 	owner.Begin(&p.cred, p.addr)
 	e.Enter()

@@ -172,9 +172,9 @@ func (p *pair) cut(e *stream.End) {
 	}
 }
 
-// options completes the options of an end whose rings begin with a size of first.
-func options(o stream.Options, raceKey uint64, first int, j *stream.Janitor) stream.Options {
-	o.RaceKey, o.First, o.Janitor = raceKey, first, j
+// options completes the options of an end.
+func options(o stream.Options, raceKey uint64, j *stream.Janitor) stream.Options {
+	o.RaceKey, o.Janitor = raceKey, j
 	return o
 }
 

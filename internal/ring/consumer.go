@@ -21,7 +21,6 @@ type Consumer struct {
 	lent atomic.Uint64 // the position up to which bytes count as read; see Lend
 
 	high    uint32 // the highest offset that was read
-	first   uint8  // the logarithm of the largest ring that the producer begins with
 	stopped bool   // the tail is not loaded any more; see Stop
 	held    bool   // the ring may not grow as it is
 
@@ -33,43 +32,37 @@ type Consumer struct {
 }
 
 // Init makes c the reading end of the fifo with header h over data, whose length is a
-// power of two. The fifo is new: its positions are 0. The producer may begin with a ring of
-// first bytes, a power of two. o was charged for them already. A nil owner allows the producer everything.
-func (c *Consumer) Init(h *Header, data []byte, first int, o Owner) {
-	first = min(first, len(data))
-	*c = Consumer{h: h, data: data, mask: uint64(first - 1), owner: o, first: uint8(bits.Len(uint(first - 1)))}
+// power of two. The fifo is new: its positions are 0. o was charged for a ring of [MinSize]
+// already. A nil owner allows the producer everything, and is charged nothing.
+func (c *Consumer) Init(h *Header, data []byte, o Owner) {
+	size := min(len(data), MinSize)
+	*c = Consumer{h: h, data: data, mask: uint64(size - 1), owner: o}
 	if o != nil {
-		c.charged.Store(uint32(first))
+		c.charged.Store(uint32(size))
 	}
-	// Most rings begin with that size. Nothing is read before the first look at the place.
 	h.seen.Store(uint32(bits.Len64(c.mask)))
-	if o == nil {
-		c.allow()
-		return
-	}
-	// Whether there is memory for more is asked when it matters: a short connection's bytes
-	// fit anyhow.
-	c.held = first < len(data)
-	h.allow.Store(uint32(bits.Len64(c.mask)))
+	c.allow()
 }
 
-// allow says how large the producer may make its ring. That is one step more than the ring
-// has, so that all fifos together do not grow much further than their
-// owner wants. A producer that has to make the ring larger, because a single call needs it,
-// does not ask; nor does one that has loaded the word before. So a ring that is larger than
-// allowed is nothing to complain of, and is charged to the owner like any other.
+// allow says how large the producer may make its ring: [EasySize], or one step more than the
+// ring has, so that all fifos together do not grow much further than their owner wants. A
+// producer that has to make the ring larger, because a single call needs it, does not ask; nor
+// does one that has loaded the word before. So a ring that is larger than allowed is nothing to
+// complain of, and is charged to the owner like any other.
 func (c *Consumer) allow() {
-	size := max(int(c.mask+1), 1<<c.first)
-	switch {
-	case c.owner == nil:
-		size = len(c.data)
-	case size < len(c.data):
-		c.held = !c.owner.MayGrow(size)
-		if !c.held {
-			size *= 2
+	size := int(c.mask + 1)
+	most := size
+	for _, n := range [...]int{EasySize, 2 * size} {
+		if n = min(n, len(c.data)); n > size && (c.owner == nil || c.owner.MayGrow(n-size)) {
+			most = n
+			break
 		}
 	}
-	if log := uint32(bits.Len(uint(size - 1))); c.h.allow.Load() != log {
+	if c.owner == nil {
+		most = len(c.data)
+	}
+	c.held = most == size && size < len(c.data)
+	if log := uint32(bits.Len(uint(most - 1))); c.h.allow.Load() != log {
 		c.h.allow.Store(log)
 	}
 }
@@ -150,7 +143,7 @@ func (c *Consumer) Settle() (large bool) {
 	if size := uint32(1) << min(log, 31); size >= MinSize && size < c.charged.Load() && c.h.Empty() {
 		c.charge(uint64(size - 1))
 	}
-	return c.charged.Load() > 1<<c.first
+	return c.charged.Load() > MinSize
 }
 
 // Moved returns a number that changes with each publish and each release. Any goroutine may

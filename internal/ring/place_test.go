@@ -16,11 +16,11 @@ func (a *account) MayGrow(n int) bool { return a.used+n <= a.limit }
 func (a *account) Charge(n int)       { a.used += n }
 func (a *account) Spread()            { a.spread++ }
 
-// newGrowing returns a fifo whose ring begins with first bytes.
-func newGrowing(size, first int, p, c Owner) *pair {
+// newGrowing returns a fifo with owners.
+func newGrowing(size int, p, c Owner) *pair {
 	r := &pair{h: new(Header), data: make([]byte, size)}
-	r.c.Init(r.h, r.data, first, c)
-	r.p.Init(r.h, r.data, first, p)
+	r.c.Init(r.h, r.data, c)
+	r.p.Init(r.h, r.data, p)
 	return r
 }
 
@@ -57,7 +57,7 @@ func TestResize(t *testing.T) {
 	const size = 32 << 10
 	for seed := range uint64(200) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		r := newGrowing(size, MinSize, nil, nil)
+		r := newGrowing(size, nil, nil)
 		for range 300 {
 			n := rnd.IntN(100)
 			if rnd.IntN(2) == 0 {
@@ -105,23 +105,23 @@ func TestResize(t *testing.T) {
 // TestWall has the producer write all that it may after the ring became larger with bytes that
 // wrap, while the consumer does not know of it: it reads them where they were.
 func TestWall(t *testing.T) {
-	r := newGrowing(4*MinSize, MinSize, nil, nil)
-	r.write(t, MinSize)
+	r := newGrowing(4*EasySize, nil, nil)
+	r.write(t, EasySize)
 	r.read(t, 1000)
 	r.write(t, 1000)
-	_, err := r.c.Buffered(MinSize) // all of it, where it is
+	_, err := r.c.Buffered(EasySize) // all of it, where it is
 	require.NoError(t, err)
 	r.p.grow()
-	r.write(t, 8*MinSize)
-	require.Equal(t, 2*MinSize-1000, len(r.q))
+	r.write(t, 8*EasySize)
+	require.Equal(t, 2*EasySize-1000, len(r.q))
 	require.False(t, r.p.HasSpace(1))
-	b := make([]byte, MinSize)
+	b := make([]byte, EasySize)
 	r.c.Copy(b)
-	require.Equal(t, r.q[:MinSize], b)
+	require.Equal(t, r.q[:EasySize], b)
 	r.read(t, 500)
 	require.True(t, r.p.HasSpace(0))
 	require.False(t, r.p.HasSpace(501))
-	_, err = r.c.Buffered(2 * MinSize) // it looks
+	_, err = r.c.Buffered(2 * EasySize) // it looks
 	require.NoError(t, err)
 	require.True(t, r.p.HasSpace(1500))
 	r.write(t, 1500)
@@ -131,10 +131,10 @@ func TestWall(t *testing.T) {
 // TestNoWall makes a ring larger whose bytes don't wrap: all of it can be written, although the
 // consumer does not look. A wall of an earlier growth stays.
 func TestNoWall(t *testing.T) {
-	const size = 8 * MinSize
-	r := newGrowing(size, MinSize, nil, nil)
-	r.write(t, MinSize)
-	r.read(t, MinSize-1)
+	const size = 8 * EasySize
+	r := newGrowing(size, nil, nil)
+	r.write(t, EasySize)
+	r.read(t, EasySize-1)
 	free, err := r.p.Space(size - 1)
 	require.NoError(t, err)
 	require.Equal(t, size-1, free)
@@ -142,16 +142,16 @@ func TestNoWall(t *testing.T) {
 	require.Len(t, r.q, size)
 	r.empty(t)
 
-	r = newGrowing(size, MinSize, nil, nil)
-	r.write(t, MinSize)
+	r = newGrowing(size, nil, nil)
+	r.write(t, EasySize)
 	r.read(t, 1000)
 	r.write(t, 1000)
-	_, err = r.c.Buffered(MinSize)
+	_, err = r.c.Buffered(EasySize)
 	require.NoError(t, err)
 	r.p.grow() // these wrap
 	r.p.grow() // and do not now
 	r.write(t, size)
-	require.Len(t, r.q, 4*MinSize-1000)
+	require.Len(t, r.q, 4*EasySize-1000)
 	r.empty(t)
 }
 
@@ -172,15 +172,15 @@ func (r *pair) stream(t testing.TB, n int) {
 // that don't.
 func TestGrow(t *testing.T) {
 	const size = 1 << 20
-	r := newGrowing(size, FirstSize, nil, nil)
-	require.Equal(t, FirstSize, r.p.Ring())
+	r := newGrowing(size, nil, nil)
+	require.Equal(t, MinSize, r.p.Ring())
 	r.write(t, size)
-	require.Len(t, r.q, FirstSize, "a reader that does nothing")
+	require.Len(t, r.q, EasySize, "a reader that does nothing")
 	for range 20 { // a ring each time
-		r.p.lap.at -= FirstSize * quick // as if so much time had passed
+		r.p.lap.at -= EasySize * quick // as if so much time had passed
 		r.empty(t)
 		r.write(t, size)
-		require.Len(t, r.q, FirstSize, "a reader that is slow")
+		require.Len(t, r.q, EasySize, "a reader that is slow")
 	}
 	// A reader that takes all and waits keeps up, however long that takes.
 	r.empty(t)
@@ -189,8 +189,8 @@ func TestGrow(t *testing.T) {
 	require.True(t, r.p.DataWanted())
 	r.c.DropRequest()
 	r.write(t, size)
-	r.p.lap.at -= FirstSize * quick
-	require.Len(t, r.q, 2*FirstSize)
+	r.p.lap.at -= EasySize * quick
+	require.Len(t, r.q, 2*EasySize)
 	for i := 0; r.p.Ring() < size; i++ {
 		require.Less(t, i, 10)
 		r.p.lap.at = time.Since(epoch) // this machine may be slow
@@ -203,14 +203,14 @@ func TestGrow(t *testing.T) {
 	unused, ok := r.p.Shrink()
 	require.True(t, ok)
 	require.Len(t, unused, size-PageSize)
-	require.Equal(t, FirstSize, r.p.Ring())
+	require.Equal(t, MinSize, r.p.Ring())
 	r.stream(t, 1000)
 }
 
 // TestStarving has a consumer that waits for more than the ring holds.
 func TestStarving(t *testing.T) {
 	poor := &account{}
-	r := newGrowing(4*MinSize, MinSize, poor, poor)
+	r := newGrowing(4*MinSize, poor, poor)
 	r.c.RequestData()
 	r.write(t, 3000)
 	require.True(t, r.p.DataWanted())
@@ -237,14 +237,13 @@ func TestOwners(t *testing.T) {
 	quick := func(r *pair) {
 		for range 20 {
 			r.write(t, size)
-			r.p.lap.at = time.Since(epoch)
 			r.empty(t)
 		}
 	}
 	for name, limits := range map[string][2]int{"producer": {5 * MinSize, 1 << 30}, "consumer": {1 << 30, 5 * MinSize}} {
 		t.Run(name, func(t *testing.T) {
 			p, c := &account{used: MinSize, limit: limits[0]}, &account{used: MinSize, limit: limits[1]}
-			r := newGrowing(size, MinSize, p, c)
+			r := newGrowing(size, p, c)
 			quick(r)
 			require.Equal(t, 4*MinSize, r.p.Ring())
 			require.Equal(t, 4*MinSize, p.used)
@@ -259,8 +258,6 @@ func TestOwners(t *testing.T) {
 			require.Equal(t, MinSize, p.used)
 			require.Equal(t, MinSize, c.used)
 			p.limit, c.limit = 1<<30, 1<<30
-			r.c.RequestData() // and there is memory again
-			r.c.DropRequest()
 			quick(r)
 			require.Equal(t, size, r.p.Ring())
 			// What one call needs is not forbidden.
@@ -272,9 +269,9 @@ func TestOwners(t *testing.T) {
 			require.Equal(t, size, n)
 		})
 	}
-	// The consumer says how small the ring is to begin with.
-	r := newGrowing(size, size, nil, nil)
-	r.c.Init(r.h, r.data, MinSize, &account{used: MinSize})
+	// A consumer without memory.
+	r := newGrowing(size, nil, nil)
+	r.c.Init(r.h, r.data, &account{used: MinSize})
 	r.write(t, size)
 	require.Len(t, r.q, MinSize)
 }

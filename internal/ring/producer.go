@@ -12,7 +12,7 @@ import (
 type Producer struct {
 	h    *Header
 	data []byte
-	mask uint64 // of the ring; 0 before there is one
+	mask uint64 // of the ring
 
 	tail uint64 // the position up to which bytes were published
 	base uint64 // the position at offset 0
@@ -22,13 +22,13 @@ type Producer struct {
 
 	high  uint32 // the highest offset that was written to, since the last Shrink
 	plain uint32 // up to which offset a publish is nothing but that: high, or 0 after a restart
-	first uint8  // the logarithm of the ring's size to begin with, or of the most that it may be
+	moved bool   // the place is not published yet
 
 	space request // wantSpace
 	want  answer  // wantData
 
 	owner  Owner
-	lap    *lap    // made when the fifo is first found full
+	lap    *lap    // made when a ring of EasySize or more is first found full
 	copier *copier // made at the first copy of leastAround bytes or more
 }
 
@@ -49,10 +49,11 @@ const quick = 500 * time.Nanosecond
 var epoch = time.Now().Add(-1)
 
 // Init makes p the writing end of the fifo with header h over data, whose length is a
-// power of two. The fifo is new: its positions are 0. The ring begins with first bytes, a power
-// of two, or fewer. o was charged for them already.
-func (p *Producer) Init(h *Header, data []byte, first int, o Owner) {
-	*p = Producer{h: h, data: data, owner: o, first: uint8(bits.Len(uint(min(first, len(data)) - 1)))}
+// power of two. The fifo is new: its positions are 0. o was charged for a ring of [MinSize]
+// already.
+func (p *Producer) Init(h *Header, data []byte, o Owner) {
+	size := min(len(data), MinSize)
+	*p = Producer{h: h, data: data, mask: uint64(size - 1), room: uint64(size), moved: true, owner: o}
 }
 
 // look loads the consumer's head. The load pairs with the store in Consumer.release.
@@ -104,28 +105,16 @@ func (p *Producer) prepare(want int) (off uint64, free int, err error) {
 
 // makeRoom is the part of prepare that is seldom needed.
 func (p *Producer) makeRoom(want int) (off uint64, free int, err error) {
-	if p.mask == 0 {
-		p.begin()
-	} else if err := p.look(); err != nil {
+	if err := p.look(); err != nil {
 		return 0, 0, err
 	}
 	if p.head == p.tail {
 		p.restart()
 	}
-	if int(p.room-(p.tail-p.head)) < want && p.canGrow() && p.shouldGrow() {
+	for int(p.room-(p.tail-p.head)) < want && p.canGrow() && p.shouldGrow() {
 		p.grow()
 	}
 	return (p.tail - p.base) & p.mask, int(p.room - (p.tail - p.head)), nil
-}
-
-// begin chooses the first size of the ring. It is not done by Init, as the consumer may not
-// have said yet what it allows.
-func (p *Producer) begin() {
-	n := p.Ring()
-	if most := 1 << min(p.h.allow.Load(), 30); most < n {
-		n = max(most, MinSize)
-	}
-	p.resize(n)
 }
 
 // resize sets the ring's size, and tells the owner of it.
@@ -143,7 +132,7 @@ func (p *Producer) restart() {
 	p.base = p.tail
 	p.wall = p.tail
 	p.room = p.mask + 1
-	p.plain = 0
+	p.plain, p.moved = 0, true
 }
 
 // publishPlace lets the consumer see the ring. It comes before the tail of the first bytes
@@ -151,6 +140,7 @@ func (p *Producer) restart() {
 // Consumer.look. After a restart it comes just before that tail: a consumer that spins takes
 // the cache line back in between if it can.
 func (p *Producer) publishPlace() {
+	p.moved = false
 	p.h.place.Store(uint64(makePlace(p.mask, p.base)))
 }
 
@@ -176,20 +166,22 @@ func (p *Producer) shouldGrow() bool {
 	if p.Starves() {
 		return true // no byte would ever pass
 	}
+	if bits.Len64(p.mask) >= int(p.h.allow.Load()) || p.owner != nil && !p.owner.MayGrow(int(p.mask+1)) {
+		return false
+	}
+	if p.mask+1 < EasySize {
+		return true
+	}
 	now := time.Since(epoch)
 	if p.lap == nil {
 		p.lap = &lap{p.tail, now, p.want.given}
 	}
 	waited := p.want.given != p.lap.given
-	switch {
-	case !waited && now-p.lap.at > time.Duration(p.mask)*quick:
+	if !waited && now-p.lap.at > time.Duration(p.mask)*quick {
 		*p.lap = lap{p.tail, now, p.want.given}
 		return false
-	case p.tail-p.lap.tail <= p.mask:
-		return false
 	}
-	return bits.Len64(p.mask) < int(p.h.allow.Load()) &&
-		(p.owner == nil || p.owner.MayGrow(int(p.mask+1)))
+	return p.tail-p.lap.tail > p.mask
 }
 
 // grow makes the ring twice as large.
@@ -207,25 +199,24 @@ func (p *Producer) grow() {
 	p.base = p.head - off
 	p.measure()
 	p.publishPlace()
-	p.lap = &lap{p.tail, time.Since(epoch), p.want.given}
+	if p.lap != nil {
+		*p.lap = lap{p.tail, time.Since(epoch), p.want.given}
+	}
 }
 
-// Shrink makes the ring of an empty fifo as small as it was to begin with, and returns the
+// Shrink makes the ring of an empty fifo as small as can be, and returns the
 // part of the data area that nobody uses then, but for a page, if there is one: its pages can
 // be given back. It returns false if the fifo is not empty.
 //
 // The consumer has released every byte, so it reads none, and no view of it is out. It
 // reads again what comes with the next tail, and no producer writes meanwhile.
 func (p *Producer) Shrink() (unused []byte, ok bool) {
-	if p.mask == 0 {
-		return nil, true
-	}
 	if p.look() != nil || p.head != p.tail {
 		return nil, false
 	}
 	unused = p.data[min(PageSize, p.high):p.high]
-	p.high = 0
-	p.resize(min(p.Ring(), 1<<p.first))
+	p.high, p.lap = 0, nil
+	p.resize(min(len(p.data), MinSize))
 	p.restart()
 	p.publishPlace() // for Consumer.Settle
 	return unused, true
@@ -245,7 +236,7 @@ func (p *Producer) publish(off uint64, n int) {
 // announce is called before bytes up to offset end are published, if they are the first after a
 // restart or lie beyond those so far.
 func (p *Producer) announce(end uint64) {
-	if p.plain == 0 {
+	if p.moved {
 		p.publishPlace()
 	}
 	end = min(end, p.mask+1) // they wrap
@@ -259,9 +250,10 @@ func (p *Producer) announce(end uint64) {
 // Write copies as much of b as there is space for, [PieceSize] at most, and publishes it.
 // It returns 0 if the fifo is full.
 //
-// A Write that finds too little space makes the ring larger if a whole ring of bytes has passed
-// quickly, or the consumer has waited meanwhile, and neither side's owner nor the data area
-// forbids it; or if the consumer waits for more than the ring holds, which nobody forbids.
+// A Write that finds too little space makes the ring larger, if neither side's owner nor the
+// data area forbids it: up to [EasySize], and further if a whole ring of bytes has passed
+// quickly, or the consumer has waited meanwhile. It also does so if the consumer waits for more
+// than the ring holds, which nobody forbids.
 func (p *Producer) Write(b []byte) (int, error) {
 	if len(b) > PieceSize {
 		b = b[:PieceSize]
@@ -328,12 +320,7 @@ func (p *Producer) Empty() bool { return p.h.head.Load() == p.tail }
 func (p *Producer) Size() int { return len(p.data) }
 
 // Ring returns the size in bytes that the fifo has now, for which the owner is charged.
-func (p *Producer) Ring() int {
-	if p.mask == 0 {
-		return 1 << p.first
-	}
-	return int(p.mask + 1)
-}
+func (p *Producer) Ring() int { return int(p.mask + 1) }
 
 // Moved returns a number that changes with each publish and each release. Any goroutine may
 // call it, and Idle.

@@ -79,9 +79,9 @@ const (
 	MaxSize = 64 << 20
 )
 
-// FirstSize is the size of a ring to begin with, unless the fifo is smaller or there is
-// little memory left: what stays in a CPU's cache.
-const FirstSize = 64 << 10
+// EasySize is the size up to which a ring grows when a single write needs it: what stays in a
+// CPU's cache. Beyond that the reader has to keep up.
+const EasySize = 64 << 10
 
 // HeaderSize is the number of bytes of shared memory that a fifo needs in addition
 // to its data.

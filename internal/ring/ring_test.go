@@ -30,10 +30,12 @@ type pair struct {
 	next int // in pattern
 }
 
+// newPair returns a fifo whose ring has its full size.
 func newPair(size int) *pair {
-	r := &pair{h: new(Header), data: make([]byte, size)}
-	r.p.Init(r.h, r.data, size, nil)
-	r.c.Init(r.h, r.data, size, nil)
+	r := newGrowing(size, nil, nil)
+	for r.p.canGrow() {
+		r.p.grow()
+	}
 	return r
 }
 
@@ -520,8 +522,8 @@ func TestHeader(t *testing.T) {
 	r.c.RequestData()
 	r.h.ResetProducer()
 	r.h.ResetConsumer()
-	r.p.Init(r.h, r.data, 4096, nil)
-	r.c.Init(r.h, r.data, 4096, nil)
+	r.p.Init(r.h, r.data, nil)
+	r.c.Init(r.h, r.data, nil)
 	r.q = nil
 	fin, reset := r.c.Ended()
 	require.False(t, fin || reset || r.p.ConsumerClosed() || r.p.DataWanted() || r.c.AnySpaceWanted())

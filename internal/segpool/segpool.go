@@ -59,6 +59,9 @@ const (
 	memoryPart = oneConn - 1
 )
 
+// newRings is what both rings of a new connection hold.
+const newRings = 2 * ring.MinSize
+
 // NewAccount returns an account with the given limits.
 func NewAccount(l Limits) *Account { return &Account{limits: l} }
 
@@ -99,43 +102,26 @@ func charge(v *atomic.Int64, n, limit int64, what string) error {
 	return nil
 }
 
-// AddConn counts a connection with fifos as g says, and returns the size with which their rings
-// begin, unless they are smaller: a small one if there is not memory for others. RemoveConn or
-// ForgetConn undoes it.
-func (a *Account) AddConn(g Geometry) (first int, err error) {
-	if a.addConn(g.rings(ring.FirstSize), true) == nil {
-		return ring.FirstSize, nil
-	}
-	if err := a.addConn(g.rings(ring.MinSize), false); err != nil {
-		return 0, err
-	}
-	return ring.MinSize, nil
-}
-
-// addConn counts a connection and n bytes of memory. It leaves a reserve, or not.
-func (a *Account) addConn(n int, reserve bool) (err error) {
-	most := a.limits.Memory
-	if reserve {
-		most = a.unreserved()
-	}
-	add := oneConn + int64(n)/ringUnit
-	now := a.conns.Add(add)
+// AddConn counts a connection, whose rings are as small as can be.
+// RemoveConn or ForgetConn undoes it.
+func (a *Account) AddConn() (err error) {
+	now := a.conns.Add(oneConn + newRings/ringUnit)
 	switch {
 	case now/oneConn > a.limits.Conns:
 		err = &LimitError{"connections", a.limits.Conns}
-	case now&memoryPart*ringUnit > most:
+	case now&memoryPart*ringUnit > a.limits.Memory:
 		err = &LimitError{"bytes of fifos", a.limits.Memory}
 	case a.whole != nil:
-		err = a.whole.addConn(n, reserve)
+		err = a.whole.AddConn()
 	}
 	if err != nil {
-		a.conns.Add(-add)
+		a.conns.Add(-oneConn - newRings/ringUnit)
 	}
 	return err
 }
 
 // RemoveConn undoes AddConn, for a connection whose fifos were not used.
-func (a *Account) RemoveConn(g Geometry, first int) { a.ForgetConn(g.rings(first)) }
+func (a *Account) RemoveConn() { a.ForgetConn(newRings) }
 
 // ForgetConn undoes AddConn and gives back n bytes: what the connection was charged with then,
 // and by Charge since.

@@ -362,7 +362,7 @@ func TestPoolTrims(t *testing.T) {
 				}
 				if tc.unread {
 					var server ring.Producer
-					server.Init(s.ToClient.Header, s.ToClient.Data, trimmed, nil)
+					server.Init(s.ToClient.Header, s.ToClient.Data, nil)
 					server.Write([]byte{1})
 				}
 				up, down := byte(1), byte(1)
@@ -392,48 +392,50 @@ func TestPoolTrims(t *testing.T) {
 
 // TestShare reaches each limit of an account that another one counts too, and of that one.
 func TestShare(t *testing.T) {
-	full := Limits{Conns: 2, Segments: 2, Bytes: 2 * int64(two.Size()), Memory: 3 * int64(two.rings(ring.MinSize))}
-	for _, tc := range []struct{ whole, share Limits }{{full, plenty}, {plenty, full}} {
-		whole := NewAccount(tc.whole)
-		a := whole.Share(tc.share)
-		require.Equal(t, tc.share, a.Limits())
-		for range 2 {
-			var firsts []int
+	size := int64(two.Size())
+	for what, full := range map[string]Limits{
+		"connections":       {Conns: 2, Segments: 9, Bytes: 9 * size, Memory: 9 * newRings},
+		"bytes of fifos":    {Conns: 9, Segments: 9, Bytes: 9 * size, Memory: 2 * newRings},
+		"segments":          {Conns: 9, Segments: 2, Bytes: 9 * size, Memory: 9 * newRings},
+		"bytes of segments": {Conns: 9, Segments: 9, Bytes: 2 * size, Memory: 9 * newRings},
+	} {
+		for _, tc := range []struct{ whole, share Limits }{{full, plenty}, {plenty, full}} {
+			whole := NewAccount(tc.whole)
+			a := whole.Share(tc.share)
+			require.Equal(t, tc.share, a.Limits())
 			for range 2 {
-				require.NoError(t, a.addSegment(two.Size()))
-				first, err := a.AddConn(two)
-				require.NoError(t, err)
-				firsts = append(firsts, first)
-			}
-			require.Equal(t, a.Usage(), whole.Usage())
-			before := a.Usage()
-			var le *LimitError
-			require.ErrorAs(t, a.addSegment(two.Size()), &le)
-			_, err := a.AddConn(two)
-			require.ErrorAs(t, err, &le)
-			require.False(t, a.MayGrow(1))
-			require.Equal(t, before, a.Usage())
-			require.Equal(t, before, whole.Usage())
-			for _, first := range firsts {
+				for range 2 {
+					require.NoError(t, a.addSegment(two.Size()))
+					require.NoError(t, a.AddConn())
+				}
+				want := Limits{Conns: 2, Segments: 2, Bytes: 2 * size, Memory: 2 * newRings}
+				require.Equal(t, want, a.Usage())
+				require.Equal(t, want, whole.Usage())
+				require.Equal(t, what != "bytes of fifos", a.MayGrow(1))
+				errSegment, errConn := a.addSegment(two.Size()), a.AddConn()
+				var le *LimitError
+				if errConn != nil {
+					require.NoError(t, errSegment)
+					require.ErrorAs(t, errConn, &le)
+					a.removeSegment(two.Size())
+				} else {
+					require.ErrorAs(t, errSegment, &le)
+					a.RemoveConn()
+				}
+				require.Equal(t, what, le.What)
+				require.Equal(t, want, a.Usage())
+				require.Equal(t, want, whole.Usage())
+				a.Charge(ringUnit)
+				require.Equal(t, want.Memory+ringUnit, whole.Usage().Memory)
+				a.ForgetConn(newRings + ringUnit)
+				a.RemoveConn()
 				a.removeSegment(two.Size())
-				a.RemoveConn(two, first)
+				a.removeSegment(two.Size())
+				require.Zero(t, a.Usage())
+				require.Zero(t, whole.Usage())
 			}
-			require.Zero(t, a.Usage())
-			require.Zero(t, whole.Usage())
 		}
 	}
-	// The memory alone.
-	whole := NewAccount(plenty)
-	a := whole.Share(Limits{Conns: 3, Memory: full.Memory})
-	for range 2 {
-		_, err := a.AddConn(two)
-		require.NoError(t, err)
-	}
-	_, err := a.AddConn(two)
-	var le *LimitError
-	require.ErrorAs(t, err, &le)
-	require.Equal(t, "bytes of fifos", le.What)
-	require.Equal(t, int64(2), whole.Usage().Conns)
 }
 
 func TestLimits(t *testing.T) {
@@ -462,15 +464,12 @@ func TestLimits(t *testing.T) {
 		limit(tab.Add(0, private(t, two)), n)
 		require.Equal(t, one, a.Usage())
 
-		first, err := a.AddConn(two)
-		require.NoError(t, err)
-		_, err = a.AddConn(two)
-		limit(err, 1)
+		require.NoError(t, a.AddConn())
+		limit(a.AddConn(), 1)
 		require.EqualValues(t, 1, a.Usage().Conns)
-		a.RemoveConn(two, first)
-		first, err = a.AddConn(two)
-		require.NoError(t, err)
-		a.RemoveConn(two, first)
+		a.RemoveConn()
+		require.NoError(t, a.AddConn())
+		a.RemoveConn()
 		p.Close()
 		require.Zero(t, a.Usage())
 	}

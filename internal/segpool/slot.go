@@ -48,10 +48,6 @@ func newGeometry(toServer, toClient, most int) (Geometry, error) {
 // Segments returns how many segments a pair can have.
 func (g Geometry) Segments() int { return MaxSlots / g.Slots }
 
-// rings returns how many bytes the rings of a connection hold that begin with a size of
-// first each, or the fifo's.
-func (g Geometry) rings(first int) int { return min(first, g.ToServer) + min(first, g.ToClient) }
-
 // headers returns the size of the part before the data areas.
 func (g Geometry) headers() int {
 	return (g.Slots*int(unsafe.Sizeof(slotHeader{})) + pageSize - 1) &^ (pageSize - 1)
@@ -186,8 +182,8 @@ type Used struct {
 func (s *Slot) Trim(b []byte) { s.seg.mem.trim(b[:len(b)&^(pageSize-1)]) }
 
 // trimmed is the most bytes of a data area that a connection can use and still leave its pages:
-// the pages of a ring that has not grown.
-const trimmed = ring.FirstSize
+// the pages of a ring that has not grown far.
+const trimmed = ring.EasySize
 
 // trim returns pages of the fifos to the system: all but the first, if more than trimmed bytes
 // were used. Both sides must have let go of the slot.

@@ -44,7 +44,7 @@ func eachMeeting(t *testing.T, size int, test func(t *testing.T, m meeting)) {
 	t.Run("apart", func(t *testing.T) { test(t, meeting{t, size, false}) })
 }
 
-// connect makes a connection. At the end of the test both ends are closed, and each must have let
+// connect makes a connection whose rings are as large as can be. At the end of the test both ends are closed, and each must have let
 // go of its fifos once.
 func (m meeting) connect() (c, s *End) {
 	c, s = new(End), new(End)
@@ -52,13 +52,17 @@ func (m meeting) connect() (c, s *End) {
 	var letGo func() int32
 	if m.joined {
 		r := new(ends)
-		new(Junction).Join(c, s, there, back, r, Options{First: m.size})
+		new(Junction).Join(c, s, there, back, r, Options{})
 		letGo = r.Load
 	} else {
 		toS, toC := &farPeer{other: s}, &farPeer{other: c}
-		c.Init(back, there, toS, Options{First: m.size})
-		s.Init(there, back, toC, Options{First: m.size})
+		c.Init(back, there, toS, Options{})
+		s.Init(there, back, toC, Options{})
 		letGo = func() int32 { return toS.Load() + toC.Load() }
+	}
+	for _, e := range []*End{c, s} {
+		_, err := e.tx.Space(m.size)
+		require.NoError(m.t, err)
 	}
 	m.t.Cleanup(func() {
 		for _, e := range []*End{c, s} {

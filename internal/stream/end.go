@@ -108,10 +108,8 @@ type Options struct {
 	RaceKey uint64
 	// TCP makes the first Write after the peer's Close succeed, as on a TCP socket.
 	TCP bool
-	// First is the size of the rings with which the fifos begin; 0 is ring.FirstSize. The
-	// Janitor's Memory was charged for both, once for the two ends of a Junction.
-	First int
-	// Janitor looks after the rings. Without one they grow as they like and stay so.
+	// Janitor looks after the rings. Without one they grow as they like and stay so. Its
+	// Memory was charged for two rings of ring.MinSize, once for the two ends of a Junction.
 	Janitor *Janitor
 }
 
@@ -124,14 +122,11 @@ func (e *End) Init(rx, tx ring.Fifo, p Peer, o Options) {
 	e.rd.waiters, e.wr.waiters = e.gate.waiters[reading], e.gate.waiters[writing]
 	e.peer = p
 	e.janitor = o.Janitor
-	if o.First == 0 {
-		o.First = ring.FirstSize
-	}
-	e.tx.Init(tx.Header, tx.Data, o.First, (*payer)(e))
+	e.tx.Init(tx.Header, tx.Data, (*payer)(e))
 	if e.joint() != nil {
-		e.rx.Init(rx.Header, rx.Data, o.First, nil) // the other end is charged
+		e.rx.Init(rx.Header, rx.Data, nil) // the other end is charged
 	} else {
-		e.rx.Init(rx.Header, rx.Data, o.First, (*payer)(e))
+		e.rx.Init(rx.Header, rx.Data, (*payer)(e))
 	}
 	e.raceKey, e.tcp = o.RaceKey, o.TCP
 }

@@ -36,8 +36,8 @@ func connectTidy(t *testing.T, size int) (c, s *End, toS, toC *trimmer, b *budge
 	there, back := newFifo(size), newFifo(size)
 	toS, toC = &trimmer{farPeer: farPeer{other: s}}, &trimmer{farPeer: farPeer{other: c}}
 	b.limit.Store(1 << 40)
-	b.used.Store(4 * ring.FirstSize)
-	o := Options{First: ring.FirstSize, Janitor: j}
+	b.used.Store(4 * ring.MinSize)
+	o := Options{Janitor: j}
 	c.Init(back, there, toS, o)
 	s.Init(there, back, toC, o)
 	t.Cleanup(func() {
@@ -71,9 +71,9 @@ func TestTidy(t *testing.T) {
 		for c.tx.Ring() < size {
 			pass(t, c, s, size)
 		}
-		require.EqualValues(t, 2*ring.FirstSize+2*size, b.used.Load())
+		require.EqualValues(t, 2*ring.MinSize+2*size, b.used.Load())
 		before := toS.trimmed.Load()
-		require.Eventually(t, func() bool { return b.used.Load() == 4*ring.FirstSize }, 20*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return b.used.Load() == 4*ring.MinSize }, 20*time.Second, time.Millisecond)
 		require.EqualValues(t, before+size-ring.PageSize, toS.trimmed.Load())
 		require.Zero(t, toC.trimmed.Load())
 		require.Eventually(t, func() bool {
@@ -121,7 +121,7 @@ func TestTidyLeaves(t *testing.T) {
 
 	require.False(t, c.tidy(w))
 	require.NotZero(t, toS.trimmed.Load())
-	require.Equal(t, ring.FirstSize, c.tx.Ring())
+	require.Equal(t, ring.MinSize, c.tx.Ring())
 	c.Close()
 	require.False(t, c.tidy(w))
 }
@@ -130,7 +130,7 @@ func TestTidyLeaves(t *testing.T) {
 // no memory for it.
 func TestPeekBeyondRing(t *testing.T) {
 	const size = 1 << 20
-	for _, first := range []int{1, 1000, ring.FirstSize - 1} {
+	for _, first := range []int{1, 1000, ring.EasySize - 1} {
 		for _, way := range []func(c *End, b []byte) error{
 			func(c *End, b []byte) error { _, err := c.Write(b); return err },
 			func(c *End, b []byte) error { _, _, err := c.CopyFrom(bytes.NewReader(b)); return err },
@@ -150,9 +150,9 @@ func TestPeekBeyondRing(t *testing.T) {
 			},
 		} {
 			c, s, _, _, b, _ := connectTidy(t, size)
-			b.limit.Store(0)
 			_, err := c.Write(make([]byte, first+1))
 			require.NoError(t, err)
+			b.limit.Store(0)
 			_, err = s.Discard(first) // not all, or it would begin at the fifo's start
 			require.NoError(t, err)
 			want := bytes.Repeat([]byte("0123456789abcde"), size/15)
@@ -184,20 +184,20 @@ func TestReserveBeyondRing(t *testing.T) {
 	n, err := s.Discard(size)
 	require.NoError(t, err)
 	require.Equal(t, size, n)
-	require.Greater(t, b.used.Load(), int64(4*ring.FirstSize))
+	require.Greater(t, b.used.Load(), int64(4*ring.MinSize))
 }
 
 // TestReserveUnread reserves all that is left of a fifo, while nobody reads the byte in it.
 func TestReserveUnread(t *testing.T) {
 	const size = 1 << 20
 	c, s, _, _, b, _ := connectTidy(t, size)
-	b.limit.Store(0)
 	c.SetWriteDeadline(time.Now().Add(20 * time.Second))
-	_, err := c.Write(make([]byte, ring.FirstSize))
+	_, err := c.Write(make([]byte, ring.EasySize))
 	require.NoError(t, err)
-	n, err := s.Discard(ring.FirstSize - 1)
+	b.limit.Store(0)
+	n, err := s.Discard(ring.EasySize - 1)
 	require.NoError(t, err)
-	require.Equal(t, ring.FirstSize-1, n)
+	require.Equal(t, ring.EasySize-1, n)
 	room, err := c.Reserve(size - 1)
 	require.NoError(t, err)
 	require.Len(t, room, size-1)
