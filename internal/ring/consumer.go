@@ -18,8 +18,6 @@ type Consumer struct {
 	tail uint64 // the producer's, as it was when last loaded and accepted
 	base uint64 // the producer's, modulo the ring's size
 
-	lent atomic.Uint64 // the position up to which bytes count as read; see Lend
-
 	high    uint32 // the highest offset that was read
 	stopped bool   // the tail is not loaded any more; see Stop
 	held    bool   // the ring may not grow as it is
@@ -27,8 +25,10 @@ type Consumer struct {
 	wait request // wantData
 	want answer  // wantSpace
 
-	owner   Owner
 	charged atomic.Uint32 // to owner
+	owner   Owner
+
+	lent atomic.Uint64 // the position up to which bytes count as read; see Lend
 }
 
 // Init makes c the reading end of the fifo with header h over data, whose length is a

@@ -18,15 +18,14 @@ type Producer struct {
 	base uint64 // the position at offset 0
 	head uint64 // the consumer's, as it was when last loaded and accepted
 	room uint64 // how many bytes after head may be in the fifo
-	wall uint64 // the position up to which bytes may be read where they lay in a smaller ring
 
-	high  uint32 // the highest offset that was written to, since the last Shrink
-	plain uint32 // up to which offset a publish is nothing but that: high, or 0 after a restart
-	moved bool   // the place is not published yet
+	plain uint32 // up to which offset a publish needs no more; 0 if the place is not published yet
+	want  answer // wantData
 
-	space request // wantSpace
-	want  answer  // wantData
-
+	// Less often used: the lines of a CPU's cache are 64 bytes.
+	space  request // wantSpace
+	high   uint32  // the highest offset that was written to, since the last Shrink
+	wall   uint64  // the position up to which bytes may be read where they lay in a smaller ring
 	owner  Owner
 	lap    *lap    // made when a ring of EasySize or more is first found full
 	copier *copier // made at the first copy of leastAround bytes or more
@@ -53,7 +52,7 @@ var epoch = time.Now().Add(-1)
 // already.
 func (p *Producer) Init(h *Header, data []byte, o Owner) {
 	size := min(len(data), MinSize)
-	*p = Producer{h: h, data: data, mask: uint64(size - 1), room: uint64(size), moved: true, owner: o}
+	*p = Producer{h: h, data: data, mask: uint64(size - 1), room: uint64(size), owner: o}
 }
 
 // look loads the consumer's head. The load pairs with the store in Consumer.release.
@@ -132,7 +131,7 @@ func (p *Producer) restart() {
 	p.base = p.tail
 	p.wall = p.tail
 	p.room = p.mask + 1
-	p.plain, p.moved = 0, true
+	p.plain = 0
 }
 
 // publishPlace lets the consumer see the ring. It comes before the tail of the first bytes
@@ -140,7 +139,6 @@ func (p *Producer) restart() {
 // Consumer.look. After a restart it comes just before that tail: a consumer that spins takes
 // the cache line back in between if it can.
 func (p *Producer) publishPlace() {
-	p.moved = false
 	p.h.place.Store(uint64(makePlace(p.mask, p.base)))
 }
 
@@ -236,7 +234,7 @@ func (p *Producer) publish(off uint64, n int) {
 // announce is called before bytes up to offset end are published, if they are the first after a
 // restart or lie beyond those so far.
 func (p *Producer) announce(end uint64) {
-	if p.moved {
+	if p.plain == 0 {
 		p.publishPlace()
 	}
 	end = min(end, p.mask+1) // they wrap
