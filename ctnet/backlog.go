@@ -20,7 +20,7 @@ type incoming interface {
 	// again.
 	answer()
 	// accept answers, and returns the accepting end, or nil if the dialer has given up.
-	accept() *Conn
+	accept() *conn
 	// refuse tells the dialer that it is not connected.
 	refuse(errno syscall.Errno)
 	// drop answers, and resets the connection, which will not be accepted.
@@ -248,7 +248,7 @@ func (b *backlog) accept() (net.Conn, error) {
 				answerNow.answer()
 			}
 			if c := h.accept(); c != nil {
-				return c, nil
+				return c.handOut(), nil
 			}
 		case stepTakeKernel:
 			k := b.kernel

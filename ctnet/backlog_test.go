@@ -22,7 +22,7 @@ import (
 type fakeIncoming struct {
 	stream.Peer // its other methods are not called
 
-	conn   Conn
+	conn   conn
 	dialer ring.Consumer // the dialing end's fifo for reading
 
 	once     sync.Once
@@ -59,7 +59,7 @@ func (h *fakeIncoming) answer() {
 	})
 }
 
-func (h *fakeIncoming) accept() *Conn {
+func (h *fakeIncoming) accept() *conn {
 	h.answer()
 	if h.givenUp.Load() {
 		h.drop()
@@ -142,7 +142,7 @@ func acceptFake(b *backlog) (*fakeIncoming, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := c.(*Conn).remote.(fakeAddr).h
+	h := c.(*Conn).c.remote.(fakeAddr).h
 	h.accepts.Add(1)
 	return h, nil
 }
@@ -728,7 +728,7 @@ func TestBacklogTurns(t *testing.T) {
 		for _, h := range want {
 			c, err := b.accept()
 			require.NoError(t, err)
-			require.Same(t, &h.conn, c)
+			require.Same(t, &h.conn, c.(*Conn).c)
 			h.accepts.Add(1)
 		}
 	}
@@ -772,7 +772,7 @@ func TestBacklogTurnsClosed(t *testing.T) {
 		for _, i := range []int{0, 3, 1} {
 			c, err := b.accept()
 			require.NoError(t, err)
-			require.Same(t, &hs[i].conn, c)
+			require.Same(t, &hs[i].conn, c.(*Conn).c)
 			hs[i].accepts.Add(1)
 		}
 		requireFates(t, hs, fateAccepted, fateAccepted, fateRefused, fateAccepted, fateRefused)

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -16,22 +17,59 @@ import (
 // Any number of goroutines may use a Conn at the same time. Concurrent Writes don't mix
 // their bytes. Errors are as in package net: io.EOF is returned as it is, and any other
 // error in a *net.OpError around os.ErrDeadlineExceeded, net.ErrClosed, or a syscall.Errno.
+//
+// A Conn that the program forgets is closed by the garbage collector, as those of package net
+// are, unless it was made in a testing/synctest bubble.
 type Conn struct {
+	_ noCopy
+	c *conn
+}
+
+// A noCopy has go vet report copies: a copy is closed when the garbage collector finds the
+// original.
+type noCopy struct{}
+
+func (noCopy) Lock()   {}
+func (noCopy) Unlock() {}
+
+// A conn is the connection behind a [Conn]. Tables, timers and the other end hold the conn, and
+// only the program holds the Conn, so the runtime can tell when the program has forgotten it.
+//
+// A method of Conn keeps the Conn alive until it returns, so that the connection is not closed
+// in the middle of the program's last call.
+type conn struct {
 	end stream.End
 
 	local, remote net.Addr
 	cred          *Cred // all connections of a pair share it
+
+	own     Addr            // local or remote may point to it
+	cleanup runtime.Cleanup // closes the end when the Conn is garbage
 }
+
+// handOut returns the Conn for the program. It is called once, when a Dial or Accept returns.
+// The cleanup runs outside of all bubbles, where nobody may wake the goroutines of a bubble.
+func (c *conn) handOut() *Conn {
+	h := &Conn{c: c}
+	if !c.end.InBubble() {
+		c.cleanup = runtime.AddCleanup(h, (*conn).forgotten, c)
+	}
+	return h
+}
+
+// forgotten is called when the Conn is garbage. It never blocks, as [Conn.Close] doesn't.
+func (c *conn) forgotten() { c.end.Close() }
 
 // Read reads up to len(b) bytes. It waits until there is at least one, the deadline passes,
 // or the stream ends: with io.EOF if the peer has called [Conn.Close] or [Conn.CloseWrite],
 // with ECONNRESET if the peer reset the connection or died. The bytes that the peer wrote
 // before are read first.
 func (c *Conn) Read(b []byte) (int, error) {
-	n, err := c.end.Read(b)
+	n, err := c.c.end.Read(b)
 	if err != nil {
-		err = c.opError("read", err)
+		err = c.c.opError("read", err)
 	}
+	runtime.KeepAlive(c)
 	return n, err
 }
 
@@ -42,10 +80,11 @@ func (c *Conn) Read(b []byte) (int, error) {
 // If Write returns nil, the peer has read the bytes or can read them, or this end will get
 // ECONNRESET.
 func (c *Conn) Write(b []byte) (int, error) {
-	n, err := c.end.Write(b)
+	n, err := c.c.end.Write(b)
 	if err != nil {
-		err = c.opError("write", err)
+		err = c.c.opError("write", err)
 	}
+	runtime.KeepAlive(c)
 	return n, err
 }
 
@@ -55,9 +94,10 @@ func (c *Conn) Write(b []byte) (int, error) {
 //
 // While r.Read waits, other writers of the connection wait too.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
-	n, theirs, err := c.end.CopyFrom(r)
+	n, theirs, err := c.c.end.CopyFrom(r)
+	runtime.KeepAlive(c)
 	if err != nil {
-		return n, c.opError("write", err)
+		return n, c.c.opError("write", err)
 	}
 	return n, theirs
 }
@@ -67,16 +107,20 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 //
 // While w.Write waits, other readers of the connection wait too.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
-	n, theirs, err := c.end.CopyTo(w)
+	n, theirs, err := c.c.end.CopyTo(w)
+	runtime.KeepAlive(c)
 	if err != nil {
-		return n, c.opError("read", err)
+		return n, c.c.opError("read", err)
 	}
 	return n, theirs
 }
 
 // Buffered returns the number of bytes that can be read without waiting. It does not
 // wait itself, whatever other goroutines do.
-func (c *Conn) Buffered() int { return c.end.Buffered() }
+func (c *Conn) Buffered() int {
+	defer runtime.KeepAlive(c)
+	return c.c.end.Buffered()
+}
 
 // Peek returns the next n bytes without reading them, as bufio.Reader does: a slice of the
 // fifo's own memory, or a copy if the bytes wrap around the fifo's end. It waits until there
@@ -88,15 +132,17 @@ func (c *Conn) Buffered() int { return c.end.Buffered() }
 // to this memory. A program that does not trust its peer copies the bytes before it checks
 // them.
 func (c *Conn) Peek(n int) ([]byte, error) {
-	b, err := c.end.Peek(n)
-	return b, c.opError("read", err)
+	b, err := c.c.end.Peek(n)
+	runtime.KeepAlive(c)
+	return b, c.c.opError("read", err)
 }
 
 // Discard skips the next n bytes, as bufio.Reader does: it waits for bytes that
 // have not arrived, and returns an error if it skipped fewer.
 func (c *Conn) Discard(n int) (int, error) {
-	done, err := c.end.Discard(n)
-	return done, c.opError("read", err)
+	done, err := c.c.end.Discard(n)
+	runtime.KeepAlive(c)
+	return done, c.c.opError("read", err)
 }
 
 // Reserve returns room to write at least n bytes, or at least one if n is 0: a slice of the
@@ -111,41 +157,60 @@ func (c *Conn) Discard(n int) (int, error) {
 // may wait until the peer has read what was written before. If the peer waits in [Conn.Peek]
 // for more bytes than it has, both wait until a deadline or Close.
 func (c *Conn) Reserve(n int) ([]byte, error) {
-	b, err := c.end.Reserve(n)
-	return b, c.opError("write", err)
+	b, err := c.c.end.Reserve(n)
+	runtime.KeepAlive(c)
+	return b, c.c.opError("write", err)
 }
 
 // Commit writes the first n bytes of the room that the last [Conn.Reserve] returned. It must
 // be called once for each Reserve that succeeded; without one it fails with EINVAL.
 func (c *Conn) Commit(n int) error {
-	return c.opError("write", c.end.Commit(n))
+	defer runtime.KeepAlive(c)
+	return c.c.opError("write", c.c.end.Commit(n))
 }
 
 // Close closes the connection, as with TCP: the peer can still read the bytes that were
 // written, followed by io.EOF. But if this end has not read all bytes of the peer, the
 // connection is reset, and the peer gets ECONNRESET in place of io.EOF. Calls that are blocked
 // return net.ErrClosed. Close never waits.
-func (c *Conn) Close() error { return c.opError("close", c.end.Close()) }
+func (c *Conn) Close() error {
+	err := c.c.end.Close()
+	if err == nil {
+		c.c.cleanup.Stop() // it would keep the connection for another cycle of the collector
+	}
+	runtime.KeepAlive(c)
+	return c.c.opError("close", err)
+}
 
 // CloseRead ends reading at this end: Read returns the bytes that have arrived and then
 // io.EOF, also a Read that is blocked now. As with TCP the peer does not notice until the fifo
 // is full. Once Read has returned io.EOF it returns no more bytes, unlike with TCP on Linux.
-func (c *Conn) CloseRead() error { return c.opError("close", c.end.CloseRead()) }
+func (c *Conn) CloseRead() error {
+	defer runtime.KeepAlive(c)
+	return c.c.opError("close", c.c.end.CloseRead())
+}
 
 // CloseWrite ends writing at this end: the peer reads the bytes that were written and then
 // io.EOF. A Write that is blocked and every later Write return EPIPE.
-func (c *Conn) CloseWrite() error { return c.opError("close", c.end.CloseWrite()) }
+func (c *Conn) CloseWrite() error {
+	defer runtime.KeepAlive(c)
+	return c.c.opError("close", c.c.end.CloseWrite())
+}
 
 // SetLinger with 0 makes [Conn.Close] reset the connection, so that the peer gets ECONNRESET
 // after the bytes that were written. Any other value undoes that; Close never waits, as the
 // bytes are in memory that the peer maps.
-func (c *Conn) SetLinger(sec int) error { return c.opError("set", c.end.SetLinger(sec == 0)) }
+func (c *Conn) SetLinger(sec int) error {
+	defer runtime.KeepAlive(c)
+	return c.c.opError("set", c.c.end.SetLinger(sec == 0))
+}
 
 // SetReadBuffer does nothing: a fifo's size is chosen when the connection is made, see
 // [ListenConfig] and [Dialer].
 func (c *Conn) SetReadBuffer(bytes int) error {
-	if c.end.Closed() {
-		return c.opError("set", net.ErrClosed)
+	defer runtime.KeepAlive(c)
+	if c.c.end.Closed() {
+		return c.c.opError("set", net.ErrClosed)
 	}
 	return nil
 }
@@ -163,20 +228,26 @@ func (c *Conn) SetDeadline(t time.Time) error {
 }
 
 // SetReadDeadline is SetDeadline for Read alone.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.setError(c.end.SetReadDeadline(t)) }
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	defer runtime.KeepAlive(c)
+	return c.c.setError(c.c.end.SetReadDeadline(t))
+}
 
 // SetWriteDeadline is SetDeadline for Write alone. A Write that fails may have written some
 // bytes, and returns their number.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setError(c.end.SetWriteDeadline(t)) }
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	defer runtime.KeepAlive(c)
+	return c.c.setError(c.c.end.SetWriteDeadline(t))
+}
 
 // setError returns err as package net returns errors of deadlines: without the peer's address.
-func (c *Conn) setError(err error) error { return opError("set", nil, c.local, err) }
+func (c *conn) setError(err error) error { return opError("set", nil, c.local, err) }
 
 // LocalAddr returns this end's address.
-func (c *Conn) LocalAddr() net.Addr { return c.local }
+func (c *Conn) LocalAddr() net.Addr { return c.c.local }
 
 // RemoteAddr returns the other end's address.
-func (c *Conn) RemoteAddr() net.Addr { return c.remote }
+func (c *Conn) RemoteAddr() net.Addr { return c.c.remote }
 
 // A Cred identifies the process at the other end. It comes from the kernel, at the moment when
 // the two processes attached. PID is 0 if the process is in a PID namespace that can't be seen
@@ -186,10 +257,10 @@ type Cred struct {
 }
 
 // PeerCred returns the credentials of the process at the other end.
-func (c *Conn) PeerCred() Cred { return *c.cred }
+func (c *Conn) PeerCred() Cred { return *c.c.cred }
 
 // opError returns err in the form of package net's errors, and nil for nil.
-func (c *Conn) opError(op string, err error) error {
+func (c *conn) opError(op string, err error) error {
 	return opError(op, c.local, c.remote, err)
 }
 

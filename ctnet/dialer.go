@@ -83,11 +83,11 @@ func (d *Dialer) dialCT(ctx context.Context, name string) (net.Conn, error) {
 		return nil, failure("dial", networkCT, name, err)
 	}
 	traceConnect(ctx, networkCT, name)
-	return c, nil
+	return c.handOut(), nil
 }
 
 // dialName connects to the listener with a name of network "ct".
-func (d *Dialer) dialName(ctx context.Context, name string) (*Conn, error) {
+func (d *Dialer) dialName(ctx context.Context, name string) (*conn, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}

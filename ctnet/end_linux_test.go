@@ -85,6 +85,6 @@ func TestNothingAfterAppClose(t *testing.T) {
 
 // held reports whether a connection's memory is in use.
 func held(c *Conn) bool {
-	_, ok := c.end.Status()
+	_, ok := c.c.end.Status()
 	return ok
 }

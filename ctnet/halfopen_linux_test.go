@@ -39,10 +39,10 @@ func TestGivenUp(t *testing.T) {
 				gaveUp <- err
 			}()
 			require.Eventually(t, func() bool { return m.waiting() == 2 }, 10*time.Second, time.Millisecond)
-			var halfOpen *Conn
+			var halfOpen *conn
 			for _, c := range dialing(app) {
 				if c.halfOpen {
-					halfOpen = c.Conn
+					halfOpen = c.conn
 				}
 			}
 			require.NotNil(t, halfOpen)
@@ -67,7 +67,7 @@ func dialing(a *App) (conns []seen) {
 	}
 	a.a.remote.Each(func(owner any, halfOpen bool) {
 		if d, ok := owner.(*dialedConn); ok {
-			conns = append(conns, seen{&d.Conn, halfOpen})
+			conns = append(conns, seen{&d.conn, halfOpen})
 		}
 	})
 	return conns
@@ -234,7 +234,7 @@ func TestAcceptNotGivenUp(t *testing.T) {
 	hs[0].givenUp.Store(true)
 	c, err := b.accept()
 	require.NoError(t, err)
-	require.Equal(t, net.Conn(&hs[1].conn), c)
+	require.Same(t, &hs[1].conn, c.(*Conn).c)
 	requireFates(t, hs[:1], fateReset)
 }
 

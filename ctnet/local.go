@@ -15,7 +15,7 @@ import (
 // A localPair is a connection inside one application: both ends, on the fifos of one slot.
 // Each end wakes the other directly.
 type localPair struct {
-	client, server Conn
+	client, server conn
 
 	app  *app
 	pool *segpool.Pool
@@ -68,7 +68,7 @@ func (p *localPair) free() {
 
 func (p *localPair) answer() { p.decide(answered) }
 
-func (p *localPair) accept() *Conn {
+func (p *localPair) accept() *conn {
 	if !p.decide(answered) && p.verdict.Load() == givenUp {
 		p.drop()
 		return nil
@@ -96,7 +96,7 @@ func (p *localPair) decide(verdict uint32) bool {
 }
 
 // dialLocal connects to a listener of the same application.
-func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (*Conn, error) {
+func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (*conn, error) {
 	if err := a.account.AddConn(); err != nil {
 		return nil, err
 	}
@@ -107,6 +107,7 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (
 	}
 	l.backlog.offer(p, &l.local)
 	if p.halfOpen() {
+		p.dialer.Init() // nobody wakes it before Prepare
 		stop := context.AfterFunc(ctx, p.dialer.Wake)
 		p.dialer.Prepare()
 		if p.halfOpen() && ctx.Err() == nil {
@@ -145,9 +146,9 @@ func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error)
 
 	p := &localPair{app: a, pool: pool, slot: slot, listener: l}
 	p.ends.Store(2)
-	p.dialer.Init()
 	key := a.number.Add(1)
-	dialer, o, err := l.ends(accepted, &Addr{app: a.id, number: key})
+	p.client.own = Addr{app: a.id, number: key}
+	dialer, o, err := l.ends(accepted, &p.client.own)
 	if err != nil {
 		p.free()
 		return nil, err

@@ -38,7 +38,7 @@ type netDial struct {
 // An attempt is the result of trying to connect through shared memory.
 type attempt struct {
 	outcome outcome
-	conn    *Conn // if connected
+	conn    *conn // if connected
 	err     error // if nobodyThere or failed
 }
 
@@ -58,7 +58,7 @@ const (
 )
 
 // attemptOf returns the attempt for the results of a call that connects.
-func attemptOf(c *Conn, err error) attempt {
+func attemptOf(c *conn, err error) attempt {
 	if err != nil {
 		return attempt{outcome: failed, err: err}
 	}
@@ -100,7 +100,7 @@ func (n *netDial) run(ctx context.Context) (net.Conn, error) {
 	switch a := n.tryAddress(ctx); {
 	case a.outcome == connected:
 		traceConnect(ctx, n.network, n.address)
-		return a.conn, nil
+		return a.conn.handOut(), nil
 	case a.outcome == unresolved:
 		return n.resolve(ctx)
 	case !n.hasFallback():
@@ -131,7 +131,7 @@ type resolvingDial struct {
 	cancel  context.CancelFunc // of package net's Dial
 
 	mu       sync.Mutex
-	cut      *Conn // the first connection through shared memory
+	cut      *conn // the first connection through shared memory
 	returned bool  // package net's Dial has returned
 }
 
@@ -168,7 +168,7 @@ func (r *resolvingDial) askProgram(ctx context.Context, network, address string,
 }
 
 // keep keeps the first connection through shared memory, and ends package net's Dial.
-func (r *resolvingDial) keep(c *Conn) error {
+func (r *resolvingDial) keep(c *conn) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.cut != nil || r.returned {
@@ -191,7 +191,7 @@ func (r *resolvingDial) result(kernel net.Conn, err error) (net.Conn, error) {
 	if kernel != nil {
 		kernel.Close() // it connected to another address at the same time
 	}
-	return r.cut, nil
+	return r.cut.handOut(), nil
 }
 
 // tryAddress tries to connect through shared memory to the address that the program gave.
@@ -279,6 +279,9 @@ func (n *netDial) tryTCP(ctx context.Context, addr netip.AddrPort) attempt {
 // keys. If there is none, it remembers the absence, which is valid as long as stamp.
 func (n *netDial) tryTarget(ctx context.Context, t target, stamp rendezvous.Stamp) attempt {
 	for i, key := range t.keys {
+		if key == "" {
+			break
+		}
 		own := n.app.listener(key, 0)
 		if own != nil && own.retired.Load() {
 			own = nil

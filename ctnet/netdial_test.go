@@ -31,7 +31,7 @@ func TestResolvingDial(t *testing.T) {
 	require.Equal(t, context.Canceled, r.keep(&second.conn))
 	c, err := r.result(kernel, nil)
 	require.NoError(t, err)
-	require.Same(t, &first.conn, c)
+	require.Same(t, &first.conn, c.(*Conn).c)
 	_, err = peer.Read(make([]byte, 1))
 	require.Error(t, err, "the kernel's connection is still open")
 	require.Equal(t, context.Canceled, r.keep(&late.conn))

@@ -14,17 +14,17 @@ import (
 
 // A dialedConn is the dialing end of a connection with another application.
 type dialedConn struct {
-	Conn
+	conn
 	link pair.Dialed
 }
 
 // dialRemote connects to a listener of another application.
-func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (*Conn, error) {
+func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (*conn, error) {
 	for range 2 {
-		d := &dialedConn{Conn: Conn{remote: t.addr}}
+		d := &dialedConn{conn: conn{remote: t.addr}}
 		err := a.remote.Dial(ctx, pair.Target{Key: key, Name: t.name, Ask: pair.Sizes(ask), Remote: t.addr}, d)
 		if err == nil {
-			return &d.Conn, nil
+			return &d.conn, nil
 		}
 		if err != pair.ErrRetired {
 			return nil, err
@@ -52,13 +52,14 @@ func (d *dialedConn) Connected(app, number, o uint64) {
 	case *net.UnixAddr:
 		d.local = unnamed
 	default:
-		d.local = &Addr{app: app, number: number}
+		d.own = Addr{app: app, number: number}
+		d.local = &d.own
 	}
 }
 
 // An acceptedConn is the accepting end of a connection with another application.
 type acceptedConn struct {
-	Conn
+	conn
 	link   pair.Accepted
 	origin origin // the listener's
 }
@@ -70,11 +71,11 @@ func (a *acceptedConn) answer()                    { a.link.Answer() }
 func (a *acceptedConn) drop()                      { a.link.Drop() }
 func (a *acceptedConn) refuse(errno syscall.Errno) { a.link.Refuse(errno) }
 
-func (a *acceptedConn) accept() *Conn {
+func (a *acceptedConn) accept() *conn {
 	if !a.link.Accept() {
 		return nil
 	}
-	return &a.Conn
+	return &a.conn
 }
 
 // A served is a listener as package pair sees it.
@@ -126,12 +127,12 @@ func (s servedAs) Make(from pair.Dialer) (_ pair.Accepting, o stream.Options, _ 
 	if s.l.elsewhere() {
 		return nil, o, 0, errHandedOn.Errno
 	}
-	remote, origin, err := s.l.ends(s.addr, &Addr{app: from.App, number: from.Number})
-	if err != nil {
+	a := &acceptedConn{conn: conn{local: s.addr, cred: (*Cred)(from.Cred), own: Addr{app: from.App, number: from.Number}}}
+	var err error
+	if a.remote, a.origin, err = s.l.ends(s.addr, &a.own); err != nil {
 		return nil, o, 0, syscall.ENOBUFS
 	}
-	a := &acceptedConn{Conn: Conn{local: s.addr, remote: remote, cred: (*Cred)(from.Cred)}, origin: origin}
-	return a, stream.Options{TCP: isTCP(s.addr)}, uint64(origin), 0
+	return a, stream.Options{TCP: isTCP(s.addr)}, uint64(a.origin), 0
 }
 
 func (s servedAs) Offer(a pair.Accepting) { s.l.backlog.offer(a.(*acceptedConn), s.turn) }

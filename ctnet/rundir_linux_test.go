@@ -456,7 +456,7 @@ func TestRunDirOtherProcess(t *testing.T) {
 	requireOpError(t, err, "listen", "other", syscall.EADDRINUSE)
 	c, err := dialAs(a, "other")
 	require.NoError(t, err)
-	require.Equal(t, cmd.Process.Pid, c.(*Conn).cred.PID)
+	require.Equal(t, cmd.Process.Pid, c.(*Conn).c.cred.PID)
 	require.NoError(t, c.Close())
 
 	require.NoError(t, cmd.Process.Kill())

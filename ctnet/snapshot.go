@@ -87,9 +87,9 @@ func (a *app) snapshot() Snapshot {
 	a.remote.Each(func(owner any, halfOpen bool) {
 		switch o := owner.(type) {
 		case *dialedConn:
-			conns = append(conns, seen{&o.Conn, halfOpen})
+			conns = append(conns, seen{&o.conn, halfOpen})
 		case *acceptedConn:
-			conns = append(conns, seen{&o.Conn, halfOpen})
+			conns = append(conns, seen{&o.conn, halfOpen})
 		}
 	})
 
@@ -114,7 +114,7 @@ func (a *app) inspect() ([]byte, error) { return json.Marshal(a.snapshot()) }
 // A seen is a connection that is to be described. halfOpen says that its dialer was not
 // answered yet.
 type seen struct {
-	*Conn
+	*conn
 	halfOpen bool
 }
 

@@ -18,7 +18,8 @@ type target struct {
 	name string
 	// keys are the keys under which a listener at the address can be found, in the order
 	// in which the kernel chooses among such listeners.
-	keys []string
+	// The rest are "".
+	keys [3]string
 	addr net.Addr // the remote address of the connection
 
 	netns string // the network namespace in the keys; "" if they are valid in all
@@ -48,7 +49,7 @@ func checkName(address string) error {
 // ctTarget returns the target for a name of network "ct". It has one key.
 func ctTarget(name string) target {
 	key := networkCT + ":" + name
-	return target{name: key, keys: []string{key}, addr: &Addr{name: name}}
+	return target{name: key, keys: [3]string{key}, addr: &Addr{name: name}}
 }
 
 // tcpKey returns the key of a listener on an address and port in a network namespace. If
@@ -80,7 +81,7 @@ func tcpTarget(addr netip.AddrPort) (target, bool) {
 	return target{
 		netns: netns,
 		name:  tcpName(addr),
-		keys: []string{
+		keys: [3]string{
 			tcpKey(netns, ip, false, addr.Port()),
 			tcpKey(netns, all, false, addr.Port()),
 			tcpKey(netns, all, true, addr.Port()),
@@ -108,7 +109,7 @@ func unixTarget(path string) (target, error) {
 			return t, err
 		}
 	}
-	t.keys = []string{key}
+	t.keys[0] = key
 	return t, nil
 }
 

@@ -54,7 +54,7 @@ type half struct {
 	wait.Waiter
 	wait.Deadline
 	spin    sched.Spin
-	waiters wait.Bell // for the gate's lock
+	waiters *waiters // for the gate's lock
 }
 
 // nearAhead is how many bytes a writer gets ahead of a reader in its own process before it
@@ -69,7 +69,7 @@ const yieldEvery = 1 << 20
 // Expired is called when the deadline passes.
 func (h *half) Expired() {
 	h.Wake()
-	h.waiters.Ring()
+	h.waiters.ring()
 }
 
 // The bits of End.state. Except for lingerZero they are set once and never cleared. A goroutine
@@ -119,7 +119,7 @@ func (e *End) Init(rx, tx ring.Fifo, p Peer, o Options) {
 	e.gate.init()
 	e.rd.Init()
 	e.wr.Init()
-	e.rd.waiters, e.wr.waiters = e.gate.waiters[reading], e.gate.waiters[writing]
+	e.rd.waiters, e.wr.waiters = &e.gate.waiters[reading], &e.gate.waiters[writing]
 	e.peer = p
 	e.janitor = o.Janitor
 	e.tx.Init(tx.Header, tx.Data, (*payer)(e))
@@ -156,6 +156,9 @@ func (e *End) PeerGone() {
 // Enter enters the end, which keeps its fifos until [End.Leave]. It returns false if the end
 // is closed.
 func (e *End) Enter() bool { return e.gate.enter() }
+
+// InBubble reports whether the end was made in a testing/synctest bubble.
+func (e *End) InBubble() bool { return e.gate.bubble }
 
 // Closed reports whether [End.Close] or [End.Refuse] was called.
 func (e *End) Closed() bool { return e.state.Load()&isClosed != 0 }

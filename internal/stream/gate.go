@@ -3,6 +3,7 @@ package stream
 import (
 	"net"
 	"os"
+	"runtime"
 	"sync/atomic"
 
 	"cutthrough.example/internal/wait"
@@ -22,7 +23,37 @@ import (
 type gate struct {
 	word atomic.Uint64
 	// Goroutines wait here for a lock. A ring says that the lock may be free.
-	waiters [2]wait.Bell
+	waiters [2]waiters
+	bubble  bool // the gate was made in a testing/synctest bubble
+}
+
+// The waiters for a lock have a bell from the first one on: mostly nobody waits. In a bubble it
+// is made with the gate, see bell.
+type waiters struct{ p atomic.Pointer[wait.Bell] }
+
+// bell returns the bell, and makes it if there is none. It returns nil to a goroutine in a bubble
+// if the gate was made outside: nobody outside may ring a bell that is made in there.
+func (w *waiters) bell() wait.Bell {
+	if b := w.p.Load(); b != nil {
+		return *b
+	}
+	if wait.InBubble() {
+		return nil
+	}
+	w.make()
+	return *w.p.Load()
+}
+
+func (w *waiters) make() {
+	b := wait.NewBell()
+	w.p.CompareAndSwap(nil, &b)
+}
+
+// ring rings the bell. Without one nobody waits, and who makes one looks again before it waits.
+func (w *waiters) ring() {
+	if b := w.p.Load(); b != nil {
+		b.Ring()
+	}
 }
 
 // The word's bits. Where there is a bit for each kind of lock, the constant is the bit for
@@ -49,8 +80,10 @@ const (
 )
 
 func (g *gate) init() {
-	g.waiters[reading] = wait.NewBell()
-	g.waiters[writing] = wait.NewBell()
+	if g.bubble = wait.InBubble(); g.bubble {
+		g.waiters[reading].make()
+		g.waiters[writing].make()
+	}
 }
 
 // lock enters with a lock. It fails with net.ErrClosed if the gate is closed, and with
@@ -82,21 +115,28 @@ func (g *gate) lockSlow(kind int, d *wait.Deadline) error {
 	// Once woken, it doesn't know whether other goroutines still wait, so it sets the
 	// waiters' bit together with the lock's.
 	var waited uint64
+	var bell wait.Bell
 	for {
 		old := g.word.Load()
 		switch {
 		case old&gateClosed != 0:
-			g.waiters[kind].Ring() // to other goroutines that wait
+			g.waiters[kind].ring() // to other goroutines that wait
 			return net.ErrClosed
 		case old&locked == 0:
 			if g.word.CompareAndSwap(old, old|locked|waited+gateRef) {
 				return nil
 			}
-		case waited != 0 && d.Passed():
-			g.waiters[kind].Ring()
+		case d.Passed():
+			g.waiters[kind].ring()
 			return os.ErrDeadlineExceeded
+		case bell == nil:
+			// Then look again: the deadline may have passed, or the gate have been closed,
+			// before there was a bell.
+			if bell = g.waiters[kind].bell(); bell == nil {
+				runtime.Gosched()
+			}
 		case old&waiters != 0 || g.word.CompareAndSwap(old, old|waiters):
-			<-g.waiters[kind]
+			<-bell
 			waited = waiters
 		}
 	}
@@ -122,7 +162,7 @@ func (g *gate) unlockWith(kind int, set uint64) (due uint64, last bool) {
 		}
 		if g.word.CompareAndSwap(old, v) {
 			if old&(gateWaiters<<kind) != 0 {
-				g.waiters[kind].Ring()
+				g.waiters[kind].ring()
 			}
 			return due, unused(v)
 		}

@@ -25,7 +25,7 @@ func newTestGate() *testGate {
 	g.init()
 	for kind := range g.halves {
 		g.halves[kind].Init()
-		g.halves[kind].waiters = g.waiters[kind]
+		g.halves[kind].waiters = &g.waiters[kind]
 	}
 	return g
 }

@@ -14,11 +14,12 @@ import (
 type Deadline struct {
 	passed atomic.Bool
 
-	mu    sync.Mutex
-	at    time.Time // zero: none
-	timer *time.Timer
-	fires time.Time // when the timer will fire; zero if it won't
-	ended bool      // Stop was called: the timer is not set any more
+	mu     sync.Mutex
+	at     time.Time // zero: none
+	timer  *time.Timer
+	bubble bool      // the timer was made in a testing/synctest bubble
+	fires  time.Time // when the timer will fire; zero if it won't
+	ended  bool      // Stop was called: the timer is not set any more
 }
 
 // An Expirer is told each time that its deadline passes.
@@ -38,6 +39,7 @@ func (d *Deadline) Set(t time.Time, e Expirer) {
 	if left > 0 && !d.ended && (d.fires.IsZero() || t.Before(d.fires)) {
 		d.fires = t
 		if d.timer == nil {
+			d.bubble = InBubble()
 			d.timer = time.AfterFunc(left, func() { d.fire(e) })
 		} else {
 			d.timer.Reset(left)
@@ -77,7 +79,7 @@ func (d *Deadline) Stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.at, d.ended = time.Time{}, true
-	if d.timer != nil {
+	if d.timer != nil && (!d.bubble || InBubble()) { // a bubble's timer must not be stopped from outside
 		d.timer.Stop()
 	}
 }
