@@ -2,6 +2,7 @@ package ctnet
 
 import (
 	"io"
+	"net"
 	"runtime"
 	"syscall"
 	"testing"
@@ -83,7 +84,7 @@ func TestNotForgotten(t *testing.T) {
 	eachMeeting(t, ListenConfig{}, func(t *testing.T, m meeting) {
 		for name, read := range map[string]func(*Conn) error{
 			"Read":     func(c *Conn) error { _, err := c.Read(make([]byte, 1)); return err },
-			"Peek":     func(c *Conn) error { _, err := c.Peek(1); return err },
+			"Peek":     func(c *Conn) error { _, err := c.Peek(1); c.Discard(1); return err },
 			"Discard":  func(c *Conn) error { _, err := c.Discard(1); return err },
 			"WriteTo":  func(c *Conn) error { _, err := c.WriteTo(closed{}); return err },
 			"ReadFrom": func(c *Conn) error { _, err := c.ReadFrom(c); return err },
@@ -136,6 +137,8 @@ func TestForgottenView(t *testing.T) {
 		require.NoError(t, s.Close())
 		require.Equal(t, "hello", string(view))
 		require.True(t, held(&Conn{c: inner}))
+		_, err = inner.end.Discard(0) // ends the view
+		require.ErrorIs(t, err, net.ErrClosed)
 	})
 }
 
@@ -188,5 +191,22 @@ func TestForgottenInBubble(t *testing.T) {
 			synctest.Wait()
 		}
 		require.NoError(t, s.Close())
+	})
+}
+
+// TestAllocations counts the allocations of a connection, with those of the cleanups of both ends:
+// no more than it had without them.
+func TestAllocations(t *testing.T) {
+	eachMeeting(t, ListenConfig{}, func(t *testing.T, m meeting) {
+		n := testing.AllocsPerRun(1000, func() {
+			c, s := m.connect(t)
+			c.Close()
+			s.Close()
+		})
+		most := 14.0
+		if m.dialer.App.a != m.Listener.(*Listener).app {
+			most = 25
+		}
+		require.LessOrEqual(t, n, most)
 	})
 }

@@ -46,7 +46,8 @@ type End struct {
 	reserved atomic.Bool // Commit must follow
 	watched  atomic.Bool // the janitor may know the end
 
-	tcp bool // a Write after the peer's Close succeeds once, as with TCP; see unnoticed
+	tcp    bool // a Write after the peer's Close succeeds once, as with TCP; see unnoticed
+	bubble bool // see InBubble
 }
 
 // A half is the state of waiting that reading and writing each have.
@@ -116,7 +117,8 @@ type Options struct {
 // Init makes e an end that reads from rx and writes to tx. It must be called before
 // anything else.
 func (e *End) Init(rx, tx ring.Fifo, p Peer, o Options) {
-	e.gate.init()
+	e.bubble = wait.InBubble()
+	e.gate.init(e.bubble)
 	e.rd.Init()
 	e.wr.Init()
 	e.rd.waiters, e.wr.waiters = &e.gate.waiters[reading], &e.gate.waiters[writing]
@@ -158,7 +160,7 @@ func (e *End) PeerGone() {
 func (e *End) Enter() bool { return e.gate.enter() }
 
 // InBubble reports whether the end was made in a testing/synctest bubble.
-func (e *End) InBubble() bool { return e.gate.bubble }
+func (e *End) InBubble() bool { return e.bubble }
 
 // Closed reports whether [End.Close] or [End.Refuse] was called.
 func (e *End) Closed() bool { return e.state.Load()&isClosed != 0 }

@@ -24,7 +24,6 @@ type gate struct {
 	word atomic.Uint64
 	// Goroutines wait here for a lock. A ring says that the lock may be free.
 	waiters [2]waiters
-	bubble  bool // the gate was made in a testing/synctest bubble
 }
 
 // The waiters for a lock have a bell from the first one on: mostly nobody waits. In a bubble it
@@ -79,8 +78,9 @@ const (
 	writing
 )
 
-func (g *gate) init() {
-	if g.bubble = wait.InBubble(); g.bubble {
+// init makes the bells if the gate is made in a bubble.
+func (g *gate) init(bubble bool) {
+	if bubble {
 		g.waiters[reading].make()
 		g.waiters[writing].make()
 	}

@@ -22,7 +22,7 @@ type testGate struct {
 
 func newTestGate() *testGate {
 	g := new(testGate)
-	g.init()
+	g.init(true)
 	for kind := range g.halves {
 		g.halves[kind].Init()
 		g.halves[kind].waiters = &g.waiters[kind]

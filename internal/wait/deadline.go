@@ -13,13 +13,18 @@ import (
 // timer operation.
 type Deadline struct {
 	passed atomic.Bool
+	ended  bool // Stop was called: the timer is not set any more
 
 	mu     sync.Mutex
+	*alarm // made when there is a time: many connections have no deadlines
+}
+
+// An alarm is the time of a Deadline, and its timer.
+type alarm struct {
 	at     time.Time // zero: none
 	timer  *time.Timer
-	bubble bool      // the timer was made in a testing/synctest bubble
 	fires  time.Time // when the timer will fire; zero if it won't
-	ended  bool      // Stop was called: the timer is not set any more
+	bubble bool      // the timer was made in a testing/synctest bubble
 }
 
 // An Expirer is told each time that its deadline passes.
@@ -28,7 +33,12 @@ type Expirer interface{ Expired() }
 // Set sets the deadline. When it passes, e.Expired is called. e must be the same in each call.
 func (d *Deadline) Set(t time.Time, e Expirer) {
 	d.mu.Lock()
-	d.at = t
+	if d.alarm == nil && !t.IsZero() {
+		d.alarm = new(alarm)
+	}
+	if d.alarm != nil {
+		d.at = t
+	}
 	var left time.Duration
 	passed := false
 	if !t.IsZero() {
@@ -78,7 +88,11 @@ func (d *Deadline) fire(e Expirer) {
 func (d *Deadline) Stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.at, d.ended = time.Time{}, true
+	d.ended = true
+	if d.alarm == nil {
+		return
+	}
+	d.at = time.Time{}
 	if d.timer != nil && (!d.bubble || InBubble()) { // a bubble's timer must not be stopped from outside
 		d.timer.Stop()
 	}

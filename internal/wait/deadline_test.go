@@ -50,6 +50,9 @@ func (d *testDeadline) sleepTo(at time.Duration) {
 func (d *testDeadline) firesAt() (at time.Duration, ok bool) {
 	d.Deadline.mu.Lock()
 	defer d.Deadline.mu.Unlock()
+	if d.alarm == nil {
+		return 0, false
+	}
 	return d.fires.Sub(d.start), !d.fires.IsZero()
 }
 
