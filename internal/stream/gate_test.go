@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cutthrough.example/internal/wait"
 	"github.com/stretchr/testify/require"
 )
 
@@ -22,7 +23,7 @@ type testGate struct {
 
 func newTestGate() *testGate {
 	g := new(testGate)
-	g.init(true)
+	g.init(wait.InBubble())
 	for kind := range g.halves {
 		g.halves[kind].Init()
 		g.halves[kind].waiters = &g.waiters[kind]
