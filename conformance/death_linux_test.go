@@ -34,9 +34,6 @@ func init() {
 	roles["close amid dials"] = closeAmidDials
 }
 
-// firstFifo is how much a fifo holds while its reader does nothing.
-const firstFifo = 64 << 10
-
 // A request is its length and its bytes, at most maxRequest. The reply is the
 // bytes. Then the client closes, and the server after it.
 const maxRequest = 100_000
@@ -324,9 +321,9 @@ func TestPeerStopped(t *testing.T) {
 
 	require.NoError(t, reader.SetReadDeadline(time.Now().Add(wait)))
 	read.require(t, 0, os.ErrDeadlineExceeded)
-	harness.Eventually(t, func() bool { return sendQueue(a, writer) == firstFifo })
+	harness.Eventually(t, func() bool { return sendQueue(a, writer) == ctnet.DefaultBuffer })
 	require.NoError(t, writer.SetWriteDeadline(time.Now().Add(wait)))
-	write.require(t, firstFifo, os.ErrDeadlineExceeded)
+	write.require(t, ctnet.DefaultBuffer, os.ErrDeadlineExceeded)
 	other := harness.NewApp(t)
 	for _, app := range []*ctnet.App{a, other} { // a pair that is there, and a new one
 		start := time.Now()
@@ -341,20 +338,20 @@ func TestPeerStopped(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 		require.Less(t, time.Since(start), time.Second)
 	}
-	harness.Eventually(t, func() bool { return sendQueue(a, closedWriter) == firstFifo })
+	harness.Eventually(t, func() bool { return sendQueue(a, closedWriter) == ctnet.DefaultBuffer })
 	start := time.Now()
 	for _, c := range []*ctnet.Conn{closedReader, closedWriter, idle} {
 		require.NoError(t, c.Close())
 	}
 	closedRead.require(t, 0, net.ErrClosed)
-	closedWrite.require(t, firstFifo, net.ErrClosed)
+	closedWrite.require(t, ctnet.DefaultBuffer, net.ErrClosed)
 	require.Less(t, time.Since(start), time.Second)
 
 	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
 	for _, c := range []*ctnet.Conn{reader, writer, conns[5]} {
 		require.NoError(t, c.SetDeadline(time.Time{}))
 		if c == writer {
-			got := make([]byte, firstFifo)
+			got := make([]byte, ctnet.DefaultBuffer)
 			_, err := io.ReadFull(c, got)
 			require.NoError(t, err)
 			require.True(t, bytes.Equal(big[:len(got)], got))
@@ -395,14 +392,14 @@ func TestAppCloseServerStopped(t *testing.T) {
 	}
 	stop(t, cmd)
 	write := startCall(conns[0].Write, make([]byte, 2*ctnet.DefaultBuffer))
-	harness.Eventually(t, func() bool { return sendQueue(a, conns[0]) == firstFifo })
+	harness.Eventually(t, func() bool { return sendQueue(a, conns[0]) == ctnet.DefaultBuffer })
 	start := time.Now()
 	require.NoError(t, a.Close())
 	require.Less(t, time.Since(start), time.Second)
 	for _, call := range calls {
 		call.require(t, 0, net.ErrClosed)
 	}
-	write.require(t, firstFifo, net.ErrClosed)
+	write.require(t, ctnet.DefaultBuffer, net.ErrClosed)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
 	measureWarm(t) // the server is well
 	leakcheck.RequireBack(t, before)
@@ -439,7 +436,7 @@ func TestAppCloseClientStopped(t *testing.T) {
 		calls = append(calls, startCall(c.Read, make([]byte, 1)))
 	}
 	write := startCall(conns[1].Write, make([]byte, 2*ctnet.DefaultBuffer))
-	harness.Eventually(t, func() bool { return sendQueue(a, conns[1]) == firstFifo })
+	harness.Eventually(t, func() bool { return sendQueue(a, conns[1]) == ctnet.DefaultBuffer })
 	start := time.Now()
 	require.NoError(t, conns[0].Close())
 	require.NoError(t, ln.Close())
@@ -448,7 +445,7 @@ func TestAppCloseClientStopped(t *testing.T) {
 	for _, call := range calls {
 		call.require(t, 0, net.ErrClosed)
 	}
-	write.require(t, firstFifo, net.ErrClosed)
+	write.require(t, ctnet.DefaultBuffer, net.ErrClosed)
 	kill(t, cmd)
 	reap(t, cmd)
 	leakcheck.RequireBack(t, before)

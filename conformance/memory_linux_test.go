@@ -85,6 +85,25 @@ func TestIdleGivesBack(t *testing.T) {
 	}
 }
 
+// TestWriteFirst has both ends write much before they read, as a client does that sends a whole
+// pipeline of commands to a server that answers meanwhile. No fifo is read then.
+func TestWriteFirst(t *testing.T) {
+	ln := listenOn(t, ctnet.ListenConfig{App: harness.NewApp(t)})
+	c, s := connectTo(t, ln, harness.NewApp(t))
+	b := make([]byte, ctnet.DefaultBuffer)
+	for range 2 {
+		for _, from := range []*ctnet.Conn{c, s} {
+			require.NoError(t, from.SetWriteDeadline(time.Now().Add(10*time.Second)))
+			_, err := from.Write(b)
+			require.NoError(t, err)
+		}
+		for _, to := range []*ctnet.Conn{c, s} {
+			_, err := io.ReadFull(to, b)
+			require.NoError(t, err)
+		}
+	}
+}
+
 // TestMaxMemory has an application come to its MaxMemory: fifos don't grow beyond three quarters
 // of it, and then there are no more connections. When some are closed there is room again.
 func TestMaxMemory(t *testing.T) {
@@ -189,7 +208,7 @@ func smallGroup(t *testing.T) string {
 }
 
 // TestSlowReaders has 62 readers, each of which takes 1 MB/s, of a process that may take 64
-// MiB where that can be had. The fifos stay small, and the process lives.
+// MiB where that can be had. The fifos stay within a quarter of that, and the process lives.
 func TestSlowReaders(t *testing.T) {
 	const readers, piece = 62, 16 << 10
 	group := smallGroup(t)
@@ -221,5 +240,7 @@ func TestSlowReaders(t *testing.T) {
 	_, err = fmt.Sscan(string(rest), &kib)
 	require.NoError(t, err)
 	t.Logf("%d KiB", kib)
-	require.Less(t, kib, readers*firstFifo>>10+1024)
+	if group != "" {
+		require.Less(t, kib, 17<<10) // and the bitmaps
+	}
 }

@@ -36,10 +36,9 @@ type AppConfig struct {
 	// MaxMemory is how many bytes the application's fifos may come to take of memory. The
 	// default is a quarter of what the process may have: the limit of its control group,
 	// where there is one, or else the machine's memory. A fifo begins with 4 KiB, grows as
-	// its reader keeps up, and gives its memory back when the connection is quiet. From
-	// three quarters of MaxMemory on fifos do not grow any more. Only a Peek or Reserve of
-	// more than a fifo holds still makes it larger. Where vm.overcommit_memory is 2 connections between processes give nothing
-	// back, and MaxBytes limits their memory.
+	// that is needed, and gives its memory back when the connection is quiet. From half of
+	// MaxMemory on it grows beyond 64 KiB only if its reader keeps up, and from three quarters
+	// on not at all. Only a Peek or Reserve of more than a fifo holds still makes it larger.
 	MaxMemory int64
 }
 

@@ -163,8 +163,7 @@ func ExampleDialer_DialContext() {
 	// Output: true
 }
 
-// A server of large messages chooses larger fifos for its connections, so that it can look
-// at a whole message.
+// A server of large messages chooses larger fifos for its connections.
 func ExampleListenConfig() {
 	lc := ctnet.ListenConfig{ReadBuffer: 4 << 20, WriteBuffer: 4 << 20}
 	ln, err := lc.Listen(context.Background(), "ct", "example/large")
@@ -177,15 +176,9 @@ func ExampleListenConfig() {
 		log.Fatal(err)
 	}
 	defer c.Close()
-	go c.Write(make([]byte, 4<<20))
 
-	s, err := ln.Accept()
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer s.Close()
-	b, err := s.(*ctnet.Conn).Peek(4 << 20)
-	fmt.Println(len(b), err)
+	n, err := c.Write(make([]byte, 4<<20)) // does not wait for the server to read
+	fmt.Println(n, err)
 	// Output: 4194304 <nil>
 }
 

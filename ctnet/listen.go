@@ -22,8 +22,8 @@ type ListenConfig struct {
 
 	// ReadBuffer and WriteBuffer are the sizes in bytes of the fifos of accepted
 	// connections, from MinBuffer to MaxBuffer, rounded up to a power of two.
-	// 0 leaves the choice to the [Dialer]. A fifo takes 64 KiB at most at first, and
-	// grows up to its size if its reader keeps up and AppConfig.MaxMemory allows it.
+	// 0 leaves the choice to the [Dialer]. A fifo begins smaller, and grows up to its
+	// size as AppConfig.MaxMemory allows it.
 	ReadBuffer, WriteBuffer int
 
 	// Backlog is the number of connections that are established before they

@@ -50,9 +50,6 @@ var events = []string{"Close", "reset", "reset", "CloseWrite", "deadline", "dead
 // headerSize is how many bytes the client writes first, to say which connection it is.
 const headerSize = 16
 
-// firstFifo is how much a fifo holds while its reader does nothing.
-const firstFifo = 64 << 10
-
 // fifoSizes are what connections choose from. With the last a segment has 64 slots.
 var fifoSizes = [][2]int{
 	{4 << 10, 4 << 10}, {4 << 10, 1 << 20}, {64 << 10, 8 << 10}, {1 << 20, 4 << 10}, {256 << 10, 256 << 10},
@@ -84,9 +81,8 @@ func newPlan(seed, number uint64) *plan {
 	switch rnd.IntN(4) {
 	case 0:
 		own.late = true
-		// A ReadFrom or Reserve wants a part of the fifo to be free, which holds no more
-		// than firstFifo to begin with.
-		p.total[other] = int64(upTo(rnd, min(firstFifo, p.fifo[other])/2-headerSize))
+		// A ReadFrom or Reserve wants a part of the fifo to be free.
+		p.total[other] = int64(upTo(rnd, p.fifo[other]/2-headerSize))
 	case 1:
 		own.stays, own.hangsUp = true, false
 	}

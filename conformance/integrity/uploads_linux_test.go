@@ -43,7 +43,7 @@ func download(c net.Conn, size int) (wrong int, err error) {
 // TestReadAfterClose has the bytes read when the writer has closed. More connections than
 // the first few slots of a segment, which keep their pages, are read at the end.
 func TestReadAfterClose(t *testing.T) {
-	const size, conns = firstFifo, 16
+	const size, conns = 512 << 10, 16
 	eachPlace(t, ctnet.ListenConfig{ReadBuffer: size}, func(t *testing.T, p place) {
 		tried, sum := 0, 0
 		for try := range tries(3, 10_000/conns) {

@@ -104,12 +104,12 @@ var writers = []func(e *end, rnd *rand.Rand, most int) (int64, error){
 	func(e *end, rnd *rand.Rand, most int) (int64, error) { return io.Copy(e.c, e.source(rnd, most)) },
 	func(e *end, rnd *rand.Rand, most int) (int64, error) { return e.reserve(rnd, most, 0) },
 	func(e *end, rnd *rand.Rand, most int) (int64, error) {
-		return e.reserve(rnd, most, upTo(rnd, min(firstFifo, e.plan.fifo[e.side])/4))
+		return e.reserve(rnd, most, upTo(rnd, e.plan.fifo[e.side]/4))
 	},
 }
 
 // reserve writes by Reserve and Commit. A quarter of the fifo is always to be had in the
-// end, as the other side waits for no more than a half, or has no more to read than that.
+// end, as the other side waits for no more than a half.
 func (e *end) reserve(rnd *rand.Rand, most, want int) (int64, error) {
 	room, err := e.c.Reserve(want)
 	if err != nil {

@@ -44,23 +44,24 @@ func (c *Consumer) Init(h *Header, data []byte, o Owner) {
 	c.allow()
 }
 
-// allow says how large the producer may make its ring: [EasySize], or one step more than the
-// ring has, so that all fifos together do not grow much further than their owner wants. A
-// producer that has to make the ring larger, because a single call needs it, does not ask; nor
-// does one that has loaded the word before. So a ring that is larger than allowed is nothing to
-// complain of, and is charged to the owner like any other.
+// allow says how large the producer may make its ring: as it likes while there is plenty of
+// memory, and otherwise [EasySize], or one step more than the ring has, so that all fifos together
+// do not grow much further than their owner wants. A producer that has to make the ring larger,
+// because a single call needs it, does not ask; nor does one that has loaded the word before. So
+// a ring that is larger than allowed is nothing to complain of, and is charged to the owner like
+// any other.
 func (c *Consumer) allow() {
 	size := int(c.mask + 1)
 	most := size
-	for _, n := range [...]int{EasySize, 2 * size} {
-		if n = min(n, len(c.data)); n > size && (c.owner == nil || c.owner.MayGrow(n-size)) {
-			most = n
-			break
-		}
-	}
-	if c.owner == nil {
+	switch {
+	case c.owner == nil || c.owner.Plenty(len(c.data)-size):
 		most = len(c.data)
+	case size < EasySize && c.owner.MayGrow(EasySize-size):
+		most = EasySize
+	case c.owner.MayGrow(size):
+		most = 2 * size
 	}
+	most = min(most, len(c.data))
 	c.held = most == size && size < len(c.data)
 	if log := uint32(bits.Len(uint(most - 1))); c.h.allow.Load() != log {
 		c.h.allow.Store(log)
@@ -99,7 +100,8 @@ func (c *Consumer) advance(tail uint64) error {
 	// A base that lies is harmless, as offsets are masked.
 	c.base = place.base()
 	c.tail = tail
-	if mask := uint64(1)<<log - 1; mask != c.mask {
+	// Settle may have told the owner of a smaller ring in between.
+	if mask := uint64(1)<<log - 1; mask != c.mask || c.owner != nil && uint64(c.charged.Load()) != mask+1 {
 		c.adopt(mask)
 	}
 	if c.held && c.tail-c.head > c.mask/2 {

@@ -10,9 +10,13 @@ import (
 )
 
 // An account is an Owner with a limit.
-type account struct{ used, limit, spread int }
+type account struct {
+	used, limit, spread int
+	plenty              bool
+}
 
 func (a *account) MayGrow(n int) bool { return a.used+n <= a.limit }
+func (a *account) Plenty(n int) bool  { return a.plenty }
 func (a *account) Charge(n int)       { a.used += n }
 func (a *account) Spread()            { a.spread++ }
 
@@ -105,7 +109,7 @@ func TestResize(t *testing.T) {
 // TestWall has the producer write all that it may after the ring became larger with bytes that
 // wrap, while the consumer does not know of it: it reads them where they were.
 func TestWall(t *testing.T) {
-	r := newGrowing(4*EasySize, nil, nil)
+	r := newGrowing(4*EasySize, &account{limit: 1 << 30}, nil)
 	r.write(t, EasySize)
 	r.read(t, 1000)
 	r.write(t, 1000)
@@ -142,7 +146,7 @@ func TestNoWall(t *testing.T) {
 	require.Len(t, r.q, size)
 	r.empty(t)
 
-	r = newGrowing(size, nil, nil)
+	r = newGrowing(size, &account{limit: 1 << 30}, nil)
 	r.write(t, EasySize)
 	r.read(t, 1000)
 	r.write(t, 1000)
@@ -172,8 +176,15 @@ func (r *pair) stream(t testing.TB, n int) {
 // that don't.
 func TestGrow(t *testing.T) {
 	const size = 1 << 20
-	r := newGrowing(size, nil, nil)
+	owner := &account{used: MinSize, limit: 1 << 30, plenty: true}
+	r := newGrowing(size, owner, nil)
 	require.Equal(t, MinSize, r.p.Ring())
+	r.write(t, 2*size)
+	require.Len(t, r.q, size, "there is plenty of memory")
+	r.empty(t)
+	_, ok := r.p.Shrink()
+	require.True(t, ok)
+	owner.plenty = false
 	r.write(t, size)
 	require.Len(t, r.q, EasySize, "a reader that does nothing")
 	for range 20 { // a ring each time
@@ -200,7 +211,8 @@ func TestGrow(t *testing.T) {
 	r.stream(t, 4*size)
 	require.Equal(t, size, r.p.Ring())
 	r.empty(t)
-	unused, ok := r.p.Shrink()
+	var unused []byte
+	unused, ok = r.p.Shrink()
 	require.True(t, ok)
 	require.Len(t, unused, size-PageSize)
 	require.Equal(t, MinSize, r.p.Ring())

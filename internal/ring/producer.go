@@ -167,7 +167,7 @@ func (p *Producer) shouldGrow() bool {
 	if bits.Len64(p.mask) >= int(p.h.allow.Load()) || p.owner != nil && !p.owner.MayGrow(int(p.mask+1)) {
 		return false
 	}
-	if p.mask+1 < EasySize {
+	if p.mask+1 < EasySize || p.owner == nil || p.owner.Plenty(int(p.mask+1)) {
 		return true
 	}
 	now := time.Since(epoch)
@@ -249,8 +249,8 @@ func (p *Producer) announce(end uint64) {
 // It returns 0 if the fifo is full.
 //
 // A Write that finds too little space makes the ring larger, if neither side's owner nor the
-// data area forbids it: up to [EasySize], and further if a whole ring of bytes has passed
-// quickly, or the consumer has waited meanwhile. It also does so if the consumer waits for more
+// data area forbids it: up to [EasySize] and while there is plenty of memory, and further if a
+// whole ring of bytes has passed quickly, or the consumer has waited meanwhile. It also does so if the consumer waits for more
 // than the ring holds, which nobody forbids.
 func (p *Producer) Write(b []byte) (int, error) {
 	if len(b) > PieceSize {

@@ -80,7 +80,7 @@ const (
 )
 
 // EasySize is the size up to which a ring grows when a single write needs it: what stays in a
-// CPU's cache. Beyond that the reader has to keep up.
+// CPU's cache. Beyond that there must be plenty of memory, or the reader has to keep up.
 const EasySize = 64 << 10
 
 // HeaderSize is the number of bytes of shared memory that a fifo needs in addition
@@ -166,6 +166,8 @@ func At(mem []byte) *Header {
 type Owner interface {
 	// MayGrow reports whether there are n bytes more for a fifo to go faster.
 	MayGrow(n int) bool
+	// Plenty reports whether there is so much that n bytes more need no reason.
+	Plenty(n int) bool
 	// Charge counts n bytes more, which may be negative, whether they are there or not.
 	Charge(n int)
 	// Spread is called when the fifo may take memory that it does not need when it is

@@ -141,6 +141,12 @@ func (a *Account) MayGrow(n int) bool {
 	return used+int64(n) <= a.unreserved() && (a.whole == nil || a.whole.MayGrow(n))
 }
 
+// Plenty reports whether less than half of the memory would be in use with n bytes more.
+func (a *Account) Plenty(n int) bool {
+	used := a.conns.Load() & memoryPart * ringUnit
+	return used+int64(n) <= a.limits.Memory/2 && (a.whole == nil || a.whole.Plenty(n))
+}
+
 // Charge counts n bytes of memory, which may be negative, whatever the limit is.
 func (a *Account) Charge(n int) {
 	for ; a != nil; a = a.whole {

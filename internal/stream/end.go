@@ -194,8 +194,10 @@ func (e *End) Charged() int { return e.rx.Charged() + e.tx.Ring() }
 // payer is an End as its fifos know it.
 type payer End
 
-// MayGrow, Charge and Spread implement [ring.Owner].
+// MayGrow, Plenty, Charge and Spread implement [ring.Owner].
 func (p *payer) MayGrow(n int) bool { return p.janitor == nil || p.janitor.Memory.MayGrow(n) }
+
+func (p *payer) Plenty(n int) bool { return p.janitor == nil || p.janitor.Memory.Plenty(n) }
 
 func (p *payer) Charge(n int) {
 	if p.janitor != nil {

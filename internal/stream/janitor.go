@@ -28,6 +28,8 @@ type Janitor struct {
 type Memory interface {
 	// MayGrow reports whether there are n bytes more for a fifo to go faster.
 	MayGrow(n int) bool
+	// Plenty reports whether there is so much that n bytes more need no reason.
+	Plenty(n int) bool
 	// Charge counts n bytes more, which may be negative.
 	Charge(n int)
 }

@@ -15,6 +15,7 @@ import (
 type budget struct{ used, limit atomic.Int64 }
 
 func (b *budget) MayGrow(n int) bool { return b.used.Load()+int64(n) <= b.limit.Load() }
+func (b *budget) Plenty(n int) bool  { return b.used.Load()+int64(n) <= b.limit.Load()/2 }
 func (b *budget) Charge(n int)       { b.used.Add(int64(n)) }
 
 // A trimmer is a Peer that notes what it gives back.
