@@ -117,7 +117,10 @@ func TestMaxMemory(t *testing.T) {
 				server, client = limited, other
 				text = "the listener's application has reached a limit"
 			}
-			ln := listenOn(t, ctnet.ListenConfig{App: server, Peer: ctnet.PeerLimits{Memory: limit}})
+			// A step of a fifo that was allowed before is small beside the limit.
+			ln := listenOn(t, ctnet.ListenConfig{
+				App: server, ReadBuffer: limit / 8, WriteBuffer: limit / 8, Peer: ctnet.PeerLimits{Memory: limit},
+			})
 			used := func() int { return int(limited.Snapshot().Memory) }
 			var all [][2]*ctnet.Conn
 			connect := func() {
@@ -142,7 +145,7 @@ func TestMaxMemory(t *testing.T) {
 			requireLimit(t, client, text)
 			full := used()
 			stream(len(all) - 1) // the others may have been allowed one more step before
-			require.LessOrEqual(t, used(), full, "a fifo has grown")
+			require.Less(t, used(), full+limit/16, "fifos have grown") // but for the odd step, see ring.Producer.Starves
 
 			for _, p := range all[:len(all)-1] {
 				p[0].Close()

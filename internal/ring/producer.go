@@ -149,13 +149,14 @@ func (p *Producer) canGrow() bool { return p.mask+1 < uint64(len(p.data)) }
 // producer has found it: then a Write or Space of more than is free makes the ring larger.
 // The load pairs with the store in Consumer.RequestData. The request was made after the
 // last publish, or it would have been answered, so the consumer waits although it has seen
-// all bytes. It might also be just about to see them: then the ring is larger than need be.
+// all bytes. If it had released them, which comes before the request, then the load of the head
+// would show that. It might also be just about to see them: then the ring is larger than need be.
 func (p *Producer) Starves() bool {
 	if !p.canGrow() || p.tail == p.head {
 		return false
 	}
 	v := p.h.wantData.Load()
-	return v&raised != 0 && v != p.want.given
+	return v&raised != 0 && v != p.want.given && p.h.head.Load() != p.tail
 }
 
 // shouldGrow reports whether the ring is too small, and whether both sides have the memory
