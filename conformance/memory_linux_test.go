@@ -144,7 +144,7 @@ func TestMaxMemory(t *testing.T) {
 			}
 			requireLimit(t, client, text)
 			full := used()
-			stream(len(all) - 1) // the others may have been allowed one more step before
+			stream(len(all) - 1)                                       // the others may have been allowed one more step before
 			require.Less(t, used(), full+limit/16, "fifos have grown") // but for the odd step, see ring.Producer.Starves
 
 			for _, p := range all[:len(all)-1] {

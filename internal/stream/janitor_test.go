@@ -75,7 +75,7 @@ func TestTidy(t *testing.T) {
 		require.EqualValues(t, 2*ring.MinSize+2*size, b.used.Load())
 		before := toS.trimmed.Load()
 		require.Eventually(t, func() bool { return b.used.Load() == 4*ring.MinSize }, 20*time.Second, time.Millisecond)
-		require.EqualValues(t, before+size-ring.PageSize, toS.trimmed.Load())
+		require.Greater(t, toS.trimmed.Load(), before)
 		require.Zero(t, toC.trimmed.Load())
 		require.Eventually(t, func() bool {
 			j.mu.Lock()
