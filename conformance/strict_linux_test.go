@@ -80,7 +80,9 @@ func TestStrictProcesses(t *testing.T) {
 	a := harness.NewApp(t)
 	var all []net.Conn
 	for range 20 { // in three segments
-		c := dial(t, a, t.Name())
+		d := ctnet.Dialer{App: a, ReadBuffer: 1 << 20, WriteBuffer: 1 << 20}
+		c, err := d.Dial("ct", t.Name())
+		require.NoError(t, err)
 		defer c.Close()
 		requireEcho(t, c)
 		all = append(all, c)
