@@ -15,14 +15,13 @@
 //
 // The producer also chooses the ring's size, up to that of the data area: a small one to
 // begin with, a larger one where that helps the stream (see [Producer.Write]), a small one
-// again when the fifo is empty ([Producer.Shrink]). So the memory that a fifo takes is what
-// its reader is fast enough for. Base and size are in one word, the place.
+// again when the fifo is empty ([Producer.Shrink]). Base and size are in one word, the place.
 //
 // When the ring becomes larger the queued bytes keep their offsets, and those that lie at
 // the ring's start, beyond its old end, are copied to where they belong in the larger one.
-// A consumer that does not know of it yet reads them where they were: so the producer goes
-// no further than to the new ring's end, until the consumer has said that it knows (seen),
-// or has taken all.
+// A consumer that does not know of it yet reads them where they were: so if there are any, the
+// producer goes no further than to the new ring's end, until the consumer has said that it
+// knows (seen), or has released them.
 //
 // # Who writes what
 //
