@@ -91,6 +91,11 @@ func requireLimit(t *testing.T, client *ctnet.App, text string) {
 	d := ctnet.Dialer{App: client, Timeout: 10 * time.Second}
 	c, err := d.Dial("ct", t.Name())
 	require.Nil(t, c)
+	requireLimitError(t, err, text)
+}
+
+func requireLimitError(t *testing.T, err error, text string) {
+	t.Helper()
 	e := opErrorOf(t, err)
 	require.ErrorIs(t, err, syscall.ENOBUFS)
 	require.Equal(t, "dial", e.Op)

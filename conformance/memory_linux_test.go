@@ -119,33 +119,44 @@ func TestMaxMemory(t *testing.T) {
 			}
 			// A step of a fifo that was allowed before is small beside the limit.
 			ln := listenOn(t, ctnet.ListenConfig{
-				App: server, ReadBuffer: limit / 8, WriteBuffer: limit / 8, Peer: ctnet.PeerLimits{Memory: limit},
+				App: server, ReadBuffer: limit / 8, WriteBuffer: limit / 8, Peer: ctnet.PeerLimits{Memory: 2 * limit},
 			})
 			used := func() int { return int(limited.Snapshot().Memory) }
 			var all [][2]*ctnet.Conn
-			connect := func() {
+			// Meanwhile fifos that are quiet for a second become small again.
+			connect := func() error {
 				before := used()
-				c, s := connectTo(t, ln, client)
-				all = append(all, [2]*ctnet.Conn{c, s})
-				require.Equal(t, least, used()-before)
+				d := ctnet.Dialer{App: client, Timeout: 10 * time.Second}
+				c, err := d.Dial("ct", t.Name())
+				if err != nil {
+					return err
+				}
+				t.Cleanup(func() { c.Close() })
+				all = append(all, [2]*ctnet.Conn{c.(*ctnet.Conn), acceptConn(t, ln)})
+				require.LessOrEqual(t, used()-before, least)
+				return nil
 			}
 			stream := func(i int) {
-				transfer(t, all[i][0], all[i][1], 8<<20)
-				transfer(t, all[i][1], all[i][0], 8<<20)
+				transfer(t, all[i][0], all[i][1], 2<<20)
+				transfer(t, all[i][1], all[i][0], 2<<20)
 			}
+			most := 0
 			for i := range 8 {
-				connect()
+				require.NoError(t, connect())
 				stream(i)
+				most = max(most, used())
 			}
-			require.Greater(t, used(), limit/2)
-			require.LessOrEqual(t, used(), limit) // 3/4, 8 new ones, and what was allowed before
-			for used() <= limit-least {
-				connect()
+			require.Greater(t, most, limit/2)
+			require.LessOrEqual(t, most, limit) // 3/4, 8 new ones, and what was allowed before
+			var err error
+			for range limit / least {
+				if err = connect(); err != nil {
+					break
+				}
 			}
-			requireLimit(t, client, text)
-			full := used()
-			stream(len(all) - 1)                                       // the others may have been allowed one more step before
-			require.Less(t, used(), full+limit/16, "fifos have grown") // but for the odd step, see ring.Producer.Starves
+			requireLimitError(t, err, text)
+			stream(len(all) - 1)                                        // the others may have been allowed one more step before
+			require.Less(t, used(), limit+limit/16, "fifos have grown") // but for the odd step, see ring.Producer.Starves
 
 			for _, p := range all[:len(all)-1] {
 				p[0].Close()
@@ -156,7 +167,7 @@ func TestMaxMemory(t *testing.T) {
 				stream(len(all) - 1)
 				return used() > least
 			})
-			connect()
+			require.NoError(t, connect())
 		})
 	}
 }
