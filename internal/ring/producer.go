@@ -251,8 +251,8 @@ func (p *Producer) announce(end uint64) {
 //
 // A Write that finds too little space makes the ring larger, if neither side's owner nor the
 // data area forbids it: up to [EasySize] and while there is plenty of memory, and further if a
-// whole ring of bytes has passed quickly, or the consumer has waited meanwhile. It also does so if the consumer waits for more
-// than the ring holds, which nobody forbids.
+// whole ring of bytes has passed quickly, or the consumer has waited meanwhile. It also does so
+// if the consumer waits for more than the ring holds, which nobody forbids.
 func (p *Producer) Write(b []byte) (int, error) {
 	if len(b) > PieceSize {
 		b = b[:PieceSize]
