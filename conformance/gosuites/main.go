@@ -27,6 +27,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"cutthrough.example/conformance/internal/gotest"
 )
 
 func main() {
@@ -100,11 +102,11 @@ func compare(r *runner, pattern *regexp.Regexp) (same bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		want, err := r.run(kernel, s, bin, "")
+		want, err := r.program(kernel, s, bin).Results()
 		if err != nil {
 			return false, err
 		}
-		passed, failed := want.count()
+		passed, failed := want.Count()
 		fmt.Printf("%-18s %-16s %6d %6d\n", s.pkg, kernel.name, passed, failed)
 		cutBin, err := r.compile(ways[0], s)
 		if err != nil {
@@ -112,31 +114,31 @@ func compare(r *runner, pattern *regexp.Regexp) (same bool, err error) {
 		}
 		for _, w := range ways {
 			os.Remove(counts)
-			got, err := r.run(w, s, cutBin, "")
+			got, err := r.program(w, s, cutBin).Results()
 			if err != nil {
 				return false, err
 			}
 			cut, ker := dials(counts)
 			differ := 0
-			for _, test := range failures(got) {
-				if t := want[test]; t != nil && t.failed > 0 {
+			for _, test := range got.Failures() {
+				if t := want[test]; t != nil && t.Failed > 0 {
 					continue
 				}
-				d := difference{suite: s, way: w, test: test, output: got[test].output}
+				d := difference{suite: s, way: w, test: test, output: got[test].Output}
 				if reason := d.exception(); reason != "" {
 					excepted[reason] = append(excepted[reason], s.pkg+" "+test)
 					continue
 				}
 				differ++
-				if d.alone, err = r.alone(w, s, cutBin, test); err != nil {
+				if d.alone, err = r.program(w, s, cutBin).Alone(test); err != nil {
 					return false, err
 				}
-				if d.kernel, err = r.alone(kernel, s, bin, test); err != nil {
+				if d.kernel, err = r.program(kernel, s, bin).Alone(test); err != nil {
 					return false, err
 				}
 				found = append(found, d)
 			}
-			passed, failed := got.count()
+			passed, failed := got.Count()
 			fmt.Printf("%-18s %-16s %6d %6d %6d %12d %9d\n", "", w.name, passed, failed, differ, cut, ker)
 		}
 	}
@@ -169,60 +171,18 @@ func dials(counts string) (cut, kernel int) {
 	return strings.Count(string(b), "c"), strings.Count(string(b), "k")
 }
 
-// failures returns the tests that failed, except tests that failed because of a subtest.
-func failures(r results) (tests []string) {
-	for test, t := range r {
-		if t.failed == 0 {
-			continue
-		}
-		inner := false
-		for sub, s := range r {
-			inner = inner || s.failed > 0 && strings.HasPrefix(sub, test+"/")
-		}
-		if !inner {
-			tests = append(tests, test)
-		}
-	}
-	slices.Sort(tests)
-	return tests
-}
-
-// aloneRuns is how often a test that differs is run alone.
-const aloneRuns = 3
-
-// alone returns how often a test fails when it is run alone.
-func (r *runner) alone(w way, s suite, bin, test string) (failed int, err error) {
-	if test == wholeProcess {
-		return 0, nil
-	}
-	var only []string
-	for name := range strings.SplitSeq(test, "/") {
-		only = append(only, "^"+regexp.QuoteMeta(name)+"$")
-	}
-	once := *r
-	once.count = 1
-	for range aloneRuns {
-		res, err := once.run(w, s, bin, strings.Join(only, "/"))
-		if err != nil {
-			return 0, err
-		}
-		failed += min(1, res.of(test).failed)
-	}
-	return failed, nil
-}
-
 // A difference is a test that passed with package net, and failed with ctnet.
 type difference struct {
 	suite         suite
 	way           way
 	test          string
 	output        string
-	alone, kernel int // how often of aloneRuns it failed alone, and with package net
+	alone, kernel int // how often of gotest.AloneRuns it failed alone, and with package net
 }
 
 func (d difference) print() {
 	fmt.Printf("\n%s %s with %s: alone it fails %d of %d times, with net %d\n",
-		d.suite.pkg, d.test, d.way.name, d.alone, aloneRuns, d.kernel)
+		d.suite.pkg, d.test, d.way.name, d.alone, gotest.AloneRuns, d.kernel)
 	lines := strings.Split(strings.TrimSpace(d.output), "\n")
 	for _, line := range lines[:min(len(lines), 12)] {
 		fmt.Printf("\t%s\n", line)

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"cutthrough.example/conformance/internal/rewrite"
 )
 
 // The tests of package net are inside it, where nothing that imports package net can
@@ -219,20 +221,20 @@ func editNetTest(name string, src []byte) ([]byte, error) {
 		}
 		return ""
 	}
-	var e edits
+	var e rewrite.Edits
 	var visit func(n ast.Node) bool
 	visit = func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.Ident:
 			if to := own[n.Name]; to != "" {
-				e.replace(fset, n, to)
+				e.Replace(fset, n, to)
 			}
 		case *ast.KeyValueExpr:
 			// The name of a field. A Dialer in a sysDialer has package net's type.
 			if id, ok := n.Key.(*ast.Ident); ok && own[id.Name] != "" {
 				if id.Name == "Dialer" {
-					e.insert(fset, n.Value.Pos(), "Dialer(")
-					e.insert(fset, n.Value.End(), ")")
+					e.Insert(fset, n.Value.Pos(), "Dialer(")
+					e.Insert(fset, n.Value.End(), ")")
 				}
 				ast.Inspect(n.Value, visit)
 				return false
@@ -241,8 +243,8 @@ func editNetTest(name string, src []byte) ([]byte, error) {
 			if a, ok := n.X.(*ast.TypeAssertExpr); ok && kind(a.Type) != "" && !strings.Contains(inNet, "\t"+n.Sel.Name+"(") {
 				// More than ctnet has.
 				if kind(a.Type) == "ctTCPListener" {
-					e.insert(fset, a.Pos(), "ctSocket(")
-					e.replace(fset, &ast.BadExpr{From: a.X.End(), To: a.End()}, ")")
+					e.Insert(fset, a.Pos(), "ctSocket(")
+					e.Replace(fset, &ast.BadExpr{From: a.X.End(), To: a.End()}, ")")
 				}
 				ast.Inspect(a.X, visit)
 				return false
@@ -251,23 +253,23 @@ func editNetTest(name string, src []byte) ([]byte, error) {
 			return false
 		case *ast.TypeAssertExpr:
 			if to := kind(n.Type); to != "" {
-				e.replace(fset, n.Type, to)
+				e.Replace(fset, n.Type, to)
 			}
 		case *ast.CaseClause:
 			for _, x := range n.List {
 				if to := kind(x); to != "" {
-					e.replace(fset, x, to)
+					e.Replace(fset, x, to)
 				}
 			}
 		case *ast.FuncType:
 			if n.Params != nil && len(n.Params.List) == 1 {
 				if to := kind(n.Params.List[0].Type); to == "ctTCPConn" {
-					e.replace(fset, n.Params.List[0].Type, to)
+					e.Replace(fset, n.Params.List[0].Type, to)
 				}
 			}
 		}
 		return true
 	}
 	ast.Inspect(f, visit)
-	return e.apply(src), nil
+	return e.Apply(src), nil
 }

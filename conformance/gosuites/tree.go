@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"go/ast"
-	"go/build"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -19,6 +18,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"cutthrough.example/conformance/internal/rewrite"
 )
 
 // A tree is a copy of Go's own with ctnet in it. Only there can the suites be compiled,
@@ -131,7 +132,7 @@ func (t *tree) addModules() error {
 		for _, name := range slices.Concat(p.GoFiles, p.SFiles, p.HFiles) {
 			b, err := os.ReadFile(filepath.Join(p.Dir, name))
 			if err == nil && strings.HasSuffix(name, ".go") {
-				b, err = editImports(b, func(path string) string {
+				b, err = rewrite.Imports(b, func(path string) string {
 					if strings.Contains(strings.Split(path, "/")[0], ".") {
 						return strconv.Quote(inside(path))
 					}
@@ -153,47 +154,11 @@ func (t *tree) addModules() error {
 func (t *tree) addNames() error {
 	own := map[string]bool{"Dial": true, "DialTimeout": true, "Dialer": true, "Listen": true, "ListenConfig": true}
 	maps.Copy(own, interfaces)
-	kinds := map[string]string{} // how each name is declared
-	add := func(kind string, id *ast.Ident) {
-		if id.IsExported() && !own[id.Name] {
-			kinds[id.Name] = kind
-		}
-	}
-	pkg, err := build.ImportDir(filepath.Join(t.goroot, "src/net"), 0)
+	b, err := rewrite.Names(t.goroot, "net", own)
 	if err != nil {
 		return err
 	}
-	for _, name := range slices.Concat(pkg.GoFiles, pkg.CgoFiles) {
-		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(pkg.Dir, name), nil, 0)
-		if err != nil {
-			return err
-		}
-		for _, d := range f.Decls {
-			switch d := d.(type) {
-			case *ast.FuncDecl:
-				if d.Recv == nil {
-					add("var", d.Name)
-				}
-			case *ast.GenDecl:
-				for _, s := range d.Specs {
-					switch s := s.(type) {
-					case *ast.TypeSpec:
-						add("type", s.Name)
-					case *ast.ValueSpec:
-						for _, id := range s.Names {
-							add(d.Tok.String(), id)
-						}
-					}
-				}
-			}
-		}
-	}
-	var b bytes.Buffer
-	b.WriteString("package net\n\nimport \"net\"\n\n")
-	for _, name := range slices.Sorted(maps.Keys(kinds)) {
-		fmt.Fprintf(&b, "%s %s = net.%[2]s\n", kinds[name], name)
-	}
-	return t.put(inside(shimPath)+"/names.go", b.Bytes())
+	return t.put(inside(shimPath)+"/names.go", b)
 }
 
 // useShim makes a package of Go's, and its tests, import the shim for package net.
@@ -233,76 +198,21 @@ func shimFor(src []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var e edits
+	var e rewrite.Edits
 	ast.Inspect(f, func(n ast.Node) bool {
 		if star, ok := n.(*ast.StarExpr); ok {
 			if sel, ok := star.X.(*ast.SelectorExpr); ok {
 				if id, ok := sel.X.(*ast.Ident); ok && id.Name == "net" && interfaces[sel.Sel.Name] {
-					e.replace(fset, star, "net."+sel.Sel.Name)
+					e.Replace(fset, star, "net."+sel.Sel.Name)
 				}
 			}
 		}
 		return true
 	})
-	return editImports(e.apply(src), func(path string) string {
+	return rewrite.Imports(e.Apply(src), func(path string) string {
 		if path == "net" {
 			return "net " + strconv.Quote(inside(shimPath))
 		}
 		return ""
 	})
-}
-
-// editImports replaces imports by what to returns for their paths, if anything.
-func editImports(src []byte, to func(path string) string) ([]byte, error) {
-	fset := token.NewFileSet()
-	f, err := parser.ParseFile(fset, "", src, parser.ImportsOnly)
-	if err != nil {
-		return nil, err
-	}
-	var e edits
-	for _, s := range f.Imports {
-		path, err := strconv.Unquote(s.Path.Value)
-		if err != nil {
-			return nil, err
-		}
-		spec := to(path)
-		if spec == "" {
-			continue
-		}
-		if s.Name != nil {
-			spec = spec[strings.Index(spec, `"`):]
-		}
-		e.replace(fset, s.Path, spec)
-	}
-	return e.apply(src), nil
-}
-
-// An edit replaces the bytes of a file from one offset to another.
-type edit struct {
-	from, to int
-	text     string
-}
-
-// edits change a file in place, so that its lines keep their numbers.
-type edits []edit
-
-func (e *edits) replace(fset *token.FileSet, n ast.Node, text string) {
-	*e = append(*e, edit{fset.Position(n.Pos()).Offset, fset.Position(n.End()).Offset, text})
-}
-
-func (e *edits) insert(fset *token.FileSet, at token.Pos, text string) {
-	off := fset.Position(at).Offset
-	*e = append(*e, edit{off, off, text})
-}
-
-func (e edits) apply(src []byte) []byte {
-	slices.SortStableFunc(e, func(a, b edit) int { return a.from - b.from })
-	var out []byte
-	done := 0
-	for _, e := range e {
-		out = append(out, src[done:e.from]...)
-		out = append(out, e.text...)
-		done = e.to
-	}
-	return append(out, src[done:]...)
 }

@@ -1,0 +1,265 @@
+//go:build unix
+
+// Package gotest runs test programs, and goes on after a test that hangs or ends the process.
+package gotest
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Result is how often a test passed and failed. One that hangs, or ends the process,
+// fails.
+type Result struct {
+	Passed, Failed, Skipped int
+	Output                  string // when it failed first
+}
+
+func (t *Result) fail(output string) {
+	if t.Failed++; t.Failed == 1 {
+		t.Output = output
+	}
+}
+
+// Results are the results of a suite, by the tests' names.
+type Results map[string]*Result
+
+func (r Results) of(test string) *Result {
+	if r[test] == nil {
+		r[test] = new(Result)
+	}
+	return r[test]
+}
+
+// Count returns how many tests passed, each time that they were run, and how many
+// failed.
+func (r Results) Count() (passed, failed int) {
+	for _, t := range r {
+		if t.Failed > 0 {
+			failed++
+		} else if t.Passed > 0 {
+			passed++
+		}
+	}
+	return passed, failed
+}
+
+// Failures returns the tests that failed, except tests that failed because of a subtest.
+func (r Results) Failures() (tests []string) {
+	for test, t := range r {
+		if t.Failed == 0 {
+			continue
+		}
+		inner := false
+		for sub, s := range r {
+			inner = inner || s.Failed > 0 && strings.HasPrefix(sub, test+"/")
+		}
+		if !inner {
+			tests = append(tests, test)
+		}
+	}
+	slices.Sort(tests)
+	return tests
+}
+
+// skip returns a pattern for the tests that have a result, here or in another results.
+func (r Results) skip(also string) string {
+	var skip []string
+	if also != "" {
+		skip = append(skip, also)
+	}
+	for test := range r {
+		if !strings.Contains(test, "/") {
+			skip = append(skip, "^"+regexp.QuoteMeta(test)+"$")
+		}
+	}
+	return strings.Join(skip, "|")
+}
+
+// A Program is a test program and the way to run it.
+type Program struct {
+	Bin       string
+	Dir       string        // where it runs
+	Env       []string      // besides this process's own
+	Run, Skip string        // patterns of tests; all and none if empty
+	Short     bool          // leave out what takes long
+	Count     int           // run each test so often
+	Hang      time.Duration // so long without a word is a hang
+	Timeout   time.Duration // of each process; none if 0
+	Test2JSON string        // the tool
+}
+
+// Results runs the tests. One that hangs, or ends the process otherwise, costs only itself:
+// the tests that had not been run by then are run by another process.
+func (p *Program) Results() (Results, error) { return p.results(p.Run) }
+
+func (p *Program) results(only string) (Results, error) {
+	res := make(Results)
+	for {
+		n := len(res)
+		died, err := p.process(only, res)
+		if err != nil {
+			return nil, err
+		}
+		if !died {
+			return res, nil
+		}
+		if len(res) == n {
+			return nil, fmt.Errorf("%s: ended before any test, see %s", p.Bin, p.log())
+		}
+	}
+}
+
+// AloneRuns is how often Alone runs a test.
+const AloneRuns = 3
+
+// Alone returns how often a test fails when it is run alone.
+func (p *Program) Alone(test string) (failed int, err error) {
+	if test == WholeProcess {
+		return 0, nil
+	}
+	var only []string
+	for name := range strings.SplitSeq(test, "/") {
+		only = append(only, "^"+regexp.QuoteMeta(name)+"$")
+	}
+	once := *p
+	once.Count = 1
+	for range AloneRuns {
+		res, err := once.results(strings.Join(only, "/"))
+		if err != nil {
+			return 0, err
+		}
+		failed += min(1, res.of(test).Failed)
+	}
+	return failed, nil
+}
+
+func (p *Program) log() string { return p.Bin + ".log" }
+
+// process runs the tests that have no result yet in one process. It reports whether
+// that died before it was done.
+func (p *Program) process(only string, res Results) (died bool, err error) {
+	log, err := os.OpenFile(p.log(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return false, err
+	}
+	defer log.Close()
+	cmd := exec.Command(p.Bin, "-test.v=test2json", "-test.timeout=0",
+		fmt.Sprintf("-test.count=%d", cmp.Or(p.Count, 1)), fmt.Sprintf("-test.short=%v", p.Short),
+		"-test.run="+only, "-test.skip="+res.skip(p.Skip))
+	cmd.Dir = p.Dir
+	cmd.Env = append(os.Environ(), "PWD="+cmd.Dir)
+	cmd.Env = append(cmd.Env, p.Env...)
+	cmd.WaitDelay = time.Second // for what a test has left behind
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+
+	convert := exec.Command(p.Test2JSON)
+	convert.Stderr = os.Stderr
+	text, err := convert.StdinPipe()
+	if err != nil {
+		return false, err
+	}
+	events, err := convert.StdoutPipe()
+	if err != nil {
+		return false, err
+	}
+	cmd.Stdout = io.MultiWriter(log, text)
+	cmd.Stderr = cmd.Stdout
+	if err := convert.Start(); err != nil {
+		return false, err
+	}
+	if err := cmd.Start(); err != nil {
+		return false, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		cmd.Wait() // its result is in ProcessState
+		text.Close()
+	}()
+	// The goroutines' stacks, in the log, say where it hangs.
+	quit := func() { cmd.Process.Signal(syscall.SIGQUIT) }
+	hung := time.AfterFunc(p.Hang, quit)
+	late := time.AfterFunc(cmp.Or(p.Timeout, math.MaxInt64), quit)
+	failed, running := read(events, res, func() { hung.Reset(p.Hang) })
+	<-ended
+	hung.Stop()
+	late.Stop()
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what a test has left behind
+	if err := convert.Wait(); err != nil {
+		return false, err
+	}
+	code := cmd.ProcessState.ExitCode()
+	if code == 0 {
+		return false, nil
+	}
+	if died = code != 1 && code != raceFound || len(running) > 0; !died && !failed {
+		res.of(WholeProcess).Failed++
+	}
+	for test, output := range running {
+		res.of(test).fail(output)
+	}
+	return died, nil
+}
+
+// raceFound is the race detector's exit code.
+const raceFound = 66
+
+// WholeProcess is what fails if no test does, such as a look for goroutines that were
+// left behind.
+const WholeProcess = "(the process)"
+
+// read reads the events of a run, and calls alive for each one. It reports whether a
+// test failed, and the output of the tests that had not ended.
+func read(events io.Reader, res Results, alive func()) (failed bool, running map[string]string) {
+	running = make(map[string]string)
+	output := make(map[string]string)
+	lines := bufio.NewReader(events)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			for test := range running {
+				if running[test] = output[test]; strings.Contains(output[test], "--- PASS: "+test+" ") {
+					delete(running, test) // the event would have come with the next line
+				}
+			}
+			return failed, running
+		}
+		var e struct{ Action, Test, Output string }
+		if json.Unmarshal(line, &e) != nil || e.Test == "" {
+			continue
+		}
+		alive()
+		switch e.Action {
+		case "run", "cont":
+			running[e.Test] = ""
+		case "pause":
+			delete(running, e.Test)
+		case "output":
+			output[e.Test] += e.Output
+		case "pass", "fail", "skip":
+			switch t := res.of(e.Test); e.Action {
+			case "pass":
+				t.Passed++
+			case "fail":
+				t.fail(output[e.Test])
+				failed = true
+			case "skip":
+				t.Skipped++
+			}
+			delete(running, e.Test)
+			delete(output, e.Test)
+		}
+	}
+}
