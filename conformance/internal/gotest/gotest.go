@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"os/exec"
@@ -24,6 +25,8 @@ import (
 type Result struct {
 	Passed, Failed, Skipped int
 	Output                  string // when it failed first
+
+	settled bool // it was running when a process ended, and is not run again
 }
 
 func (t *Result) fail(output string) {
@@ -73,18 +76,40 @@ func (r Results) Failures() (tests []string) {
 	return tests
 }
 
-// skip returns a pattern for the tests that have a result, here or in another results.
+// skip returns a pattern for the tests that need not be run again: those that have a result, and
+// the subtests that were running when a process ended. The other subtests of the same test are
+// run once more.
 func (r Results) skip(also string) string {
 	var skip []string
 	if also != "" {
 		skip = append(skip, also)
 	}
-	for test := range r {
-		if !strings.Contains(test, "/") {
-			skip = append(skip, "^"+regexp.QuoteMeta(test)+"$")
+	for test, t := range r {
+		if t.settled || !strings.Contains(test, "/") {
+			skip = append(skip, exactly(test))
 		}
 	}
 	return strings.Join(skip, "|")
+}
+
+// progress returns a number that grows with each process that was not in vain.
+func (r Results) progress() int {
+	n := len(r)
+	for _, t := range r {
+		if t.settled {
+			n++
+		}
+	}
+	return n
+}
+
+// exactly returns a pattern for one test.
+func exactly(test string) string {
+	var p []string
+	for name := range strings.SplitSeq(test, "/") {
+		p = append(p, "^"+regexp.QuoteMeta(name)+"$")
+	}
+	return strings.Join(p, "/")
 }
 
 // A Program is a test program and the way to run it.
@@ -101,24 +126,55 @@ type Program struct {
 }
 
 // Results runs the tests. One that hangs, or ends the process otherwise, costs only itself:
-// the tests that had not been run by then are run by another process.
+// the tests that had not been run by then are run by another process, with those of its
+// siblings, if it is a subtest. If several were running, each one is run alone.
 func (p *Program) Results() (Results, error) { return p.results(p.Run) }
 
 func (p *Program) results(only string) (Results, error) {
 	res := make(Results)
 	for {
-		n := len(res)
-		died, err := p.process(only, res)
+		before := res.progress()
+		died, running, err := p.process(only, res)
 		if err != nil {
 			return nil, err
+		}
+		for test, output := range running {
+			t := res.of(test)
+			t.settled = true
+			if len(running) == 1 {
+				t.fail(output)
+			} else if err := p.settle(test, res); err != nil {
+				return nil, err
+			}
 		}
 		if !died {
 			return res, nil
 		}
-		if len(res) == n {
-			return nil, fmt.Errorf("%s: ended before any test, see %s", p.Bin, p.log())
+		if res.progress() == before {
+			return nil, fmt.Errorf("%s: ended outside of the tests, see %s", p.Bin, p.log())
 		}
 	}
+}
+
+// settle runs a test alone and adds its result, and those of its subtests.
+func (p *Program) settle(test string, res Results) error {
+	alone, err := p.results(exactly(test))
+	if err != nil {
+		return err
+	}
+	for name, a := range alone {
+		if name != test && !strings.HasPrefix(name, test+"/") {
+			continue
+		}
+		t := res.of(name)
+		t.settled = t.settled || a.settled
+		t.Passed += a.Passed
+		t.Skipped += a.Skipped
+		if a.Failed > 0 {
+			t.fail(a.Output)
+		}
+	}
+	return nil
 }
 
 // AloneRuns is how often Alone runs a test.
@@ -129,14 +185,10 @@ func (p *Program) Alone(test string) (failed int, err error) {
 	if test == WholeProcess {
 		return 0, nil
 	}
-	var only []string
-	for name := range strings.SplitSeq(test, "/") {
-		only = append(only, "^"+regexp.QuoteMeta(name)+"$")
-	}
 	once := *p
 	once.Count = 1
 	for range AloneRuns {
-		res, err := once.results(strings.Join(only, "/"))
+		res, err := once.results(exactly(test))
 		if err != nil {
 			return 0, err
 		}
@@ -148,11 +200,11 @@ func (p *Program) Alone(test string) (failed int, err error) {
 func (p *Program) log() string { return p.Bin + ".log" }
 
 // process runs the tests that have no result yet in one process. It reports whether
-// that died before it was done.
-func (p *Program) process(only string, res Results) (died bool, err error) {
+// that died before it was done, and the output of the tests that were running then.
+func (p *Program) process(only string, res Results) (died bool, running map[string]string, err error) {
 	log, err := os.OpenFile(p.log(), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	defer log.Close()
 	cmd := exec.Command(p.Bin, "-test.v=test2json", "-test.timeout=0",
@@ -168,19 +220,19 @@ func (p *Program) process(only string, res Results) (died bool, err error) {
 	convert.Stderr = os.Stderr
 	text, err := convert.StdinPipe()
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	events, err := convert.StdoutPipe()
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	cmd.Stdout = io.MultiWriter(log, text)
 	cmd.Stderr = cmd.Stdout
 	if err := convert.Start(); err != nil {
-		return false, err
+		return false, nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return false, err
+		return false, nil, err
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -198,19 +250,27 @@ func (p *Program) process(only string, res Results) (died bool, err error) {
 	late.Stop()
 	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what a test has left behind
 	if err := convert.Wait(); err != nil {
-		return false, err
+		return false, nil, err
 	}
 	code := cmd.ProcessState.ExitCode()
 	if code == 0 {
-		return false, nil
+		return false, nil, nil
 	}
 	if died = code != 1 && code != raceFound || len(running) > 0; !died && !failed {
 		res.of(WholeProcess).Failed++
 	}
-	for test, output := range running {
-		res.of(test).fail(output)
+	maps.DeleteFunc(running, func(test, _ string) bool { return hasSubtest(running, test) })
+	return died, running, nil
+}
+
+// hasSubtest reports whether a subtest of a test is among the running tests.
+func hasSubtest(running map[string]string, test string) bool {
+	for sub := range running {
+		if strings.HasPrefix(sub, test+"/") {
+			return true
+		}
 	}
-	return died, nil
+	return false
 }
 
 // raceFound is the race detector's exit code.
