@@ -33,7 +33,8 @@ var suites = []suite{
 	{module: "github.com/cloudflare/tableflip", version: "v1.2.3"},
 	{module: "github.com/emersion/go-smtp", version: "v0.25.1"},
 	{module: "github.com/apache/thrift", version: "v0.25.0", pkgs: []string{"./lib/go/thrift"}},
-	{module: "github.com/nats-io/nats-server/v2", version: "v2.15.3", pkgs: []string{"./test"}},
+	{module: "github.com/nats-io/nats-server/v2", version: "v2.15.3", pkgs: []string{"./test"},
+		also: []string{"github.com/nats-io/nats.go"}},
 	{module: "github.com/hashicorp/go-plugin", version: "v1.8.0"},
 	{module: "github.com/cloudwego/hertz", version: "v0.10.4"},
 	{module: "github.com/soheilhy/cmux", version: "v0.1.5"},
@@ -45,7 +46,10 @@ var suites = []suite{
 	{module: "github.com/gliderlabs/ssh", version: "v0.3.8"},
 	{module: "github.com/hashicorp/memberlist", version: "v0.7.0"},
 	{module: "github.com/mochi-mqtt/server/v2", version: "v2.7.9"},
-	{module: "github.com/eclipse/paho.mqtt.golang", version: "v1.5.1"},
+	{module: "github.com/eclipse/paho.mqtt.golang", version: "v1.5.1", pkgs: []string{"."},
+		skip: `^Test_(Start|Disconnect.*|Publish.*|Subscribe|(Binary_)?Will|CleanSession|p\ds\d|CallbackOverrun|` +
+			`MultipleURLs|ping1_idle5|autoreconnect|cleanUpMids.*|ConnectRetry.*|ResumeSubs.*|OverLengthTopic|` +
+			`Ack_After_Disconnect)$`}, // they need a broker on port 1883
 	{module: "github.com/bradfitz/gomemcache", version: "v0.0.0-20260422231931-4d751bb6e37c"},
 	{module: "github.com/rakyll/hey", version: "v0.1.5"},
 	{module: "connectrpc.com/connect", version: "v1.21.1"},

@@ -26,7 +26,7 @@ type Result struct {
 	Passed, Failed, Skipped int
 	Output                  string // when it failed first
 
-	settled bool // it was running when a process ended, and is not run again
+	settled bool // a process ended while it was running, and it is not run again
 }
 
 func (t *Result) fail(output string) {
@@ -103,6 +103,18 @@ func (r Results) progress() int {
 	return n
 }
 
+// settleSubtests settles the subtests of a test that have failed. It reports whether there are
+// any that were not settled before.
+func (r Results) settleSubtests(test string) (found bool) {
+	for name, t := range r {
+		if strings.HasPrefix(name, test+"/") && t.Failed > 0 && !t.settled {
+			t.settled = true
+			found = true
+		}
+	}
+	return found
+}
+
 // exactly returns a pattern for one test.
 func exactly(test string) string {
 	var p []string
@@ -139,6 +151,9 @@ func (p *Program) results(only string) (Results, error) {
 			return nil, err
 		}
 		for test, output := range running {
+			if res.settleSubtests(test) {
+				continue // a panic there ended the process, and test can go on without them
+			}
 			t := res.of(test)
 			t.settled = true
 			if len(running) == 1 {
