@@ -139,7 +139,7 @@ func startChild(role string, t task, files ...*os.File) (*child, error) {
 	c.cmd.ExtraFiles = files
 	c.cmd.Stdout = &c.output
 	c.cmd.Stderr = &c.output
-	c.cmd.Env = append(os.Environ(), "CTNET_DIR="+t.Dir)
+	c.cmd.Env = append(os.Environ(), "CTNET_DIR=")
 	c.cmd.Env = append(c.cmd.Env, t.workload().env...)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := c.cmd.Start(); err != nil {

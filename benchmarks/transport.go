@@ -71,8 +71,8 @@ var transports = []*transport{
 	{
 		name:  ct,
 		title: `ctnet, network "ct"`,
-		listen: func(string) (net.Listener, string, error) {
-			return addressed(ctnet.Listen("ct", "benchmarks"))
+		listen: func(dir string) (net.Listener, string, error) {
+			return addressed(ctnet.Listen("ct", filepath.Base(dir)))
 		},
 		dial: func(ctx context.Context, address string) (net.Conn, error) {
 			return ctnet.DialContext(ctx, "ct", address)

@@ -27,6 +27,7 @@ import (
 	"cutthrough.example/ctnet"
 	"cutthrough.example/internal/leakcheck"
 	"cutthrough.example/internal/pattern"
+	"cutthrough.example/internal/rendezvous"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -330,9 +331,13 @@ func injected() {
 		fmt.Println("none:", got, err)
 		return
 	}
+	dir := os.Getenv("CTNET_DIR")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		network, path, _ := strings.Cut(in.Text(), " ")
-		s := &scenario{network: network, path: map[string]ctnet.Path{"cut": ctnet.CutThrough, "any": ctnet.AnyPath}[path]}
+		network, rest, _ := strings.Cut(in.Text(), " ")
+		path, place, _ := strings.Cut(rest, " ")
+		s := &scenario{network: network, path: map[string]ctnet.Path{"cut": ctnet.CutThrough, "any": ctnet.AnyPath}[path], dir: dir}
+		os.Setenv("CTNET_DIR", map[string]string{"": dir, "abstract": ""}[place])
+		rendezvous.Present("injected") // the first time it opens a socket that stays
 		before := leakcheck.Now()
 		s.run()
 		s.settle(before)
@@ -344,6 +349,7 @@ func injected() {
 type scenario struct {
 	network string
 	path    ctnet.Path
+	dir     string // for a socket file
 	serving sync.WaitGroup
 	flows   atomic.Int64 // that are being served
 
@@ -440,8 +446,8 @@ func (s *scenario) run() {
 	harness.Check(err)
 	client, err := ctnet.NewApp(ctnet.AppConfig{})
 	harness.Check(err)
-	dir := os.Getenv("CTNET_DIR")
-	address := map[string]string{"ct": "injected", "tcp": "127.0.0.1:0", "unix": filepath.Join(dir, "injected")}[s.network]
+	dir := s.dir
+	address := map[string]string{"ct": fmt.Sprintf("injected-%d", os.Getpid()), "tcp": "127.0.0.1:0", "unix": filepath.Join(dir, "injected")}[s.network]
 	lc := ctnet.ListenConfig{App: server, Path: s.path, ReadBuffer: ctnet.MaxBuffer / 2, WriteBuffer: ctnet.MaxBuffer / 2} // two slots in each segment
 	var ln net.Listener
 	if s.step("listen", func() (err error) {
@@ -615,14 +621,14 @@ var otherwise = []struct {
 	errno      syscall.Errno // 0 is a text alone
 }{
 	// The listener's process could not tell the dialer.
-	{"epoll_ctl in internal/rendezvous.(*Socket).Accept", "first dial", unix.ECONNREFUSED},
-	{"recvmsg in internal/rendezvous.Channel.Receive", "", unix.ECONNREFUSED},
+	{"epoll_ctl in internal/rendezvous.(*Socket).answer", "first dial", unix.ECONNREFUSED},
+	{"recvmsg in internal/rendezvous.Channel.receive", "", unix.ECONNREFUSED},
 	{"getsockopt in internal/rendezvous.Channel.PeerCred", "", unix.ECONNREFUSED},
 	{"readlinkat in internal/hostnet.NetNamespace", "", 0},
 	// What os.NewFile has met is not known.
 	{"fcntl in internal/sched.newEpoll", "first dial", unix.ENOSPC},
 	// It looks as if the file were not there.
-	{"newfstatat in internal/rendezvous.Present", "", unix.ECONNREFUSED},
+	{"newfstatat in internal/rendezvous.place.taken", "", unix.ECONNREFUSED},
 }
 
 func saidOtherwise(s site, o outcome, errno syscall.Errno) bool {
@@ -641,13 +647,13 @@ func TestInjected(t *testing.T) {
 	var hits, hidden atomic.Int64
 	sites := make(map[site]bool)
 	done := make(map[string]bool)
-	ways := []string{"ct cut", "tcp cut", "tcp any", "unix any"}
+	ways := []string{"ct cut", "ct cut abstract", "tcp cut", "tcp any", "tcp any abstract", "unix any"}
 	if raceEnabled && !*injectAll {
-		ways = ways[:1] // the race detector's own calls are reported, too, and take most of the time
+		ways = ways[:2] // the race detector's own calls are reported, too, and take most of the time
 	}
 	for _, what := range ways {
 		t.Run(what, func(t *testing.T) {
-			_, path, _ := strings.Cut(what, " ")
+			path := strings.Fields(what)[1]
 			p := newInjection(t)
 			// What happens once in a process, and then what happens each time.
 			all := make(map[site]int)

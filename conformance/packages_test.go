@@ -22,7 +22,7 @@ var arrows = map[string][]string{
 	"internal/pair":       {"internal/foreign", "internal/rendezvous", "internal/sched", "internal/segpool", "internal/stream", "internal/syserr"},
 	"internal/pattern":    nil,
 	"internal/rawpacket":  nil,
-	"internal/rendezvous": {"internal/foreign", "internal/syserr"},
+	"internal/rendezvous": {"internal/foreign", "internal/hostnet", "internal/syserr"},
 	"internal/ring":       nil,
 	"internal/sched":      nil,
 	"internal/segpool":    {"internal/ring"},

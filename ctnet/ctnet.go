@@ -26,13 +26,13 @@
 // An address of network "ct" is a name, such as "svc/echo", of up to 200 bytes
 // without NUL and "..". The kernel has no such network, so there is no fallback.
 //
-// Applications find each other in a directory: $CTNET_DIR, else $XDG_RUNTIME_DIR/ctnet, else
-// a directory in the temporary directory that has the user's number in its name. It must
-// belong to this user or to root, and no other user may be able to write to it. Containers
-// that share the directory, as a volume, can connect.
+// Applications find each other by names in the network namespace, or in the directory that
+// CTNET_DIR names, if it is set: so containers can connect that share a volume and not a network.
 //
-// The kernel tells a listener which process connects, see [Cred]. By default a listener
-// accepts processes of its own user and of root; [ListenConfig].Allow can decide otherwise.
+// The kernel tells both sides which process is at the other end, see [Cred]. On network tcp a
+// listener accepts processes of all users, and a dialer trusts the user who has the port. Otherwise
+// processes connect with those of their own user and of root. [ListenConfig].Allow and
+// [Dialer].Allow can decide otherwise, and CTNET_ALLOW names further users.
 //
 // # In tests
 //

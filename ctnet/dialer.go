@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/syserr"
 )
 
@@ -32,6 +33,14 @@ type Dialer struct {
 
 	// Path says which way connections may take.
 	Path Path
+
+	// Allow reports whether the listener may belong to a process of another application. By
+	// default it may belong to this user, to root, to a user in CTNET_ALLOW, and to the user
+	// to whom the kernel's listener belongs that has the address: of network "unix" the owner
+	// of the socket file. A user without a number in this user namespace is never allowed.
+	// If the listener is not allowed, the Dial uses the kernel's socket, or fails with EACCES
+	// if it may not. Several goroutines may call Allow at a time, for each Dial.
+	Allow func(Cred) bool
 }
 
 // Dial connects to an address, see [Dialer.DialContext].
@@ -108,7 +117,15 @@ func (d *Dialer) dialName(ctx context.Context, name string) (*conn, error) {
 	if bubble != 0 {
 		return nil, syserr.New(syscall.ECONNREFUSED, "nobody listens on this name in the same testing/synctest bubble")
 	}
-	return a.dialRemote(ctx, t.keys[0], t, ask)
+	return a.dialRemote(ctx, t.keys[0], t, ask, d.allow())
+}
+
+// allow returns Allow as package pair calls it.
+func (d *Dialer) allow() func(rendezvous.Cred) bool {
+	if d.Allow == nil {
+		return nil
+	}
+	return func(c rendezvous.Cred) bool { return d.Allow(Cred(c)) }
 }
 
 // errNotTheKernels is the error of [Path] Kernel on network "ct".

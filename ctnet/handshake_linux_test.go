@@ -578,7 +578,7 @@ func TestHandshakeAddedErrno(t *testing.T) {
 }
 
 // TestHandshakeServerGoesAtAdd lets a server go away when the client adds its first segment. Dial
-// tries once more.
+// tries twice more.
 func TestHandshakeServerGoesAtAdd(t *testing.T) {
 	leakcheck.Check(t)
 	useRunDir(t)
@@ -598,7 +598,7 @@ func TestHandshakeServerGoesAtAdd(t *testing.T) {
 		require.Less(t, time.Since(start), patience)
 		requireOpError(t, err, "dial", "gone", syscall.ECONNREFUSED)
 		s.stop()
-		require.EqualValues(t, 2, s.conns.Load())
+		require.EqualValues(t, 3, s.conns.Load())
 		leakcheck.RequireBack(t, before)
 		require.Zero(t, a.a.account.Usage())
 	}
@@ -634,7 +634,7 @@ func TestHandshakeNoise(t *testing.T) {
 		_, err := dialAs(a, name)
 		requireOpError(t, err, "dial", name, syscall.ECONNREFUSED)
 		s.stop()
-		require.EqualValues(t, 2, s.conns.Load()) // Dial tries once more
+		require.EqualValues(t, 3, s.conns.Load()) // Dial tries twice more
 	}
 	require.NoError(t, a.Close())
 	leakcheck.RequireBack(t, before)

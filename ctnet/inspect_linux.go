@@ -12,8 +12,9 @@ import (
 	"cutthrough.example/internal/rendezvous"
 )
 
-// Inspect returns a [Snapshot] of each application that listens in the directory in which
-// applications find each other, and that belongs to this user; for root, of each application.
+// Inspect returns a [Snapshot] of each application that listens in this network namespace, or in
+// the directory that CTNET_DIR names, and that belongs to this user or to root; for root, of each
+// application.
 // A connection with any other application is seen from the end that is in one of these. The
 // error names the applications that did not answer; the other Snapshots are returned.
 func Inspect(ctx context.Context) ([]Snapshot, error) {
@@ -28,6 +29,8 @@ func Inspect(ctx context.Context) ([]Snapshot, error) {
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
 			// The listener is gone.
+		case isStranger(err):
+			// Its user shows it to nobody else.
 		case err != nil:
 			errs = append(errs, &os.PathError{Op: "inspect", Path: path, Err: err})
 		case !slices.ContainsFunc(all, func(o Snapshot) bool { return o.App == s.App }):

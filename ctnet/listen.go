@@ -31,9 +31,12 @@ type ListenConfig struct {
 	// not among them: they wait in the kernel's own queue.
 	Backlog int
 
-	// Allow reports whether a process may connect from another application. By default
-	// processes of the same user and of root may. On the networks that the kernel has too,
-	// all other processes use the kernel's socket, if they can reach it. A listener calls
+	// Allow reports whether a process may connect from another application. By default on
+	// networks "ct" and "unix" processes of the same user, of root and of users in
+	// CTNET_ALLOW may. On network "tcp", and at an abstract address of network "unix", all
+	// users of the network namespace may, as the kernel lets them connect too. A user without a
+	// number in this user namespace never may. On the networks that the kernel has too, all
+	// other processes use the kernel's socket, if they can reach it. A listener calls
 	// Allow from one goroutine; no other application can attach until Allow returns. Allow
 	// is not called for connections inside the listener's own App.
 	Allow func(Cred) bool
@@ -82,7 +85,7 @@ func (p *PeerLimits) fill(backlog int, app segpool.Limits) error {
 //
 // On networks "tcp", "tcp4", "tcp6" and "unix" it listens on the kernel's socket too, and the
 // address is that of this socket. If shared memory can't be offered there, because the
-// directory in which applications find each other can't be used, it says so once through
+// sockets can't be made by which applications find each other, it says so once through
 // slog.Default and returns the kernel's listener.
 //
 // An error is a *net.OpError around a syscall.Errno, such as EADDRINUSE, a *net.AddrError, a

@@ -67,6 +67,18 @@ func (l *Listener) open(ctx context.Context) (err error) {
 	return nil
 }
 
+// isOpen reports whether the kernel lets every user connect to the listener's address who is in its
+// network namespace: it asks for a permission only if there is a socket file.
+func (l *Listener) isOpen() bool {
+	switch a := l.addr.(type) {
+	case *net.TCPAddr:
+		return true
+	case *net.UnixAddr:
+		return hostnet.IsAbstract(a.Name)
+	}
+	return false
+}
+
 // answers returns the local address of an accepted connection whose dialer has dialed the
 // target with this name. It returns nil if the listener doesn't listen at that address.
 func (l *Listener) answers(name string) net.Addr {

@@ -33,6 +33,7 @@ type netDial struct {
 	kernel           net.Dialer // for the kernel's socket
 	network, address string     // the arguments of Dial
 	ask              sizes
+	allow            func(rendezvous.Cred) bool // Dialer.Allow, or nil
 }
 
 // An attempt is the result of trying to connect through shared memory.
@@ -86,7 +87,7 @@ func (d *Dialer) dialNet(ctx context.Context, network, address string) (net.Conn
 	if err != nil {
 		return nil, failure("dial", network, address, err)
 	}
-	n := netDial{app: d.App.app(), path: d.Path, kernel: d.Kernel, network: network, address: address, ask: ask}
+	n := netDial{app: d.App.app(), path: d.Path, kernel: d.Kernel, network: network, address: address, ask: ask, allow: d.allow()}
 	return n.run(ctx)
 }
 
@@ -323,12 +324,12 @@ func (n *netDial) connect(parent context.Context, own *Listener, key string, t t
 		}
 		return attemptOf(n.app.dialLocal(ctx, own, t, n.ask))
 	}
-	a := attemptOf(n.app.dialRemote(ctx, key, t, n.ask))
+	a := attemptOf(n.app.dialRemote(ctx, key, t, n.ask, n.allow))
 	switch {
 	case a.err == rendezvous.ErrNobody:
 		return foundNobody
-	case a.outcome == failed && !isTransient(a.err) && parent.Err() == nil:
-		n.app.remote.Absences.Distrust(t.name, stamp)
+	case a.outcome == failed && !isTransient(a.err) && !isStranger(a.err) && parent.Err() == nil:
+		n.app.remote.Absences.Distrust(t.name, stamp, isSilence(a.err))
 	}
 	return a
 }
@@ -337,3 +338,15 @@ func (n *netDial) connect(parent context.Context, own *Listener, key string, t t
 // now: it is closing, another listener has taken over its address, or it was handed on. The
 // next Dial may succeed.
 func isTransient(err error) bool { return err == syscall.ECONNREFUSED || err == errHandedOn.Errno }
+
+// isSilence reports whether err says that the Dial has waited for an answer in vain.
+func isSilence(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || err == rendezvous.ErrSilent
+}
+
+// isStranger reports whether err says that the listener's user is not trusted. Another Dial may
+// trust him.
+func isStranger(err error) bool {
+	_, ok := err.(*rendezvous.Stranger)
+	return ok
+}

@@ -24,7 +24,13 @@ const (
 
 // kernelOnly reports whether the environment turns the cut-through off for the whole
 // process, so that the system's tools see its traffic. It has no effect on network "ct".
-var kernelOnly = sync.OnceValue(func() bool { return os.Getenv("CTNET_KERNEL_ONLY") != "" })
+var kernelOnly = sync.OnceValue(func() bool {
+	switch os.Getenv("CTNET_KERNEL_ONLY") {
+	case "", "0", "false":
+		return false
+	}
+	return true
+})
 
 // mayCut reports whether connections may go through shared memory on a network that the
 // kernel has too.

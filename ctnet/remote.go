@@ -5,6 +5,7 @@ import (
 	"net"
 	"syscall"
 
+	"cutthrough.example/internal/hostnet"
 	"cutthrough.example/internal/pair"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/stream"
@@ -19,10 +20,11 @@ type dialedConn struct {
 }
 
 // dialRemote connects to a listener of another application.
-func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes) (*conn, error) {
-	for range 2 {
+func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes, allow func(rendezvous.Cred) bool) (*conn, error) {
+	to := pair.Target{Key: key, Name: t.name, Ask: pair.Sizes(ask), Remote: t.addr, Allow: allow, Owns: hostnet.Owns}
+	for range 3 {
 		d := &dialedConn{conn: conn{remote: t.addr}}
-		err := a.remote.Dial(ctx, pair.Target{Key: key, Name: t.name, Ask: pair.Sizes(ask), Remote: t.addr}, d)
+		err := a.remote.Dial(ctx, to, d)
 		if err == nil {
 			return &d.conn, nil
 		}
@@ -82,10 +84,13 @@ func (a *acceptedConn) accept() *conn {
 type served struct{ l *Listener }
 
 func (s served) Allows(c rendezvous.Cred) bool {
-	if s.l.allow == nil {
-		return rendezvous.Trusted(c)
+	switch {
+	case !rendezvous.Known(c):
+		return false
+	case s.l.allow != nil:
+		return s.l.allow(Cred(c))
 	}
-	return s.l.allow(Cred(c))
+	return s.l.isOpen() || rendezvous.Trusted(c)
 }
 
 func (s served) PeerLimits() pair.PeerLimits { return pair.PeerLimits(s.l.peerLimits) }

@@ -238,6 +238,8 @@ const failed = "failed: "
 type stage struct {
 	listeners map[string]*served
 	held      net.Conn
+	beacons   []net.PacketConn
+	squatters []net.Listener
 	children  []*exec.Cmd
 	thread    chan func() // what the thread in another network namespace is to do
 }
@@ -378,6 +380,31 @@ func (s *stage) obey(args []string, file *os.File) (answer string, err error) {
 		}
 		s.listeners["impostor"] = &served{ln: ln}
 		return "listens", nil
+	case "squat": // name: occupies it as a listener does, and says nothing
+		beacon, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: arg(1), Net: "unixgram"})
+		if err != nil {
+			return "", err
+		}
+		s.beacons = append(s.beacons, beacon)
+		ln, err := net.Listen("unixpacket", arg(1))
+		if err != nil {
+			return "", err
+		}
+		s.squatters = append(s.squatters, ln)
+		s.listeners["impostor"] = &served{ln: s.squatters[0]}
+		return "squats", nil
+	case "inspect": // the addresses of all listeners
+		all, err := ctnet.Inspect(context.Background())
+		if err != nil {
+			return "", err
+		}
+		addresses := []string{"listeners"}
+		for _, snapshot := range all {
+			for _, l := range snapshot.Listeners {
+				addresses = append(addresses, l.Address)
+			}
+		}
+		return strings.Join(addresses, " "), nil
 	case "visited": // what the impostor's first visitor has said
 		c, err := s.listeners["impostor"].ln.Accept()
 		if err != nil {
@@ -817,7 +844,11 @@ func TestOtherHost(t *testing.T) {
 	require.Equal(t, "kernel a", fromB(toA))
 	require.Equal(t, "cut b", fromB(toB))
 
-	// Network "ct" is not the kernel's: processes that share the directory can connect.
+	// Network "ct" is not the kernel's: processes that share a directory can connect.
+	dir := ownDirectory(t)
+	for _, p := range []*puppet{a, b} {
+		p.do("environment", "CTNET_DIR", dir)
+	}
 	b.do("listen", "ctnet", "ct", t.Name(), "ct", "echo")
 	require.Equal(t, "cut ct", a.do("dial", "any", "ct", t.Name()))
 }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -456,14 +457,19 @@ func TestRestartOfStopped(t *testing.T) {
 			require.Equal(t, "*ctnet.Listener", own.do("inherit", "new", "echo"))
 			require.Less(t, time.Since(start), patience+slack)
 			clients := echoCrowd(t, network, address)
-			requireCutSoon(t, "new", (&ctnet.Dialer{App: harness.NewApp(t)}).Dial, network, address)
+			// In a directory the new one has put its file in the place of the old one's. In
+			// the network namespace the old one has the name as long as it is stopped.
+			inDirectory := os.Getenv("CTNET_DIR") != ""
+			if inDirectory {
+				requireCutSoon(t, "new", (&ctnet.Dialer{App: harness.NewApp(t)}).Dial, network, address)
+			}
 			start = time.Now()
 			requireReaches(t, "kernel new", (&ctnet.Dialer{App: known}).Dial, network, address)
 			require.Less(t, time.Since(start), patience+slack)
 			clients.proceed(3)
 
 			answers := clients.end()
-			require.NotZero(t, answers["cut new"])
+			require.Equal(t, inDirectory, answers["cut new"] != 0)
 			require.NotZero(t, answers["kernel new"])
 			require.Zero(t, answers["cut old"]+answers["kernel old"])
 

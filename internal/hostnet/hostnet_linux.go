@@ -45,6 +45,10 @@ func LikelyNamespace() (id string, ok bool) {
 	return id, true
 }
 
+// OneNamespace reports whether all threads that were asked have been in the network namespace of the
+// process's first thread. If so, LikelyNamespace returns that one.
+func OneNamespace() bool { return !manyNamespaces.Load() }
+
 // Pending returns a function that reports whether a listener of the kernel's has a connection
 // to accept. It returns nil if the listener doesn't give access to its socket.
 func Pending(kernel net.Listener) func() bool {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"cutthrough.example/internal/asuser"
 	"cutthrough.example/internal/leakcheck"
 )
 
@@ -111,5 +112,53 @@ func TestPorts(t *testing.T) {
 	require.Equal(t, 3, rs.Count())
 	for i, want := range []uint32{1024, 1025, 60000} {
 		require.Equal(t, want, rs.At(i))
+	}
+}
+
+// TestOwner asks for the owners of listeners, in both ways.
+func TestOwner(t *testing.T) {
+	leakcheck.Check(t)
+	own := os.Geteuid()
+	for network, address := range map[string]string{"tcp4": "127.0.0.1:0", "tcp": ":0", "tcp6": "[::1]:0"} {
+		uids := []int{own}
+		if own == 0 {
+			uids = []int{0, 12345}
+		}
+		for _, uid := range uids {
+			var ln net.Listener
+			var err error
+			asuser.Do(t, uid, func() {
+				syscall.RawSyscall(syscall.SYS_SETFSUID, uintptr(uid), 0, 0) // it makes the socket's owner
+				ln, err = net.Listen(network, address)
+			})
+			require.NoError(t, err)
+			port := ln.Addr().(*net.TCPAddr).AddrPort().Port()
+			ip := netip.MustParseAddr("127.0.0.1")
+			if network == "tcp6" {
+				ip = netip.IPv6Loopback()
+			}
+			addr := netip.AddrPortFrom(ip, port)
+			got, ok := askOwner(addr)
+			require.True(t, ok)
+			require.Equal(t, uid, got)
+			require.Equal(t, uid, readOwner(addr))
+			require.False(t, Owns(uid+1, net.TCPAddrFromAddrPort(addr)))
+			require.True(t, Owns(uid, net.TCPAddrFromAddrPort(addr)))
+			ln.Close()
+			require.True(t, Owns(uid, net.TCPAddrFromAddrPort(addr)), "it is remembered")
+			require.False(t, Owns(uid+1, net.TCPAddrFromAddrPort(addr)))
+			_, ok = askOwner(addr)
+			require.False(t, ok)
+			require.Equal(t, -1, readOwner(addr))
+		}
+	}
+	dir := t.TempDir()
+	ln, err := net.Listen("unix", dir+"/s")
+	require.NoError(t, err)
+	defer ln.Close()
+	require.True(t, Owns(own, ln.Addr()))
+	require.False(t, Owns(own+1, ln.Addr()))
+	for _, path := range []string{dir, dir + "/none", "@x"} {
+		require.False(t, Owns(own, &net.UnixAddr{Name: path}))
 	}
 }

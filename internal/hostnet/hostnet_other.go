@@ -13,6 +13,9 @@ func NetNamespace() (id string, ok bool) { return "", true }
 // LikelyNamespace is NetNamespace.
 func LikelyNamespace() (id string, ok bool) { return NetNamespace() }
 
+// OneNamespace returns true.
+func OneNamespace() bool { return true }
+
 // Pending returns nil: the socket can't be asked.
 func Pending(kernel net.Listener) func() bool { return nil }
 
@@ -29,3 +32,6 @@ func MayConnect(path string) error { return nil }
 
 // IsAbstract returns false: only Linux has the abstract namespace.
 func IsAbstract(path string) bool { return false }
+
+// Owns returns false: only on Linux is there another process at the other end.
+func Owns(uid int, addr net.Addr) bool { return false }

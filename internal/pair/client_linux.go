@@ -85,6 +85,14 @@ func (h *Host) client(ctx context.Context, t Target) (*client, error) {
 		if p := h.clients[key]; p != nil {
 			p.dialing++
 			h.mu.Unlock()
+			// Another Dial has made the pair, and may trust others than this one, or have
+			// looked when the address belonged to another user.
+			if !t.trusts(p.cred) {
+				p.done()
+				p.retire()
+				h.mu.Lock()
+				continue
+			}
 			return p, nil
 		}
 		other := h.attaching[key]
@@ -106,7 +114,7 @@ func (h *Host) client(ctx context.Context, t Target) (*client, error) {
 	h.attaching[key] = own
 	h.mu.Unlock()
 
-	p, err := h.attach(ctx, key, t.Remote)
+	p, err := h.attach(ctx, key, t)
 
 	h.mu.Lock()
 	delete(h.attaching, key)
@@ -129,19 +137,19 @@ func (p *client) done() {
 // attach attaches to the listener that key names. If the listener hangs up when much time has
 // passed, then one of the two processes was stopped and the listener's patience is at its end, so
 // attach tries once more.
-func (h *Host) attach(ctx context.Context, key clientKey, remote net.Addr) (*client, error) {
+func (h *Host) attach(ctx context.Context, key clientKey, t Target) (*client, error) {
 	start := time.Now()
-	p, err := h.attachOnce(ctx, key, remote)
+	p, err := h.attachOnce(ctx, key, t)
 	if err == errHungUp && time.Since(start) > helloTimeout/2 {
-		p, err = h.attachOnce(ctx, key, remote)
+		p, err = h.attachOnce(ctx, key, t)
 	}
 	return p, err
 }
 
 var errHungUp = syserr.New(syscall.ECONNREFUSED, "the listener's process hung up; has it ended?")
 
-func (h *Host) attachOnce(ctx context.Context, key clientKey, remote net.Addr) (*client, error) {
-	ch, cred, err := rendezvous.Dial(ctx, key.key)
+func (h *Host) attachOnce(ctx context.Context, key clientKey, t Target) (*client, error) {
+	ch, cred, err := rendezvous.Dial(ctx, key.key, t.trusts)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +158,7 @@ func (h *Host) attachOnce(ctx context.Context, key clientKey, remote net.Addr) (
 		return nil, err
 	}
 	unlimited := ch.LimitHandshake(ctx)
-	p, err := h.sayHello(ctx, ch, cred, key, remote, unlimited)
+	p, err := h.sayHello(ctx, ch, cred, key, t.Remote, unlimited)
 	if err != nil {
 		unlimited()
 		h.end(ch)
@@ -172,6 +180,8 @@ func (h *Host) attachError(ctx context.Context, err error) error {
 		return rendezvous.ErrSilent
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return errHungUp
+	case err == syscall.ESTALE:
+		return ErrRetired
 	}
 	return err
 }
@@ -201,10 +211,13 @@ func (h *Host) sayHello(ctx context.Context, ch rendezvous.Channel, cred rendezv
 	hello := rendezvous.Message{Kind: rendezvous.KindHello, App: h.ID, Worker: uint32(number),
 		ToServer: uint32(key.ask.ToServer), ToClient: uint32(key.ask.ToClient)}
 	hello.NameLen = uint32(copy(hello.Name[:], key.name))
+	if err := ch.AskSender(); err != nil {
+		return nil, err
+	}
 	if err := ch.Send(hello, blockFD, sleepFD, ringerFD); err != nil {
 		return nil, err
 	}
-	welcome, fds, err := ch.Expect(rendezvous.KindWelcome, 2)
+	welcome, fds, err := ch.ExpectFrom(cred, rendezvous.KindWelcome, 2)
 	defer func() { go fds.Close() }() // the server can make that block
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package pair
 import (
 	"bytes"
 	"context"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -14,9 +15,11 @@ import (
 const maxAnswer = 256 << 20
 
 // Inspect asks the application that listens on a socket for what its [Config.Inspect]
-// returns.
-func Inspect(ctx context.Context, path string) ([]byte, rendezvous.Cred, error) {
-	ch, cred, err := rendezvous.DialPath(ctx, path)
+// returns. Only an application of this user or of root is asked; for root, of any user.
+func Inspect(ctx context.Context, name string) ([]byte, rendezvous.Cred, error) {
+	ch, cred, err := rendezvous.DialName(ctx, name, func(c rendezvous.Cred) bool {
+		return rendezvous.Ours(c) || rendezvous.Known(c) && os.Geteuid() == 0
+	})
 	if err != nil {
 		return nil, cred, err
 	}

@@ -31,6 +31,22 @@ type Target struct {
 
 	// Remote is the address of the other end, for Dialing.Begin.
 	Remote net.Addr
+
+	// Allow, if it is not nil, decides whom the listener may belong to. Otherwise it may be
+	// whom package rendezvous trusts, and the user who Owns Remote.
+	Allow func(rendezvous.Cred) bool
+	Owns  func(uid int, a net.Addr) bool
+}
+
+// trusts reports whether the listener may belong to a process.
+func (t *Target) trusts(c rendezvous.Cred) bool {
+	switch {
+	case !rendezvous.Known(c):
+		return false
+	case t.Allow != nil:
+		return t.Allow(c)
+	}
+	return rendezvous.Trusted(c) || t.Owns != nil && t.Owns(c.UID, t.Remote)
 }
 
 // ErrRetired means that a pair accepts no more connections: its listener was closed, or its

@@ -280,3 +280,20 @@ func TestTwoUsesOfASlot(t *testing.T) {
 		p.pool.Free(slot, segpool.Done, segpool.Used{})
 	}
 }
+
+// TestRetired dials a listener that has retired, as it does between handing its address over and
+// closing. The Dial is told to look for another one.
+func TestRetired(t *testing.T) {
+	useDir(t)
+	serverApp, clientApp := newApp(t, 1), newApp(t, 2)
+	defer serverApp.Close()
+	defer clientApp.Close()
+	l := &listener{name: "it"}
+	d := serverApp.open(t, "key", l)
+	_, err := clientApp.dial(t, "key", "another")
+	require.Equal(t, syscall.ECONNREFUSED, err)
+	d.retire()
+	require.True(t, l.retired.Load())
+	_, err = clientApp.dial(t, "key", "it")
+	require.Equal(t, ErrRetired, err)
+}

@@ -24,6 +24,8 @@ type Door struct {
 	host   *Host
 	socket *rendezvous.Socket
 
+	retired atomic.Bool // dialers find another listener now, or none
+
 	// Processes that may attach, and processes that are told that they may not.
 	peers, strangers peers
 }
@@ -50,18 +52,11 @@ func (h *Host) Open(ctx context.Context, l Listener, key string) (*Door, error) 
 
 // Serve lets applications attach, until [Door.Close].
 func (d *Door) Serve() {
-	var wait time.Duration
 	for {
 		ch, err := d.socket.Accept()
-		if errors.Is(err, net.ErrClosed) {
+		if err != nil {
 			return
 		}
-		if err != nil { // out of descriptors, or of memory
-			wait = min(max(2*wait, 5*time.Millisecond), time.Second)
-			time.Sleep(wait)
-			continue
-		}
-		wait = 0
 		d.admit(ch)
 	}
 }
@@ -104,12 +99,11 @@ func (d *Door) turnAway(v *visitor) {
 // and of root. It reports whether m was such a message.
 func (d *Door) served(v *visitor, m rendezvous.Message) bool {
 	switch {
-	case !rendezvous.Trusted(v.cred):
+	case !rendezvous.Ours(v.cred):
 	case m.Kind == rendezvous.KindInspect:
 		return d.host.answerInspect(v.ch) == nil
 	case m.Kind == rendezvous.KindTakeover && d.l.Shared():
-		d.retire()
-		return v.ch.Send(rendezvous.Message{Kind: rendezvous.KindTaken}) == nil
+		return d.socket.HandOver(v.ch, d.retire) == nil
 	}
 	return false
 }
@@ -117,6 +111,7 @@ func (d *Door) served(v *visitor, m rendezvous.Message) bool {
 // retire tells the clients to attach anew for later Dials: another listener may have the
 // address now.
 func (d *Door) retire() {
+	d.retired.Store(true)
 	d.l.Retire()
 	h := d.host
 	h.mu.Lock()
@@ -222,6 +217,9 @@ func (d *Door) answer(v *visitor, hello rendezvous.Message, fds foreign.FDs) (*s
 	held.add(s.disown)
 	s.place = d.l.Place(string(hello.Name[:min(hello.NameLen, rendezvous.MaxTarget)]))
 	if s.place == nil {
+		if d.retired.Load() {
+			return nil, syscall.ESTALE // the client asks whoever has the name now
+		}
 		return nil, syscall.ECONNREFUSED
 	}
 	sz, err := s.place.Sizes(Sizes{int(hello.ToServer), int(hello.ToClient)})

@@ -8,15 +8,16 @@ import (
 )
 
 // Absences are a negative cache: the targets at which Dials have found no listener, or none
-// that they can use. With it a Dial that uses the kernel's socket costs one lstat more.
+// that they can use. With it a Dial that uses the kernel's socket costs one lstat more. In the
+// network namespace, where looking costs no more than that, only the second kind is remembered.
 type Absences struct {
 	mu    sync.Mutex
 	stamp Stamp                // until is valid as long as this is the current stamp
 	until map[string]time.Time // when an absence expires; the zero time means never
 }
 
-// A Stamp changes whenever a file is added to the directory or removed from it, and whenever
-// this application opens a listener.
+// A Stamp changes whenever this application opens a listener, and whenever a file is added to the
+// directory or removed from it.
 type Stamp struct {
 	path     string
 	dev, ino uint64
@@ -30,8 +31,11 @@ const (
 	// step would leave the stamp as it is.
 	stampAge = 50 * time.Millisecond
 
-	// distrustTime is how long Dials leave a listener alone that has failed.
-	distrustTime = 5 * time.Second
+	// distrustTime is how long Dials leave a listener alone that has failed. In the network
+	// namespace nothing says that another one has its place, so it is shorter there if the
+	// failure cost no time.
+	distrustTime      = 5 * time.Second
+	shortDistrustTime = time.Second
 
 	maxAbsences = 4096
 )
@@ -42,7 +46,7 @@ const (
 func (a *Absences) Absent(name string, opened uint64) (bool, Stamp) {
 	stamp := Stamp{path: Dir(), own: opened}
 	var st unix.Stat_t
-	if unix.Lstat(stamp.path, &st) == nil {
+	if stamp.path != "" && unix.Lstat(stamp.path, &st) == nil {
 		stamp.dev, stamp.ino, stamp.mtime = uint64(st.Dev), st.Ino, st.Mtim
 	}
 	a.mu.Lock()
@@ -56,16 +60,20 @@ func (a *Absences) Absent(name string, opened uint64) (bool, Stamp) {
 
 // Remember remembers that there was no listener at a target when Absent returned stamp.
 func (a *Absences) Remember(name string, stamp Stamp) {
-	if time.Since(time.Unix(stamp.mtime.Unix())) > stampAge {
+	if stamp.path != "" && time.Since(time.Unix(stamp.mtime.Unix())) > stampAge {
 		a.mark(name, stamp, time.Time{})
 	}
 }
 
 // Distrust remembers that Dials can't use the listener at a target: it does not answer, belongs
 // to another user, or speaks another version. A change of the stamp ends that, as there may be
-// another listener.
-func (a *Absences) Distrust(name string, stamp Stamp) {
-	a.mark(name, stamp, time.Now().Add(distrustTime))
+// another listener. silent says that the Dial has waited for an answer.
+func (a *Absences) Distrust(name string, stamp Stamp, silent bool) {
+	leave := distrustTime
+	if stamp.path == "" && !silent {
+		leave = shortDistrustTime
+	}
+	a.mark(name, stamp, time.Now().Add(leave))
 }
 
 func (a *Absences) mark(name string, stamp Stamp, until time.Time) {
@@ -74,14 +82,4 @@ func (a *Absences) mark(name string, stamp Stamp, until time.Time) {
 	if a.stamp == stamp { // otherwise a listener may be there by now
 		a.until[name] = until
 	}
-}
-
-// Present reports whether the directory has a socket for a key.
-func Present(key string) bool {
-	path, err := socketPath(Dir(), key)
-	if err != nil {
-		return false
-	}
-	var st unix.Stat_t
-	return unix.Lstat(path, &st) == nil
 }

@@ -62,14 +62,27 @@ func versionError(v uint16) error {
 // fails. It fails if the message has another version or size, and with ErrNoRoom, returning the
 // message, if some of its descriptors were lost. The caller checks the kind.
 func (ch Channel) Receive() (m Message, fds foreign.FDs, err error) {
+	m, fds, _, err = ch.receive(0)
+	return m, fds, err
+}
+
+// receive is Receive with more room for control messages. It returns the number of the process that
+// has sent the message, if the kernel was asked to say it and there is room, and -1 otherwise.
+func (ch Channel) receive(more int) (m Message, fds foreign.FDs, sender int, err error) {
 	b := make([]byte, MessageSize+1)
-	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
+	oob := make([]byte, unix.CmsgSpace(4*maxFDs)+more)
 	n, oobn, flags, _, readErr := ch.ReadMsgUnix(b, oob)
 	// Also after an error: an empty packet is reported as the end, but may carry
 	// descriptors.
-	fds, err = parseRights(oob[:oobn])
+	fds, sender, err = parseControl(oob[:oobn])
+	m, err = parse(b, n, flags, fds, readErr, err)
+	return m, fds, sender, err
+}
+
+// parse returns the message in b, of n bytes, or why there is none.
+func parse(b []byte, n, flags int, fds foreign.FDs, readErr, err error) (m Message, _ error) {
 	if readErr != nil {
-		return m, fds, readErr
+		return m, readErr
 	}
 	if err != nil || n < 8 || binary.LittleEndian.Uint32(b) != Magic {
 		err = ErrProtocol
@@ -79,14 +92,47 @@ func (ch Channel) Receive() (m Message, fds foreign.FDs, err error) {
 		err = ErrProtocol
 	}
 	if err != nil {
-		return m, fds, err
+		return m, err
 	}
 	binary.Decode(b[:n], binary.LittleEndian, &m)
 	if flags&unix.MSG_CTRUNC != 0 {
 		if len(fds) >= maxFDs {
-			return m, fds, ErrProtocol
+			return m, ErrProtocol
 		}
 		err = ErrNoRoom // in this process
+	}
+	return m, err
+}
+
+// AskSender has the kernel say who sends the messages that come from now on, until
+// [Channel.ExpectFrom].
+func (ch Channel) AskSender() error { return ch.passCred(1) }
+
+func (ch Channel) passCred(on int) error {
+	raw, err := ch.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sockErr error
+	err = raw.Control(func(fd uintptr) {
+		sockErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, on)
+	})
+	return errors.Join(err, os.NewSyscallError("setsockopt", sockErr))
+}
+
+// ExpectFrom is [Channel.Expect] for a message after AskSender that is to come from the process
+// with credentials c. The error is ESTALE if another process has sent it: the socket that was
+// dialed has been handed over since, and c are those of its owner then.
+func (ch Channel) ExpectFrom(c Cred, kind uint16, nfds int) (Message, foreign.FDs, error) {
+	m, fds, sender, err := ch.receive(unix.CmsgSpace(unix.SizeofUcred))
+	switch {
+	case err != nil:
+	case sender != c.PID:
+		err = syscall.ESTALE
+	default:
+		if err = ch.passCred(0); err == nil {
+			err = m.Check(kind, nfds, fds)
+		}
 	}
 	return m, fds, err
 }
@@ -141,20 +187,26 @@ func (m *Message) Check(kind uint16, nfds int, fds foreign.FDs) error {
 	return nil
 }
 
-func parseRights(oob []byte) (fds foreign.FDs, err error) {
+// parseControl returns the descriptors and the sender's number in control messages.
+func parseControl(oob []byte) (fds foreign.FDs, sender int, err error) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return nil, err
+		return nil, -1, err
 	}
+	sender = -1
 	for i := range msgs {
-		// No other kind comes, such as credentials, as this socket hasn't asked for it.
+		// The kernel sends no other kinds than these two, as nobody has asked for them.
+		if u, err := unix.ParseUnixCredentials(&msgs[i]); err == nil {
+			sender = int(u.Pid)
+			continue
+		}
 		more, err := unix.ParseUnixRights(&msgs[i])
 		if err != nil {
-			return fds, err
+			return fds, sender, err
 		}
 		fds = append(fds, more...)
 	}
-	return fds, nil
+	return fds, sender, nil
 }
 
 // HangUp ends the channel at both ends, and never blocks, as to close it can: the peer's

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,43 +19,40 @@ import (
 	"cutthrough.example/internal/syserr"
 )
 
-// Dir returns the directory in which applications find each other.
+// Dir returns the directory in which applications find each other, or "" if they do so in the
+// network namespace.
 func Dir() string {
 	if dir := os.Getenv("CTNET_DIR"); dir != "" {
 		return filepath.Clean(dir)
 	}
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-		return filepath.Join(dir, "ctnet")
-	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("ctnet-%d", os.Geteuid()))
+	return ""
 }
 
-// checkDir checks that only this user and root can change what is in dir. Other users may read
-// it, as credentials are checked when a process connects.
+// checkDir checks that the directory can be used. Any user may own it and write to it: such a user
+// can keep applications from finding each other, but can't take another's place, as credentials
+// are checked when a process connects.
 func checkDir(dir string) error {
+	if !filepath.IsAbs(dir) {
+		return syserr.New(syscall.EINVAL, fmt.Sprintf("CTNET_DIR=%s must be an absolute path", dir))
+	}
 	fi, err := os.Lstat(dir)
 	if err != nil {
 		return err
 	}
-	st := fi.Sys().(*syscall.Stat_t)
-	switch {
-	case !fi.IsDir():
+	if !fi.IsDir() {
 		return syserr.New(syscall.ENOTDIR, dir+" must be a directory; remove it, or set CTNET_DIR to another one")
-	case int(st.Uid) != os.Geteuid() && st.Uid != 0:
-		return syserr.New(syscall.EPERM, fmt.Sprintf("%s belongs to user %d; set CTNET_DIR to a directory of your own", dir, st.Uid))
-	case fi.Mode().Perm()&0o022 != 0:
-		return syserr.New(syscall.EPERM, fmt.Sprintf("others can write to %s; do chmod 0700, or set CTNET_DIR to another directory", dir))
 	}
 	return nil
 }
 
 // makeDir makes the directory if it is missing, and checks it.
-func makeDir() (string, error) {
-	dir := Dir()
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", err
+func makeDir(dir string) error {
+	if filepath.IsAbs(dir) {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
-	return dir, checkDir(dir)
+	return checkDir(dir)
 }
 
 const (
@@ -64,9 +60,13 @@ const (
 	nextSuffix   = ".next" // of a new socket, before it is renamed; as long as socketSuffix
 )
 
-// socketPath returns the path in dir of the socket for a key. A key may contain any bytes, so
-// the file's name is its hash.
-func socketPath(dir, key string) (string, error) {
+// socketPath returns the path in dir of a seat of a key. A key may contain any bytes, so
+// the file's name is its hash; of a seat after the first, the hash of the key, a NUL and the
+// seat's number.
+func socketPath(dir, key string, seat int) (string, error) {
+	if seat > 0 {
+		key = fmt.Sprintf("%s\x00%d", key, seat)
+	}
 	sum := sha256.Sum256([]byte(key))
 	path := filepath.Join(dir, hex.EncodeToString(sum[:12])+socketSuffix)
 	if len(path) >= len(unix.RawSockaddrUnix{}.Path) {
@@ -100,10 +100,10 @@ func sweep(dir, own string) {
 		if fi, err := os.Lstat(path); err != nil || time.Since(fi.ModTime()) < sweepAge {
 			continue
 		}
-		c, err := net.DialTimeout("unixpacket", path, time.Second)
+		fd, err := connect(path)
 		if err == nil {
-			c.Close()
-		} else if errors.Is(err, syscall.ECONNREFUSED) {
+			unix.Close(fd)
+		} else if err == unix.ECONNREFUSED {
 			os.Remove(path)
 		}
 	}
@@ -122,11 +122,24 @@ func identify(path string) (fileID, error) {
 // while a socket is bound or removed.
 const lockTimeout = 5 * time.Second
 
-// lockDir locks dir's contents against other processes.
+// lockPath returns the path of this user's lock in dir.
+func lockPath(dir string) string { return filepath.Join(dir, fmt.Sprintf("lock-%d", os.Geteuid())) }
+
+// lockDir locks this user's sockets in dir against other processes of the user. If another user
+// has put a file of his own in the lock's place there is no lock: then a listener can lose its file
+// to another one of this user that starts at the same time, and binds another one, see
+// [Socket.keep].
 func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(lockPath(dir), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
+		if st := new(unix.Stat_t); unix.Lstat(lockPath(dir), st) == nil && int(st.Uid) != os.Geteuid() {
+			return func() {}, nil
+		}
 		return nil, err
+	}
+	if fi, err := f.Stat(); err == nil && int(fi.Sys().(*syscall.Stat_t).Uid) != os.Geteuid() {
+		f.Close()
+		return func() {}, nil
 	}
 	timeout := time.NewTimer(lockTimeout)
 	defer timeout.Stop()

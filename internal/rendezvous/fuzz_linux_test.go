@@ -97,7 +97,7 @@ func FuzzNames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, key, other, file string) {
 		dir := t.TempDir()
 		t.Setenv("CTNET_DIR", dir)
-		path, err := socketPath(dir, key)
+		path, err := socketPath(dir, key, 0)
 		if err != nil {
 			require.ErrorIs(t, err, syscall.ENAMETOOLONG)
 			require.Greater(t, len(dir), 70)
@@ -106,7 +106,7 @@ func FuzzNames(f *testing.F) {
 		require.Less(t, len(path), 108)
 		require.Equal(t, dir, filepath.Dir(path))
 		require.True(t, strings.HasSuffix(path, socketSuffix))
-		if second, err := socketPath(dir, other); err == nil {
+		if second, err := socketPath(dir, other, 0); err == nil {
 			require.Equal(t, key == other, path == second)
 		}
 		stranger := filepath.Join(dir, file)
@@ -115,11 +115,11 @@ func FuzzNames(f *testing.F) {
 		}
 		s, err := Bind(t.Context(), key, false)
 		require.NoError(t, err)
-		ch, _, err := Dial(t.Context(), key)
+		ch, _, err := Dial(t.Context(), key, Trusted)
 		require.NoError(t, err)
 		ch.Close()
 		if key != other {
-			_, _, err = Dial(t.Context(), other)
+			_, _, err = Dial(t.Context(), other, Trusted)
 			require.True(t, errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENAMETOOLONG), "%v", err)
 		}
 		all, err := List()
@@ -131,7 +131,7 @@ func FuzzNames(f *testing.F) {
 		if stranger != "" && stranger != path && !strings.HasSuffix(stranger, nextSuffix) {
 			b, err := os.ReadFile(stranger)
 			require.NoError(t, err)
-			if filepath.Base(stranger) != "lock" {
+			if stranger != lockPath(dir) {
 				require.Equal(t, "x", string(b))
 			}
 		}

@@ -15,7 +15,7 @@ func (*Absences) Absent(name string, opened uint64) (bool, Stamp) { return false
 func (*Absences) Remember(name string, stamp Stamp) {}
 
 // Distrust does nothing.
-func (*Absences) Distrust(name string, stamp Stamp) {}
+func (*Absences) Distrust(name string, stamp Stamp, silent bool) {}
 
 // Present returns false.
 func Present(key string) bool { return false }

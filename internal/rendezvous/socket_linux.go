@@ -7,230 +7,267 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"cutthrough.example/internal/syserr"
 )
 
 // A Socket is where dialers connect to a listener.
 type Socket struct {
-	ln   *net.UnixListener
-	path string
-	id   fileID // of the file there
+	at       place
+	key      string
+	arrivals chan Channel
+	done     chan struct{}  // closed by Close
+	serving  sync.WaitGroup // goroutines
+
+	mu     sync.Mutex
+	doors  []door
+	closed bool
+	handed bool // another process has taken over
+}
+
+// A door is a socket on which dialers connect, under a name in the network namespace or at a path.
+type door struct {
+	ln     *net.UnixListener
+	name   string
+	seat   int
+	beacon int    // if the name is in the network namespace
+	id     fileID // of the file, otherwise
 }
 
 // Bind binds the socket for a key. It replaces a file that a dead process has left. If a live
-// process listens there, Bind fails with ErrInUse. With takeover, for a caller to which the
-// kernel has granted the address, it takes over instead, and the other listener retires.
+// process of this user or of root listens there, Bind fails with ErrInUse. With takeover, for a
+// caller to which the kernel has granted the address, it takes over instead, and the other listener
+// retires.
 func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
-	dir, err := makeDir()
-	if err != nil {
-		return nil, err
-	}
-	path, err := socketPath(dir, key)
-	if err != nil {
-		return nil, err
-	}
-	unlock, err := lockDir(ctx, dir)
+	at := place{Dir()}
+	unlock, err := at.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	other, err := net.DialTimeout("unixpacket", path, time.Second)
-	if err == nil {
-		defer other.Close()
-		if !takeover {
-			return nil, ErrInUse
-		}
-	} else if isLocal(err) {
-		return nil, err
-	} else if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) && !takeover {
-		return nil, ErrInUse // the socket's queue is full, or the file is of another kind
-	}
-	// Under another name first: after the rename there is still a socket at any time.
-	next := path[:len(path)-len(socketSuffix)] + nextSuffix
-	os.Remove(next) // left by a process that died here
-	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: next, Net: "unixpacket"})
+	d, err := at.bind(ctx, key, takeover)
 	if err != nil {
-		return nil, errors.Unwrap(err)
-	}
-	// remove unlinks the file, under the lock.
-	ln.SetUnlinkOnClose(false)
-	// The file's mode lets every user connect; credentials decide.
-	s := &Socket{ln: ln, path: path}
-	err = os.Chmod(next, 0o666)
-	if err == nil {
-		s.id, err = identify(next)
-	}
-	if err == nil {
-		err = os.Rename(next, path)
-	}
-	if err != nil {
-		ln.Close()
-		os.Remove(next)
 		return nil, err
 	}
-	sweep(dir, path)
-	if other != nil {
-		takeOver(ctx, Channel{other.(*net.UnixConn)})
+	s := &Socket{at: at, key: key, arrivals: make(chan Channel), done: make(chan struct{})}
+	s.open(d)
+	if at.dir != "" || d.seat > 0 {
+		s.serving.Go(s.keep)
 	}
 	return s, nil
 }
 
-// isLocal reports whether err says that this process has no more descriptors or memory.
-func isLocal(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || IsShortage(err)
+// open adds a door.
+func (s *Socket) open(d door) {
+	s.doors = append(s.doors, d)
+	s.serving.Go(func() { s.answer(d.ln) })
+}
+
+// answer passes on what comes through a door, until that is closed.
+func (s *Socket) answer(ln *net.UnixListener) {
+	var wait time.Duration
+	for {
+		c, err := ln.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of descriptors, or of memory
+			wait = min(max(2*wait, 5*time.Millisecond), time.Second)
+			select {
+			case <-time.After(wait):
+			case <-s.done:
+			}
+			continue
+		}
+		wait = 0
+		select {
+		case s.arrivals <- Channel{c}:
+		case <-s.done:
+			go c.Close() // which can block, see HangUp
+		}
+	}
 }
 
 // Accept returns the next channel. It fails with net.ErrClosed after Close.
 func (s *Socket) Accept() (Channel, error) {
-	c, err := s.ln.AcceptUnix()
-	return Channel{c}, err
+	select {
+	case ch := <-s.arrivals:
+		return ch, nil
+	case <-s.done:
+		return Channel{}, net.ErrClosed
+	}
 }
 
-// takeoverPatience is how long takeOver waits for the answer.
-const takeoverPatience = 250 * time.Millisecond
+// keepEvery is how often a Socket looks after its doors.
+const keepEvery = time.Second
 
-// takeOver tells the listener that had the address so far to retire: its clients attach anew,
-// here. If it doesn't answer, they do so when it closes.
-func takeOver(ctx context.Context, ch Channel) {
-	if cred, err := ch.PeerCred(); err != nil || !Trusted(cred) {
+// keep makes a new door if the file of the last one is gone, and moves to an earlier seat when
+// that is free: dialers look no further than to the first free one.
+func (s *Socket) keep() {
+	tick := time.NewTicker(keepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-tick.C:
+			s.repair()
+		}
+	}
+}
+
+func (s *Socket) repair() {
+	s.mu.Lock()
+	if s.closed || s.handed {
+		s.mu.Unlock()
 		return
 	}
-	defer ch.LimitHandshake(ctx)()
-	ch.SetDeadline(time.Now().Add(takeoverPatience))
-	if ch.Send(Message{Kind: KindTakeover}) == nil {
-		ch.Expect(KindTaken, 0)
+	// Dialers have had time enough to come through the others.
+	last := len(s.doors) - 1
+	for _, d := range s.doors[:last] {
+		d.close(s.at)
+	}
+	s.doors = s.doors[last:]
+	name, seat := s.doors[0].name, s.doors[0].seat
+	s.mu.Unlock()
+
+	if s.at.dir != "" {
+		if _, err := identify(name); errors.Is(err, fs.ErrNotExist) {
+			seat++ // its own is free too
+		}
+	}
+	if seat == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), keepEvery)
+	defer cancel()
+	unlock, err := s.at.lock(ctx)
+	if err != nil {
+		return // the next time
+	}
+	defer unlock()
+	for i := range seat {
+		d, err := s.at.take(s.key, i)
+		if err != nil {
+			continue
+		}
+		s.mu.Lock()
+		if s.closed || s.handed {
+			d.close(s.at)
+		} else {
+			s.open(d)
+		}
+		s.mu.Unlock()
+		return
 	}
 }
 
 // Close closes the socket and removes its file, unless another listener has put its own
 // there. It doesn't wait for the directory's lock.
-//
-// The file is identified by its inode. While the inode exists, no later listener's file can
-// have its number. The bound socket keeps the inode, so Close removes the file before it closes
-// the socket, or keeps the inode by another descriptor until the file is removed.
 func (s *Socket) Close() {
-	if s.remove(0) {
-		s.ln.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
 		return
 	}
-	fd, err := unix.Open(s.path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	s.ln.Close()
+	s.closed = true
+	close(s.done)
+	for _, d := range s.doors {
+		d.close(s.at)
+	}
+}
+
+// HandOver lets the process at the other end of ch take over. It calls retire before that process
+// can answer a dialer. In the network namespace it sends the door and closes it here; in a
+// directory the other process has put its own file in the place of this one's. If another process
+// has taken over already, the answer is ESTALE.
+func (s *Socket) HandOver(ch Channel, retire func()) error {
+	s.mu.Lock()
+	gone := s.handed || s.closed
+	s.handed = true
+	var files []int
+	if !gone && s.at.dir == "" {
+		files = s.doors[len(s.doors)-1].duplicate()
+		for _, d := range s.doors {
+			d.close(s.at)
+		}
+		s.doors = nil
+	}
+	s.mu.Unlock()
+	if gone {
+		return ch.Send(Message{Kind: KindTaken, Errno: uint32(syscall.ESTALE)})
+	}
+	retire()
+	defer closeAll(files)
+	return ch.Send(Message{Kind: KindTaken}, files...)
+}
+
+// duplicate returns duplicates of a door's descriptors, or nil.
+func (d door) duplicate() (fds []int) {
+	raw, err := d.ln.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	raw.Control(func(ln uintptr) {
+		for _, fd := range []int{int(ln), d.beacon} {
+			if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err == nil {
+				fds = append(fds, fd)
+			}
+		}
+	})
+	if len(fds) < 2 {
+		closeAll(fds)
+		return nil
+	}
+	return fds
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// close closes a door.
+//
+// A file is identified by its inode. While the inode exists, no later listener's file can
+// have its number. The bound socket keeps the inode, so close removes the file before it closes
+// the socket, or keeps the inode by another descriptor until the file is removed.
+func (d door) close(at place) {
+	if at.dir == "" {
+		unix.Close(d.beacon) // first: nobody looks for the door who does not see it
+		d.ln.Close()
+		return
+	}
+	if d.remove(0) {
+		d.ln.Close()
+		return
+	}
+	fd, err := unix.Open(d.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	d.ln.Close()
 	if err != nil {
 		return // there is no file to remove
 	}
 	go func() {
-		s.remove(lockTimeout) // if it fails, a later Bind or sweep finds the file stale
+		d.remove(lockTimeout) // if it fails, a later Bind or sweep finds the file stale
 		unix.Close(fd)
 	}()
 }
 
-// remove removes the file. It returns false if it could not lock the directory within wait.
-func (s *Socket) remove(wait time.Duration) bool {
+// remove removes a door's file. It returns false if it could not lock the directory within wait.
+func (d door) remove(wait time.Duration) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
-	unlock, err := lockDir(ctx, filepath.Dir(s.path))
+	unlock, err := lockDir(ctx, filepath.Dir(d.name))
 	if err != nil {
 		return !errors.Is(err, context.DeadlineExceeded)
 	}
 	defer unlock()
-	if now, err := identify(s.path); err == nil && now == s.id {
-		os.Remove(s.path)
+	if now, err := identify(d.name); err == nil && now == d.id {
+		os.Remove(d.name)
 	}
 	return true
 }
-
-// Dial connects to the listener of a key, if its process is [Trusted]. It waits while the
-// socket's queue is full.
-func Dial(ctx context.Context, key string) (Channel, Cred, error) {
-	dir := Dir()
-	err := checkDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = ErrNobody
-	}
-	if err != nil {
-		return Channel{}, Cred{}, err
-	}
-	path, err := socketPath(dir, key)
-	if err != nil {
-		return Channel{}, Cred{}, err
-	}
-	return DialPath(ctx, path)
-}
-
-// List returns the paths of the directory's sockets.
-func List() ([]string, error) {
-	dir := Dir()
-	if err := checkDir(dir); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
-		}
-		return nil, err
-	}
-	files, err := os.ReadDir(dir)
-	var paths []string
-	for _, f := range files {
-		if strings.HasSuffix(f.Name(), socketSuffix) {
-			paths = append(paths, filepath.Join(dir, f.Name()))
-		}
-	}
-	return paths, err
-}
-
-// DialPath is Dial for the path of a socket.
-func DialPath(parent context.Context, path string) (ch Channel, cred Cred, err error) {
-	ctx, cancel := context.WithTimeout(untraced{parent}, HandshakeTimeout)
-	defer cancel()
-	ended := func() error {
-		<-ctx.Done() // the connect may have failed just before the context ends
-		if err := parent.Err(); err != nil {
-			return err
-		}
-		return ErrSilent
-	}
-	var d net.Dialer
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		c, err := d.DialContext(ctx, "unixpacket", path)
-		if err == nil {
-			ch = Channel{c.(*net.UnixConn)}
-			break
-		}
-		var errno syscall.Errno
-		switch {
-		case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
-			return ch, cred, ended()
-		case errors.Is(err, fs.ErrNotExist):
-			return ch, cred, ErrNobody
-		case errors.Is(err, syscall.EAGAIN):
-			select {
-			case <-ctx.Done():
-				return ch, cred, ended()
-			case <-time.After(wait):
-				continue
-			}
-		case errors.Is(err, syscall.ECONNREFUSED):
-			return ch, cred, ErrNobody // a dead process has left its file there
-		case errors.As(err, &errno):
-			err = errno
-		}
-		return ch, cred, err
-	}
-	if cred, err = ch.PeerCred(); err == nil && !Trusted(cred) {
-		err = syserr.New(syscall.EACCES, "the listener belongs to another user")
-	}
-	if err != nil {
-		ch.Close()
-	}
-	return ch, cred, err
-}
-
-// An untraced context has no values, and so no tracer: a program's tracer must not see the
-// connects of this package.
-type untraced struct{ context.Context }
-
-func (untraced) Value(any) any { return nil }

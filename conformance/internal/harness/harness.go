@@ -17,9 +17,9 @@ import (
 // RoleEnv is the environment variable with the role of another process.
 const RoleEnv = "CTNET_TEST_ROLE"
 
-// Main runs a package's tests, in a rendezvous directory of their own. They start
-// their own binary again as the other process, with its role in the environment:
-// there Main plays that instead.
+// Main runs a package's tests, in a rendezvous directory of their own; with CTNET_TEST_PLACE=network
+// in the environment, in the network namespace. They start their own binary again as the other
+// process, with its role in the environment: there Main plays that instead.
 func Main(m *testing.M, roles map[string]func()) {
 	if role := os.Getenv(RoleEnv); role != "" {
 		roles[role]()
@@ -28,6 +28,11 @@ func Main(m *testing.M, roles map[string]func()) {
 	dir, err := os.MkdirTemp("", "ctnet-test-")
 	Check(err)
 	os.Setenv("CTNET_DIR", dir)
+	if os.Getenv("CTNET_TEST_PLACE") == "network" {
+		os.Setenv("CTNET_DIR", "")
+	}
+	// The first look for a listener opens a socket that stays.
+	(&ctnet.Dialer{Path: ctnet.CutThrough}).Dial("tcp", "127.0.0.1:1")
 	// Built with the race detector a process waits for a second when it exits,
 	// which for the many that are started is half of the tests' time.
 	os.Setenv("GORACE", "atexit_sleep_ms=50 "+os.Getenv("GORACE"))

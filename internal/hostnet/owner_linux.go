@@ -1,0 +1,199 @@
+package hostnet
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Owns reports whether the kernel's socket belongs to a user at which a connect to an address would
+// arrive: of a TCP address, whether he has made the listener, and of a socket file, whether the file
+// is his.
+func Owns(uid int, addr net.Addr) bool {
+	switch a := addr.(type) {
+	case *net.TCPAddr:
+		return owners.has(uid, netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port()))
+	case *net.UnixAddr:
+		var st unix.Stat_t
+		return !IsAbstract(a.Name) && unix.Stat(a.Name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK && int(st.Uid) == uid
+	}
+	return false
+}
+
+// ownerTime is how long the owner of a TCP address is remembered. To ask for it costs more than to
+// dial.
+const ownerTime = time.Second
+
+// owners are the owners of TCP addresses that were found last.
+var owners ownerCache
+
+type ownerCache struct {
+	mu    sync.Mutex
+	known map[netip.AddrPort]owner
+}
+
+type owner struct {
+	uid   int
+	until time.Time
+}
+
+func (c *ownerCache) has(uid int, addr netip.AddrPort) bool {
+	now := time.Now()
+	if OneNamespace() {
+		c.mu.Lock()
+		o, ok := c.known[addr]
+		c.mu.Unlock()
+		if ok && o.uid == uid && now.Before(o.until) {
+			return true
+		}
+	}
+	owned, ok := askOwner(addr)
+	if !ok {
+		owned = readOwner(addr)
+	}
+	if owned != uid {
+		return false // it may be his by the next time
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known == nil || len(c.known) > 1000 {
+		c.known = make(map[netip.AddrPort]owner)
+	}
+	c.known[addr] = owner{uid, now.Add(ownerTime)}
+	return true
+}
+
+// Messages of the kernel's sock_diag for TCP: linux/inet_diag.h.
+type (
+	inetDiagSockID struct {
+		sport, dport [2]byte // big-endian
+		src, dst     [16]byte
+		iface        uint32
+		cookie       [2]uint32
+	}
+	inetDiagReq struct {
+		header              unix.NlMsghdr
+		family, protocol    uint8
+		extensions, padding uint8
+		states              uint32
+		id                  inetDiagSockID
+	}
+	inetDiagMsg struct {
+		header                        unix.NlMsghdr
+		family, state, timer, retrans uint8
+		id                            inetDiagSockID
+		expires, rqueue, wqueue       uint32
+		uid, inode                    uint32
+	}
+)
+
+const (
+	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY
+	tcpListen        = 10 // TCP_LISTEN
+)
+
+// askOwner asks the kernel for the listener that it would choose for a connection to addr. It
+// returns false if the kernel can't be asked.
+func askOwner(addr netip.AddrPort) (uid int, ok bool) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return -1, false
+	}
+	defer unix.Close(fd)
+	req := inetDiagReq{
+		family:   unix.AF_INET6,
+		protocol: unix.IPPROTO_TCP,
+		states:   1 << tcpListen,
+		id:       inetDiagSockID{cookie: [2]uint32{^uint32(0), ^uint32(0)}},
+	}
+	req.header = unix.NlMsghdr{Len: uint32(unsafe.Sizeof(req)), Type: sockDiagByFamily, Flags: unix.NLM_F_REQUEST}
+	if addr.Addr().Is4() {
+		req.family = unix.AF_INET
+	}
+	// The source is the local end. The other one is the same host, with a port that nobody has.
+	copy(req.id.src[:], addr.Addr().AsSlice())
+	copy(req.id.dst[:], addr.Addr().AsSlice())
+	binary.BigEndian.PutUint16(req.id.sport[:], addr.Port())
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&req)), unsafe.Sizeof(req))
+	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return -1, false
+	}
+	var answer [4096]byte
+	n, _, err := unix.Recvfrom(fd, answer[:], unix.MSG_DONTWAIT) // the kernel has answered
+	if err != nil || n < unix.SizeofNlMsghdr+4 {
+		return -1, false
+	}
+	var m inetDiagMsg
+	switch kind := binary.NativeEndian.Uint16(answer[4:]); {
+	case kind == unix.NLMSG_ERROR:
+		return -1, false // ENOENT: there is no such socket, or the kernel has no such module
+	case kind != sockDiagByFamily || n < int(unsafe.Sizeof(m)):
+		return -1, false
+	}
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m)), answer[:n])
+	if m.state != tcpListen {
+		return -1, false
+	}
+	return int(m.uid), true
+}
+
+// readOwner looks for the listener in /proc/net/tcp, and returns -1 if there is none.
+func readOwner(addr netip.AddrPort) (uid int) {
+	uid = -1
+	best := 0
+	for _, file := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range bytes.Lines(b) {
+			// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid ...
+			f := strings.Fields(string(line))
+			if len(f) < 8 || f[3] != "0A" {
+				continue
+			}
+			local, ok := parseProcAddr(f[1])
+			if !ok || local.Port() != addr.Port() {
+				continue
+			}
+			fit := 0
+			switch ip := local.Addr(); {
+			case ip.Unmap() == addr.Addr():
+				fit = 3
+			case ip.IsUnspecified() && ip.Is4() == addr.Addr().Is4():
+				fit = 2
+			case ip.IsUnspecified() && ip.Is6():
+				fit = 1 // of IPv6, and perhaps of IPv4 too
+			}
+			if n, err := strconv.Atoi(f[7]); err == nil && fit > best {
+				uid, best = n, fit
+			}
+		}
+	}
+	return uid
+}
+
+// parseProcAddr parses an address of /proc/net/tcp: its 32-bit words are in the machine's order.
+func parseProcAddr(s string) (addr netip.AddrPort, ok bool) {
+	host, port, _ := strings.Cut(s, ":")
+	b, err := hex.DecodeString(host)
+	p, err2 := strconv.ParseUint(port, 16, 16)
+	if err != nil || err2 != nil || len(b)%4 != 0 {
+		return addr, false
+	}
+	for i := 0; i < len(b); i += 4 {
+		binary.NativeEndian.PutUint32(b[i:], binary.BigEndian.Uint32(b[i:]))
+	}
+	ip, ok := netip.AddrFromSlice(b)
+	return netip.AddrPortFrom(ip, uint16(p)), ok
+}
