@@ -205,19 +205,6 @@ func (c *Conn) SetLinger(sec int) error {
 	return c.c.opError("set", c.c.end.SetLinger(sec == 0))
 }
 
-// SetReadBuffer does nothing: a fifo's size is chosen when the connection is made, see
-// [ListenConfig] and [Dialer].
-func (c *Conn) SetReadBuffer(bytes int) error {
-	defer runtime.KeepAlive(c)
-	if c.c.end.Closed() {
-		return c.c.opError("set", net.ErrClosed)
-	}
-	return nil
-}
-
-// SetWriteBuffer does nothing, like [Conn.SetReadBuffer].
-func (c *Conn) SetWriteBuffer(bytes int) error { return c.SetReadBuffer(bytes) }
-
 // SetDeadline sets the time after which Read and Write fail with
 // os.ErrDeadlineExceeded, also calls that are blocked. The zero time means never.
 func (c *Conn) SetDeadline(t time.Time) error {

@@ -23,6 +23,8 @@
 // connect through shared memory. CTNET_KERNEL_ONLY in the environment turns the
 // cut-through off for a process.
 //
+// All other networks of package net's, such as "udp" and "unixgram", are left to package net.
+//
 // An address of network "ct" is a name, such as "svc/echo", of up to 200 bytes
 // without NUL and "..". The kernel has no such network, so there is no fallback.
 //
@@ -68,6 +70,12 @@ import (
 func Listen(network, address string) (net.Listener, error) {
 	var lc ListenConfig
 	return lc.Listen(context.Background(), network, address)
+}
+
+// ListenPacket does what net.ListenPacket does, so that a program can use this package in place of
+// package net. No network of packets has a cut-through.
+func ListenPacket(network, address string) (net.PacketConn, error) {
+	return net.ListenPacket(network, address)
 }
 
 // NewListener adds the cut-through to a listener that was made elsewhere, see

@@ -56,7 +56,8 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // On networks "tcp", "tcp4", "tcp6" and "unix" it connects through shared memory if
 // the address is an address of this host and network namespace, and a listener of this
 // package is there that this process may connect to. In all other cases, also if
-// that listener does not answer within 250 ms, it does what net.Dialer does.
+// that listener does not answer within 250 ms, it does what net.Dialer does. On all other networks,
+// such as "udp" and "unixgram", it does so too, unless Path is CutThrough.
 //
 // An error is a *net.OpError around a syscall.Errno, such as ECONNREFUSED if there is no
 // listener, ENOBUFS if a limit is reached on either side, EACCES if the listener forbids the
@@ -82,8 +83,16 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	case "tcp", "tcp4", "tcp6", "unix":
 		return d.dialNet(ctx, network, address)
 	}
-	return nil, failure("dial", network, address, net.UnknownNetworkError(network))
+	if d.Path == CutThrough {
+		return nil, failure("dial", network, address, errNotCarried)
+	}
+	c, err := d.Kernel.DialContext(ctx, network, address)
+	return c, asTimeout(err)
 }
+
+// errNotCarried is the error of [Path] CutThrough on a network of package net's that has no
+// cut-through, or that nobody has.
+var errNotCarried = syserr.New(syscall.EPROTONOSUPPORT, `only networks "ct", "tcp", "tcp4", "tcp6" and "unix" have a cut-through`)
 
 // dialCT connects on network "ct".
 func (d *Dialer) dialCT(ctx context.Context, name string) (net.Conn, error) {

@@ -88,6 +88,9 @@ func (p *PeerLimits) fill(backlog int, app segpool.Limits) error {
 // sockets can't be made by which applications find each other, it says so once through
 // slog.Default and returns the kernel's listener.
 //
+// On all other networks, such as "unixpacket", it does what net.ListenConfig does, unless Path is
+// CutThrough.
+//
 // An error is a *net.OpError around a syscall.Errno, such as EADDRINUSE, a *net.AddrError, a
 // net.UnknownNetworkError or what net.ListenConfig returns.
 func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (net.Listener, error) {
@@ -110,7 +113,19 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 		}
 		return l, nil
 	}
-	return nil, failure("listen", network, address, net.UnknownNetworkError(network))
+	if lc.Path == CutThrough {
+		return nil, failure("listen", network, address, errNotCarried)
+	}
+	return lc.Kernel.Listen(ctx, network, address)
+}
+
+// ListenPacket does what net.ListenConfig does: no network of packets has a cut-through. With Path
+// CutThrough it fails with EPROTONOSUPPORT.
+func (lc *ListenConfig) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
+	if lc.Path == CutThrough {
+		return nil, failure("listen", network, address, errNotCarried)
+	}
+	return lc.Kernel.ListenPacket(ctx, network, address)
 }
 
 // NewListener adds the cut-through to a listener that was made elsewhere, such as a

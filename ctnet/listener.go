@@ -219,5 +219,17 @@ func (l *Listener) File() (*os.File, error) {
 	return f, nil
 }
 
+// SyscallConn returns the kernel's socket for raw system calls, as net.TCPListener.SyscallConn does.
+// On network "ct" there is no socket, and SyscallConn fails with EINVAL.
+//
+// Unlike [Listener.File] it does not say that another process may accept the connections.
+func (l *Listener) SyscallConn() (syscall.RawConn, error) {
+	k, ok := l.kernel.(syscall.Conn)
+	if !ok {
+		return nil, opError("raw", nil, l.addr, syscall.EINVAL)
+	}
+	return k.SyscallConn()
+}
+
 // elsewhere reports whether another process, and not this one, accepts connections.
 func (l *Listener) elsewhere() bool { return l.handedOn.Load() && !l.accepting.Load() }
