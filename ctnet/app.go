@@ -2,6 +2,7 @@ package ctnet
 
 import (
 	"errors"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -84,6 +85,9 @@ var processApp = sync.OnceValue(func() *app {
 	a, err := NewApp(AppConfig{})
 	if err != nil {
 		panic(err) // the zero config is valid
+	}
+	if err := rendezvous.CheckAllowed(); err != nil {
+		slog.Warn("ctnet: a part of CTNET_ALLOW has no effect", "error", err)
 	}
 	return a.a
 })

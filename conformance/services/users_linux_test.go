@@ -1,6 +1,7 @@
 package services
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -144,6 +145,26 @@ func TestAllowIsEachDials(t *testing.T) {
 	_, err := no.Dial("tcp", at)
 	require.ErrorIs(t, err, syscall.EACCES)
 	require.NoError(t, ln.drain())
+}
+
+// TestAllowedIsNonsense has a word in CTNET_ALLOW that is not a user's number. The process says so
+// once, and the rest of the list counts.
+func TestAllowedIsNonsense(t *testing.T) {
+	inNetwork(t)
+	leaveNothing(t)
+	said := new(bytes.Buffer)
+	p := startPuppet(t, func(cmd *exec.Cmd) {
+		cmd.Env = append(cmd.Env, "CTNET_ALLOW=alice,7")
+		cmd.Stderr = said
+	})
+	for range 2 {
+		at := p.do("listen", "ctnet", "tcp", "127.0.0.1:0", "real", "echo")
+		require.Equal(t, "cut real", p.do("dial", "any", "tcp", at))
+		p.do("close", "real")
+	}
+	p.end()
+	require.Equal(t, 1, strings.Count(said.String(), "\n"), said.String())
+	require.Contains(t, said.String(), "alice")
 }
 
 // TestSquatter has another user occupy the names of a listener. It keeps nobody from the listener,

@@ -129,8 +129,8 @@ func askOwner(addr netip.AddrPort) (uid int, ok bool) {
 		return -1, false
 	}
 	var answer [4096]byte
-	n, _, err := unix.Recvfrom(fd, answer[:], unix.MSG_DONTWAIT) // the kernel has answered
-	if err != nil || n < unix.SizeofNlMsghdr+4 {
+	n, from, err := unix.Recvfrom(fd, answer[:], unix.MSG_DONTWAIT) // the kernel has answered
+	if kernel, ok := from.(*unix.SockaddrNetlink); err != nil || !ok || kernel.Pid != 0 || n < unix.SizeofNlMsghdr+4 {
 		return -1, false
 	}
 	var m inetDiagMsg

@@ -7,16 +7,20 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cutthrough.example/internal/hostnet"
 )
 
 // A Socket is where dialers connect to a listener.
 type Socket struct {
 	at       place
+	netns    string // in which the names are
 	key      string
 	arrivals chan Channel
 	done     chan struct{}  // closed by Close
@@ -52,7 +56,8 @@ func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{at: at, key: key, arrivals: make(chan Channel), done: make(chan struct{})}
+	netns, _ := hostnet.NetNamespace()
+	s := &Socket{at: at, netns: netns, key: key, arrivals: make(chan Channel), done: make(chan struct{})}
 	s.open(d)
 	if at.dir != "" || d.seat > 0 {
 		s.serving.Go(s.keep)
@@ -141,6 +146,11 @@ func (s *Socket) repair() {
 	}
 	if seat == 0 {
 		return
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if netns, _ := hostnet.NetNamespace(); s.at.dir == "" && netns != s.netns {
+		return // the listener was made by a thread in another one
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), keepEvery)
 	defer cancel()
