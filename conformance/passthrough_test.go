@@ -175,3 +175,19 @@ func TestListenerSyscallConn(t *testing.T) {
 	_, err := ln.SyscallConn()
 	require.ErrorIs(t, err, syscall.EINVAL)
 }
+
+// TestUnlinkOnClose closes listeners with socket files that are to stay, or to be removed, and one
+// without a file.
+func TestUnlinkOnClose(t *testing.T) {
+	for _, unlink := range []bool{true, false} {
+		path := t.TempDir() + "/s"
+		lc := ctnet.ListenConfig{App: harness.NewApp(t), Path: ctnet.CutThrough}
+		ln, err := lc.Listen(t.Context(), "unix", path)
+		require.NoError(t, err)
+		ln.(*ctnet.Listener).SetUnlinkOnClose(unlink)
+		require.NoError(t, ln.Close())
+		_, err = os.Stat(path)
+		require.Equal(t, unlink, os.IsNotExist(err))
+	}
+	listenOn(t, ctnet.ListenConfig{App: harness.NewApp(t)}).SetUnlinkOnClose(true)
+}

@@ -231,5 +231,13 @@ func (l *Listener) SyscallConn() (syscall.RawConn, error) {
 	return k.SyscallConn()
 }
 
+// SetUnlinkOnClose says whether Close removes the socket's file, as that of net.UnixListener does. On
+// other networks than "unix" it does nothing.
+func (l *Listener) SetUnlinkOnClose(unlink bool) {
+	if k, ok := l.kernel.(interface{ SetUnlinkOnClose(bool) }); ok {
+		k.SetUnlinkOnClose(unlink)
+	}
+}
+
 // elsewhere reports whether another process, and not this one, accepts connections.
 func (l *Listener) elsewhere() bool { return l.handedOn.Load() && !l.accepting.Load() }
