@@ -27,7 +27,6 @@ import (
 	"cutthrough.example/ctnet"
 	"cutthrough.example/internal/leakcheck"
 	"cutthrough.example/internal/pattern"
-	"cutthrough.example/internal/rendezvous"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -337,7 +336,7 @@ func injected() {
 		path, place, _ := strings.Cut(rest, " ")
 		s := &scenario{network: network, path: map[string]ctnet.Path{"cut": ctnet.CutThrough, "any": ctnet.AnyPath}[path], dir: dir}
 		os.Setenv("CTNET_DIR", map[string]string{"": dir, "abstract": ""}[place])
-		rendezvous.Present("injected") // the first time it opens a socket that stays
+		harness.OpenProbe()
 		before := leakcheck.Now()
 		s.run()
 		s.settle(before)

@@ -26,10 +26,10 @@ var exceptions = []exception{
 		"looks for goroutines at its end; those of a pair without connections stay for two seconds"},
 }
 
-// exception returns why the difference may be, or "".
-func (d difference) exception() string {
+// exceptionOf returns why a test may differ, or "".
+func exceptionOf(pkg, test string) string {
 	for _, e := range exceptions {
-		if e.pkg == d.suite.pkg && e.tests.MatchString(d.test) {
+		if e.pkg == pkg && e.tests.MatchString(test) {
 			return e.reason
 		}
 	}

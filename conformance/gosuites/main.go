@@ -21,7 +21,6 @@ import (
 	"log"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -74,11 +73,11 @@ func compare(r *runner, pattern *regexp.Regexp) (same bool, err error) {
 			return false, err
 		}
 	}
-	goroot, err := goCommand("env", "GOROOT")
+	goroot, err := gotest.GoCommand("", "env", "GOROOT")
 	if err != nil {
 		return false, err
 	}
-	if r.test2json, err = goCommand("tool", "-n", "test2json"); err != nil {
+	if r.test2json, err = gotest.GoCommand("", "tool", "-n", "test2json"); err != nil {
 		return false, err
 	}
 	kernel := way{name: "net", goroot: goroot}
@@ -118,32 +117,26 @@ func compare(r *runner, pattern *regexp.Regexp) (same bool, err error) {
 			if err != nil {
 				return false, err
 			}
-			cut, ker := dials(counts)
-			differ := 0
-			for _, test := range got.Failures() {
-				if t := want[test]; t != nil && t.Failed > 0 {
-					continue
-				}
-				d := difference{suite: s, way: w, test: test, output: got[test].Output}
-				if reason := d.exception(); reason != "" {
+			cut, ker := gotest.Dials(counts)
+			differ, err := r.program(w, s, cutBin).Differences(got, r.program(kernel, s, bin), want, func(test string) bool {
+				reason := exceptionOf(s.pkg, test)
+				if reason != "" {
 					excepted[reason] = append(excepted[reason], s.pkg+" "+test)
-					continue
 				}
-				differ++
-				if d.alone, err = r.program(w, s, cutBin).Alone(test); err != nil {
-					return false, err
-				}
-				if d.kernel, err = r.program(kernel, s, bin).Alone(test); err != nil {
-					return false, err
-				}
-				found = append(found, d)
+				return reason != ""
+			})
+			if err != nil {
+				return false, err
+			}
+			for _, d := range differ {
+				found = append(found, difference{d, s, w})
 			}
 			passed, failed := got.Count()
-			fmt.Printf("%-18s %-16s %6d %6d %6d %12d %9d\n", "", w.name, passed, failed, differ, cut, ker)
+			fmt.Printf("%-18s %-16s %6d %6d %6d %12d %9d\n", "", w.name, passed, failed, len(differ), cut, ker)
 		}
 	}
 	for _, d := range found {
-		d.print()
+		d.Print(fmt.Sprintf("%s %s with %s", d.suite.pkg, d.Test, d.way.name), 12)
 	}
 	for _, reason := range slices.Sorted(maps.Keys(excepted)) {
 		tests := excepted[reason]
@@ -153,38 +146,9 @@ func compare(r *runner, pattern *regexp.Regexp) (same bool, err error) {
 	return len(found) == 0, nil
 }
 
-// goCommand returns the output of the go command.
-func goCommand(args ...string) (string, error) {
-	out, err := exec.Command("go", args...).Output()
-	if err != nil {
-		return "", fmt.Errorf("go %s: %w", strings.Join(args, " "), err)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
-// dials returns how many Dials went through shared memory, and how many not.
-func dials(counts string) (cut, kernel int) {
-	b, err := os.ReadFile(counts)
-	if err != nil {
-		return 0, 0
-	}
-	return strings.Count(string(b), "c"), strings.Count(string(b), "k")
-}
-
-// A difference is a test that passed with package net, and failed with ctnet.
+// A difference is one between a way with ctnet and package net.
 type difference struct {
-	suite         suite
-	way           way
-	test          string
-	output        string
-	alone, kernel int // how often of gotest.AloneRuns it failed alone, and with package net
-}
-
-func (d difference) print() {
-	fmt.Printf("\n%s %s with %s: alone it fails %d of %d times, with net %d\n",
-		d.suite.pkg, d.test, d.way.name, d.alone, gotest.AloneRuns, d.kernel)
-	lines := strings.Split(strings.TrimSpace(d.output), "\n")
-	for _, line := range lines[:min(len(lines), 12)] {
-		fmt.Printf("\t%s\n", line)
-	}
+	gotest.Difference
+	suite suite
+	way   way
 }

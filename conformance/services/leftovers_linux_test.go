@@ -334,7 +334,7 @@ func TestImpostorOfOtherUser(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(theirs) })
 	require.NoError(t, os.Chown(theirs, stranger, stranger))
-	p := startStranger(t, nil)
+	p := startAs(t, stranger)
 	p.do("impostor", filepath.Join(theirs, "s"))
 	require.NoError(t, os.Rename(filepath.Join(theirs, "s"), path))
 
@@ -386,18 +386,6 @@ func requireRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can have a process of another user")
 	}
-}
-
-// startStranger starts a puppet of another user, whose errors go to a buffer, which
-// is to be read when it has ended, if there is one.
-func startStranger(t *testing.T, said *bytes.Buffer) *puppet {
-	t.Helper()
-	return startPuppet(t, func(cmd *exec.Cmd) {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: stranger, Gid: stranger}}
-		if said != nil {
-			cmd.Stderr = said
-		}
-	})
 }
 
 // TestServerStopped stops a server's process. After a moment at most, Dials get a connection of

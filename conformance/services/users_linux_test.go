@@ -21,8 +21,7 @@ import (
 func inNetwork(t *testing.T) {
 	t.Helper()
 	t.Setenv("CTNET_DIR", "")
-	// The first look for a listener opens a socket that stays.
-	(&ctnet.Dialer{Path: ctnet.CutThrough}).Dial("tcp", "127.0.0.1:1")
+	harness.OpenProbe()
 }
 
 // startAs starts a puppet of another user, with further variables in its environment.

@@ -11,11 +11,11 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 
+	"cutthrough.example/conformance/internal/gotest"
 	"cutthrough.example/conformance/internal/rewrite"
 )
 
@@ -35,7 +35,7 @@ var shims = map[string]string{
 // overlay writes the files with the names that the shims don't declare themselves, and a file
 // for the go command that says where in this module they belong. It returns the latter.
 func overlay(dir, root string) (string, error) {
-	goroot, err := goCommand(root, "env", "GOROOT")
+	goroot, err := gotest.GoCommand(root, "env", "GOROOT")
 	if err != nil {
 		return "", err
 	}
@@ -89,7 +89,7 @@ func (t *tree) make(s suite) (string, error) {
 	}
 	edits := []string{"-require=" + ownModule + "@v0.0.0", "-replace=" + ownModule + "=" + t.root}
 	for _, module := range s.also {
-		version, err := goCommand(dir, "list", "-m", "-f={{.Version}}", module)
+		version, err := gotest.GoCommand(dir, "list", "-m", "-f={{.Version}}", module)
 		if err != nil {
 			return "", err
 		}
@@ -99,13 +99,13 @@ func (t *tree) make(s suite) (string, error) {
 		}
 		edits = append(edits, "-replace="+module+"="+copy)
 	}
-	_, err = goCommand(dir, append([]string{"mod", "edit"}, edits...)...)
+	_, err = gotest.GoCommand(dir, append([]string{"mod", "edit"}, edits...)...)
 	return dir, err
 }
 
 // add copies a module.
 func (t *tree) add(module, version string) (string, error) {
-	out, err := goCommand(t.dir, "mod", "download", "-json", module+"@"+version)
+	out, err := gotest.GoCommand(t.dir, "mod", "download", "-json", module+"@"+version)
 	if err != nil {
 		return "", err
 	}
@@ -162,7 +162,7 @@ func useShims(name string) error {
 
 // goCommand returns the output of a go command that compiles what is in a copy, or looks at it.
 func (t *tree) goCommand(dir, command string, args ...string) (string, error) {
-	return goCommand(dir, append([]string{command, "-mod=mod", "-overlay=" + t.overlay}, args...)...)
+	return gotest.GoCommand(dir, append([]string{command, "-mod=mod", "-overlay=" + t.overlay}, args...)...)
 }
 
 // packageOf returns the name of a file's package.
@@ -172,18 +172,4 @@ func packageOf(src []byte) (string, error) {
 		return "", err
 	}
 	return f.Name.Name, nil
-}
-
-// goCommand returns the output of the go command in a directory.
-func goCommand(dir string, args ...string) (string, error) {
-	cmd := exec.Command("go", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOWORK=off")
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("go %s: %w\n%s%s", strings.Join(args, " "), err, errs.Bytes(), out)
-	}
-	return strings.TrimSpace(string(out)), nil
 }

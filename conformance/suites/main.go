@@ -79,11 +79,11 @@ func (r *runner) all(pattern *regexp.Regexp) (err error) {
 			return err
 		}
 	}
-	root, err := goCommand("", "list", "-m", "-f={{.Dir}}", ownModule)
+	root, err := gotest.GoCommand("", "list", "-m", "-f={{.Dir}}", ownModule)
 	if err != nil {
 		return err
 	}
-	if r.options.Test2JSON, err = goCommand("", "tool", "-n", "test2json"); err != nil {
+	if r.options.Test2JSON, err = gotest.GoCommand("", "tool", "-n", "test2json"); err != nil {
 		return err
 	}
 	names, err := overlay(r.dir, root)
@@ -106,7 +106,7 @@ func (r *runner) all(pattern *regexp.Regexp) (err error) {
 		found = append(found, d...)
 	}
 	for _, d := range found {
-		d.print()
+		d.Print(d.pkg+" "+d.Test, 20)
 	}
 	return nil
 }
@@ -157,20 +157,14 @@ func (r *runner) pkg(s suite, path, dir string) ([]difference, error) {
 	if err != nil {
 		return nil, err
 	}
-	shared, sockets := dials(ways)
+	shared, sockets := gotest.Dials(ways)
+	differ, err := cut.Differences(got, &kernel, want, func(string) bool { return false })
 	var found []difference
-	for _, test := range got.Failures() {
-		if t := want[test]; t != nil && t.Failed > 0 {
-			continue
-		}
-		d := difference{pkg: path, test: test, output: got[test].Output}
-		if d.alone, err = cut.Alone(test); err != nil {
-			return found, err
-		}
-		if d.kernel, err = kernel.Alone(test); err != nil {
-			return found, err
-		}
-		found = append(found, d)
+	for _, d := range differ {
+		found = append(found, difference{d, path})
+	}
+	if err != nil {
+		return found, err
 	}
 	fmt.Printf("  %-58s %12s %12s %6d %6d %9d\n", "."+strings.TrimPrefix(path, s.module),
 		passedOf(want), passedOf(got), len(found), shared, sockets)
@@ -183,26 +177,8 @@ func passedOf(r gotest.Results) string {
 	return fmt.Sprintf("%d of %d", passed, passed+failed)
 }
 
-// dials returns how many Dials went through shared memory, and how many not.
-func dials(counts string) (cut, kernel int) {
-	b, err := os.ReadFile(counts)
-	if err != nil {
-		return 0, 0
-	}
-	return strings.Count(string(b), "c"), strings.Count(string(b), "k")
-}
-
-// A difference is a test that passed with package net, and failed with ctnet.
+// A difference is one between two runs of a package's tests.
 type difference struct {
-	pkg, test     string
-	output        string
-	alone, kernel int // how often of gotest.AloneRuns it failed alone, and with package net
-}
-
-func (d difference) print() {
-	fmt.Printf("\n%s %s: alone it fails %d of %d times, with net %d\n", d.pkg, d.test, d.alone, gotest.AloneRuns, d.kernel)
-	lines := strings.Split(strings.TrimSpace(d.output), "\n")
-	for _, line := range lines[:min(len(lines), 20)] {
-		fmt.Printf("\t%s\n", line)
-	}
+	gotest.Difference
+	pkg string
 }

@@ -75,14 +75,8 @@ func (ch Channel) receive(more int) (m Message, fds foreign.FDs, sender int, err
 	// Also after an error: an empty packet is reported as the end, but may carry
 	// descriptors.
 	fds, sender, err = parseControl(oob[:oobn])
-	m, err = parse(b, n, flags, fds, readErr, err)
-	return m, fds, sender, err
-}
-
-// parse returns the message in b, of n bytes, or why there is none.
-func parse(b []byte, n, flags int, fds foreign.FDs, readErr, err error) (m Message, _ error) {
 	if readErr != nil {
-		return m, readErr
+		return m, fds, sender, readErr
 	}
 	if err != nil || n < 8 || binary.LittleEndian.Uint32(b) != Magic {
 		err = ErrProtocol
@@ -92,16 +86,16 @@ func parse(b []byte, n, flags int, fds foreign.FDs, readErr, err error) (m Messa
 		err = ErrProtocol
 	}
 	if err != nil {
-		return m, err
+		return m, fds, sender, err
 	}
 	binary.Decode(b[:n], binary.LittleEndian, &m)
 	if flags&unix.MSG_CTRUNC != 0 {
 		if len(fds) >= maxFDs {
-			return m, ErrProtocol
+			return m, fds, sender, ErrProtocol
 		}
 		err = ErrNoRoom // in this process
 	}
-	return m, err
+	return m, fds, sender, err
 }
 
 // AskSender has the kernel say who sends the messages that come from now on, until

@@ -149,9 +149,7 @@ func (p place) tryBind(ctx context.Context, key string, takeover, last bool) (do
 				sweep(p.dir, d.name)
 			}
 			return d, nil
-		case err == errSeatTaken:
-			continue
-		case err == unix.EADDRINUSE && pass:
+		case err == errSeatTaken, err == unix.EADDRINUSE && pass:
 			continue
 		case err == unix.EADDRINUSE:
 			return d, errAgain
@@ -278,11 +276,12 @@ func (p place) takeOver(ctx context.Context, ch Channel, name string, seat int) 
 			return d, err
 		}
 		d.seat = seat
-		askToRetire(ctx, ch)
-		return d, nil
 	}
 	m, fds, err := askToRetire(ctx, ch)
 	defer fds.Close()
+	if p.dir != "" {
+		return d, nil
+	}
 	if err == nil && m.Errno == uint32(syscall.ESTALE) {
 		return d, errAgain
 	}

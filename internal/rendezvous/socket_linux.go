@@ -20,7 +20,7 @@ import (
 // A Socket is where dialers connect to a listener.
 type Socket struct {
 	at       place
-	netns    string // in which the names are
+	netns    string // in which the names are; for keep
 	key      string
 	arrivals chan Channel
 	done     chan struct{}  // closed by Close
@@ -56,10 +56,10 @@ func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	netns, _ := hostnet.NetNamespace()
-	s := &Socket{at: at, netns: netns, key: key, arrivals: make(chan Channel), done: make(chan struct{})}
+	s := &Socket{at: at, key: key, arrivals: make(chan Channel), done: make(chan struct{})}
 	s.open(d)
 	if at.dir != "" || d.seat > 0 {
+		s.netns, _ = hostnet.NetNamespace()
 		s.serving.Go(s.keep)
 	}
 	return s, nil

@@ -3,6 +3,7 @@ package rendezvous
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,28 +31,33 @@ func Known(c Cred) bool { return c.UID != overflowUID() || allUsersMapped() }
 // separated by commas.
 const allowVariable = "CTNET_ALLOW"
 
+// allowList returns the users that CTNET_ALLOW names, and an error if a part of it is no UID.
+func allowList() (uids []int, err error) {
+	list := os.Getenv(allowVariable)
+	if list == "" {
+		return nil, nil
+	}
+	for field := range strings.SplitSeq(list, ",") {
+		n, parseErr := strconv.ParseUint(strings.TrimSpace(field), 10, 32)
+		if parseErr != nil {
+			err = fmt.Errorf("%s=%q: %q is not the number of a user", allowVariable, list, field)
+			continue
+		}
+		uids = append(uids, int(n))
+	}
+	return uids, err
+}
+
 // allowed reports whether CTNET_ALLOW names a user.
 func allowed(uid int) bool {
-	for field := range strings.SplitSeq(os.Getenv(allowVariable), ",") {
-		if n, err := strconv.ParseUint(strings.TrimSpace(field), 10, 32); err == nil && int(n) == uid {
-			return true
-		}
-	}
-	return false
+	uids, _ := allowList()
+	return slices.Contains(uids, uid)
 }
 
 // CheckAllowed returns an error if CTNET_ALLOW names anything but UIDs.
 func CheckAllowed() error {
-	list := os.Getenv(allowVariable)
-	if list == "" {
-		return nil
-	}
-	for field := range strings.SplitSeq(list, ",") {
-		if _, err := strconv.ParseUint(strings.TrimSpace(field), 10, 32); err != nil {
-			return fmt.Errorf("%s=%q: %q is not the number of a user", allowVariable, list, field)
-		}
-	}
-	return nil
+	_, err := allowList()
+	return err
 }
 
 // A Stranger is the error of a Dial whose listener belongs to a user that is not trusted.
