@@ -41,6 +41,12 @@ type AppConfig struct {
 	// MaxMemory on it grows beyond 64 KiB only if its reader keeps up, and from three quarters
 	// on not at all. Only a Peek or Reserve of more than a fifo holds still makes it larger.
 	MaxMemory int64
+
+	// Logger is told of faults: peers that break the protocol, and, once for each reason and
+	// address, why connections use the kernel's socket: with level Warn if other settings, or a
+	// peer that behaves, would let them use shared memory, and otherwise Debug. nil is
+	// slog.Default().
+	Logger *slog.Logger
 }
 
 // defaultBytes is the default of AppConfig.MaxBytes.
@@ -53,7 +59,7 @@ func NewApp(c AppConfig) (*App, error) {
 		!setDefault(&limits.Bytes, defaultBytes) || !setDefault(&limits.Memory, defaultMemory()) {
 		return nil, errors.New("ctnet: negative limit in AppConfig")
 	}
-	return &App{newApp(limits)}, nil
+	return &App{newApp(limits, c.Logger)}, nil
 }
 
 // setDefault replaces a limit of 0 by its default. It returns false if the limit is negative.
@@ -89,12 +95,16 @@ var processApp = sync.OnceValue(func() *app {
 	if err := rendezvous.CheckAllowed(); err != nil {
 		slog.Warn("ctnet: a part of CTNET_ALLOW has no effect", "error", err)
 	}
+	if err := rendezvous.Check(); err != nil && !kernelOnly() && a.a.sayUnusable() {
+		a.a.log().Warn("ctnet: no cut-through, connections take the kernel's socket", "error", err)
+	}
 	return a.a
 })
 
 type app struct {
 	id      uint64
 	account *segpool.Account
+	logger  *slog.Logger // nil is the default
 	janitor stream.Janitor
 	number  atomic.Uint64 // of the last connection dialed
 	opened  atomic.Uint64 // listeners so far
@@ -108,6 +118,8 @@ type app struct {
 	poolMu sync.Mutex
 	pools  map[segpool.Geometry]*segpool.Pool // of connections inside the application
 
+	fallbacks fallbackTable
+
 	remote pair.Host // connections with other applications
 }
 
@@ -117,9 +129,10 @@ type place struct {
 	bubble int
 }
 
-func newApp(l segpool.Limits) *app {
+func newApp(l segpool.Limits, logger *slog.Logger) *app {
 	a := &app{
 		id:        rand.Uint64(),
+		logger:    logger,
 		account:   segpool.NewAccount(l),
 		listeners: make(map[place]*Listener),
 		open:      make(map[*Listener]struct{}),
@@ -127,7 +140,7 @@ func newApp(l segpool.Limits) *app {
 		pools:     make(map[segpool.Geometry]*segpool.Pool),
 	}
 	a.janitor.Memory = a.account
-	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Janitor: &a.janitor, Inspect: a.inspect})
+	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Janitor: &a.janitor, Inspect: a.inspect, Log: a.log})
 	return a
 }
 
@@ -164,9 +177,9 @@ func (a *app) listener(key string, bubble int) *Listener {
 	return a.listeners[place{key, bubble}]
 }
 
-// absent reports whether a recent Dial has found no listener at the target with this name,
-// see [rendezvous.Absences].
-func (a *app) absent(name string) (bool, rendezvous.Stamp) {
+// absent returns the cause if a recent Dial has found no listener at the target with this name, or
+// none that it can use, see [rendezvous.Absences].
+func (a *app) absent(name string) (rendezvous.Stamp, error) {
 	return a.remote.Absences.Absent(name, a.opened.Load())
 }
 

@@ -41,6 +41,12 @@ type Dialer struct {
 	// If the listener is not allowed, the Dial uses the kernel's socket, or fails with EACCES
 	// if it may not. Several goroutines may call Allow at a time, for each Dial.
 	Allow func(Cred) bool
+
+	// Fallback, if it is not nil, is told why a connection uses the kernel's socket, before
+	// the Dial returns that connection. It is not called if Path is Kernel, nor on networks
+	// that have no cut-through. The application counts and logs the same, see [Snapshot] and
+	// [AppConfig].
+	Fallback func(*Fallback)
 }
 
 // Dial connects to an address, see [Dialer.DialContext].
@@ -126,7 +132,12 @@ func (d *Dialer) dialName(ctx context.Context, name string) (*conn, error) {
 	if bubble != 0 {
 		return nil, syserr.New(syscall.ECONNREFUSED, "nobody listens on this name in the same testing/synctest bubble")
 	}
-	return a.dialRemote(ctx, t.keys[0], t, ask, d.allow())
+	c, err := a.dialRemote(ctx, t.keys[0], t, ask, d.allow())
+	if err == rendezvous.ErrNobody {
+		t.look() // for the error's text
+		return nil, newFallback(networkCT, name, t, err)
+	}
+	return c, err
 }
 
 // allow returns Allow as package pair calls it.

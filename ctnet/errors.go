@@ -70,8 +70,8 @@ func failure(op, network, address string, err error) error {
 	case context.DeadlineExceeded:
 		err = timedOut{}
 	}
-	if e, ok := err.(syscall.Errno); ok && op == "dial" {
-		err = syserr.New(e, dialAdvice(e))
+	if op == "dial" {
+		err = advised(err)
 	}
 	e := &net.OpError{Op: op, Net: network, Err: err}
 	switch network {
@@ -88,6 +88,14 @@ func failure(op, network, address string, err error) error {
 	return e
 }
 
+// advised returns an errno of a Dial with advice, and any other error as it is.
+func advised(err error) error {
+	if e, ok := err.(syscall.Errno); ok {
+		return syserr.New(e, dialAdvice(e))
+	}
+	return err
+}
+
 // A textAddr is an address that was not parsed or resolved.
 type textAddr struct{ network, address string }
 
@@ -98,7 +106,7 @@ func (a textAddr) String() string  { return a.address }
 func dialAdvice(e syscall.Errno) string {
 	switch e {
 	case syscall.ECONNREFUSED:
-		return "no ctnet listener is there"
+		return "the listener there is closing, or another one has its place now; try again"
 	case syscall.EACCES:
 		return "the listener's Allow, or its user's being another, forbids it"
 	case errHandedOn.Errno:

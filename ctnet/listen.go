@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"sync/atomic"
 	"syscall"
 
 	"cutthrough.example/internal/hostnet"
@@ -85,8 +83,8 @@ func (p *PeerLimits) fill(backlog int, app segpool.Limits) error {
 //
 // On networks "tcp", "tcp4", "tcp6" and "unix" it listens on the kernel's socket too, and the
 // address is that of this socket. If shared memory can't be offered there, because the
-// sockets can't be made by which applications find each other, it says so once through
-// slog.Default and returns the kernel's listener.
+// sockets can't be made by which applications find each other, the application logs that and
+// Listen returns the kernel's listener.
 //
 // On all other networks, such as "unixpacket", it does what net.ListenConfig does, unless Path is
 // CutThrough.
@@ -176,10 +174,14 @@ func (lc *ListenConfig) listenCT(ctx context.Context, name string) (*Listener, e
 // kernel itself if Path forbids shared memory, or if shared memory can't be offered and
 // Path doesn't demand it.
 func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.Listener, error) {
-	if !lc.Path.mayCut() {
+	addr := kernel.Addr()
+	if barrier := lc.Path.barrier(); barrier != nil {
+		if barrier != errPathKernel {
+			lc.App.app().fellBack("listen", addr.Network(), addr.String(), barrier, nil)
+		}
 		return kernel, nil
 	}
-	l, err := lc.newListener(kernel.Addr().Network(), kernel.Addr())
+	l, err := lc.newListener(addr.Network(), addr)
 	if err != nil {
 		return nil, err
 	}
@@ -192,17 +194,12 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 		if lc.Path == CutThrough || errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
 			return nil, err
 		}
-		if !complained.Swap(true) { // no lock: the handler is the user's code
-			slog.Warn("ctnet: no cut-through, connections take the kernel's socket", "address", l.addr, "error", err)
-		}
+		l.app.fellBack("listen", l.network, addr.String(), err, nil)
 		return kernel, nil
 	}
 	l.unwanted = lc.Path == CutThrough
 	return l, nil
 }
-
-// complained is true once a listener has logged that it can't offer shared memory.
-var complained atomic.Bool
 
 // newListener makes a listener that dialers can't find yet.
 func (lc *ListenConfig) newListener(network string, addr net.Addr) (*Listener, error) {

@@ -96,7 +96,7 @@ func (p *localPair) decide(verdict uint32) bool {
 }
 
 // dialLocal connects to a listener of the same application.
-func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (*conn, error) {
+func (a *app) dialLocal(ctx context.Context, l *Listener, t *target, ask sizes) (*conn, error) {
 	if err := a.account.AddConn(); err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t target, ask sizes) (
 	return &p.client, nil
 }
 
-func (a *app) newLocalPair(l *Listener, t target, ask sizes) (*localPair, error) {
+func (a *app) newLocalPair(l *Listener, t *target, ask sizes) (*localPair, error) {
 	accepted := l.answers(t.name)
 	if accepted == nil {
 		return nil, rendezvous.ErrNobody

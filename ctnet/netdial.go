@@ -34,13 +34,15 @@ type netDial struct {
 	network, address string     // the arguments of Dial
 	ask              sizes
 	allow            func(rendezvous.Cred) bool // Dialer.Allow, or nil
+	tell             func(*Fallback)            // Dialer.Fallback, or nil
 }
 
 // An attempt is the result of trying to connect through shared memory.
 type attempt struct {
 	outcome outcome
-	conn    *conn // if connected
-	err     error // if nobodyThere or failed
+	conn    *conn   // if connected
+	err     error   // if nobodyThere or failed
+	target  *target // nil if there is none
 }
 
 // An outcome says how an attempt ended.
@@ -66,8 +68,16 @@ func attemptOf(c *conn, err error) attempt {
 	return attempt{outcome: connected, conn: c}
 }
 
-// foundNobody is the attempt to connect to an address where no listener is.
-var foundNobody = attempt{outcome: nobodyThere, err: rendezvous.ErrNobody}
+// at returns the attempt with its target.
+func (a attempt) at(t *target) attempt {
+	a.target = t
+	return a
+}
+
+// foundNobody returns the attempt to connect to a target where no listener is.
+func foundNobody(t *target) attempt {
+	return attempt{outcome: nobodyThere, err: rendezvous.ErrNobody, target: t}
+}
 
 // cutPatience is how long a Dial that can fall back to the kernel's socket waits for a
 // connection through shared memory. A process that runs answers within a millisecond. A
@@ -76,18 +86,22 @@ const cutPatience = 250 * time.Millisecond
 
 // dialNet connects on a network that the kernel has too.
 func (d *Dialer) dialNet(ctx context.Context, network, address string) (net.Conn, error) {
-	if !d.Path.mayCut() || d.Path == AnyPath && d.Kernel.LocalAddr != nil {
-		return d.Kernel.DialContext(ctx, network, address)
+	n := netDial{app: d.App.app(), path: d.Path, kernel: d.Kernel, network: network, address: address, allow: d.allow(), tell: d.Fallback}
+	barrier := d.Path.barrier()
+	if barrier == nil && d.Path == AnyPath && d.Kernel.LocalAddr != nil {
+		barrier = errLocalAddr
+	}
+	if barrier != nil {
+		return n.fallBack(ctx, attempt{outcome: failed, err: barrier})
 	}
 	if ctx.Err() != nil {
 		_, err := d.Kernel.DialContext(ctx, network, address) // it doesn't connect; its error is package net's
 		return nil, asTimeout(err)
 	}
-	ask, err := d.sizes()
-	if err != nil {
+	var err error
+	if n.ask, err = d.sizes(); err != nil {
 		return nil, failure("dial", network, address, err)
 	}
-	n := netDial{app: d.App.app(), path: d.Path, kernel: d.Kernel, network: network, address: address, ask: ask, allow: d.allow()}
 	return n.run(ctx)
 }
 
@@ -104,10 +118,39 @@ func (n *netDial) run(ctx context.Context) (net.Conn, error) {
 		return a.conn.handOut(), nil
 	case a.outcome == unresolved:
 		return n.resolve(ctx)
-	case !n.hasFallback():
-		return nil, failure("dial", n.network, n.address, a.err)
+	case n.hasFallback():
+		return n.fallBack(ctx, a)
+	default:
+		return nil, failure("dial", n.network, n.address, n.explain(a, n.address))
 	}
-	return n.kernel.DialContext(ctx, n.network, n.address)
+}
+
+// fallBack connects through the kernel's socket, as a has not succeeded.
+func (n *netDial) fallBack(ctx context.Context, a attempt) (net.Conn, error) {
+	c, err := n.kernel.DialContext(ctx, n.network, n.address)
+	if err == nil {
+		n.report(a, n.address, c)
+	}
+	return c, err
+}
+
+// report says why a connection takes the kernel's socket.
+func (n *netDial) report(a attempt, address string, kernel net.Conn) {
+	if a.err == errPathKernel {
+		return // as the program wants it
+	}
+	cause := n.app.fellBack("dial", n.network, address, a.err, kernel)
+	if n.tell != nil {
+		n.tell(newFallback(n.network, address, a.target, cause))
+	}
+}
+
+// explain returns the error of an attempt at an address, if there is no other way.
+func (n *netDial) explain(a attempt, address string) error {
+	if a.err == context.Canceled || a.err == context.DeadlineExceeded || a.err == net.ErrClosed {
+		return a.err
+	}
+	return newFallback(n.network, address, a.target, foundOut(a.err, nil))
 }
 
 // hasFallback reports whether the kernel's socket may be used.
@@ -133,7 +176,14 @@ type resolvingDial struct {
 
 	mu       sync.Mutex
 	cut      *conn // the first connection through shared memory
-	returned bool  // package net's Dial has returned
+	failed   []failedAttempt
+	returned bool // package net's Dial has returned
+}
+
+// A failedAttempt is an attempt after which package net connects to the address.
+type failedAttempt struct {
+	address string
+	attempt
 }
 
 // errCutThrough ends package net's Dial when the connection through shared memory was made.
@@ -149,11 +199,12 @@ func (r *resolvingDial) beforeConnect(ctx context.Context, network, address stri
 	case a.outcome == connected:
 		return r.keep(a.conn)
 	case r.hasFallback():
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.failed = append(r.failed, failedAttempt{address, a})
 		return nil
-	case a.outcome == nobodyThere:
-		return syscall.ECONNREFUSED // as from a connect
 	default:
-		return a.err
+		return r.explain(a, address)
 	}
 }
 
@@ -184,15 +235,32 @@ func (r *resolvingDial) keep(c *conn) error {
 // result returns the result of the Dial, given the result of package net's Dial.
 func (r *resolvingDial) result(kernel net.Conn, err error) (net.Conn, error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.returned = true
-	if r.cut == nil {
-		return kernel, err
+	cut, failed := r.cut, r.failed // others may still append
+	r.mu.Unlock()
+	switch {
+	case cut != nil:
+		if kernel != nil {
+			kernel.Close() // it connected to another address at the same time
+		}
+		return cut.handOut(), nil
+	case err == nil:
+		address := kernel.RemoteAddr().String()
+		r.report(attemptAt(failed, address), address, kernel)
 	}
-	if kernel != nil {
-		kernel.Close() // it connected to another address at the same time
+	return kernel, err
+}
+
+// attemptAt returns the attempt at an address, or the last one: the address that package net connects
+// to can stand for another one, as ":80" does.
+func attemptAt(failed []failedAttempt, address string) (a attempt) {
+	for _, f := range failed {
+		a = f.attempt
+		if f.address == address {
+			break
+		}
 	}
-	return r.cut.handOut(), nil
+	return a
 }
 
 // tryAddress tries to connect through shared memory to the address that the program gave.
@@ -218,7 +286,7 @@ func (n *netDial) tryResolved(ctx context.Context, network, address string) atte
 	}
 	addr, ok := parseResolved(network, address)
 	if !ok {
-		return foundNobody
+		return foundNobody(nil)
 	}
 	return n.tryTCP(ctx, addr)
 }
@@ -246,39 +314,31 @@ func parseResolved(network, address string) (netip.AddrPort, bool) {
 // tryUnix tries to connect through shared memory to the listener at a socket file.
 func (n *netDial) tryUnix(ctx context.Context, path string) attempt {
 	t, err := unixTarget(path)
-	if err == errNoNamespace {
-		return foundNobody
-	}
 	if err != nil {
 		return attempt{outcome: failed, err: err}
 	}
-	absent, stamp := n.app.absent(t.name)
-	if absent && n.hasFallback() {
-		return foundNobody
-	}
-	return n.tryTarget(ctx, t, stamp)
+	return n.tryTarget(ctx, t)
 }
 
 // tryTCP tries to connect through shared memory to the listener at an IP address and port.
 func (n *netDial) tryTCP(ctx context.Context, addr netip.AddrPort) attempt {
-	// The check for an absence comes first, as it costs least. It may be wrong for a thread
-	// in another network namespace; then the Dial uses the kernel's socket, which works.
-	name := tcpName(addr)
-	absent, stamp := n.app.absent(name)
-	if absent && n.hasFallback() {
-		return foundNobody
+	t, err := tcpTarget(addr)
+	if err != nil {
+		return attempt{outcome: failed, err: err}
 	}
-	t, ok := tcpTarget(addr)
-	if !ok {
-		n.app.remote.Absences.Remember(name, stamp)
-		return foundNobody
-	}
-	return n.tryTarget(ctx, t, stamp)
+	return n.tryTarget(ctx, t)
 }
 
 // tryTarget tries to connect to the first listener that is found under one of the target's
-// keys. If there is none, it remembers the absence, which is valid as long as stamp.
-func (n *netDial) tryTarget(ctx context.Context, t target, stamp rendezvous.Stamp) attempt {
+// keys. If there is none, it remembers the absence.
+//
+// The check for an absence comes first, as it costs least. It may be wrong for a thread in another
+// network namespace; then the Dial uses the kernel's socket, which works.
+func (n *netDial) tryTarget(ctx context.Context, t *target) attempt {
+	stamp, cause := n.app.absent(t.name)
+	if cause != nil && n.hasFallback() {
+		return attempt{outcome: nobodyThere, err: cause, target: t}
+	}
 	for i, key := range t.keys {
 		if key == "" {
 			break
@@ -287,13 +347,13 @@ func (n *netDial) tryTarget(ctx context.Context, t target, stamp rendezvous.Stam
 		if own != nil && own.retired.Load() {
 			own = nil
 		}
-		if own == nil && !rendezvous.Present(key) {
+		if own == nil && !t.lookups[i].Present() {
 			continue
 		}
 		if now, _ := hostnet.NetNamespace(); t.netns != "" && now != t.netns {
 			// The keys are for another network namespace than this thread's. The next
 			// Dial uses the right namespace.
-			return foundNobody
+			return foundNobody(t)
 		}
 		if forAllAddresses := i > 0; forAllAddresses && !hostnet.IsHere(t.addr.(*net.TCPAddr).AddrPort().Addr()) {
 			continue
@@ -305,13 +365,13 @@ func (n *netDial) tryTarget(ctx context.Context, t target, stamp rendezvous.Stam
 		// listener of the next key too.
 	}
 	n.app.remote.Absences.Remember(t.name, stamp)
-	return foundNobody
+	return foundNobody(t)
 }
 
 // connect connects to the listener under a key: to own, if that is not nil, and otherwise to a
 // listener of another application. With a fallback it waits for cutPatience at most. After a
 // failure later Dials leave the other application's listener alone for a while.
-func (n *netDial) connect(parent context.Context, own *Listener, key string, t target, stamp rendezvous.Stamp) attempt {
+func (n *netDial) connect(parent context.Context, own *Listener, key string, t *target, stamp rendezvous.Stamp) attempt {
 	ctx := parent
 	if n.hasFallback() {
 		var cancel context.CancelFunc
@@ -320,16 +380,15 @@ func (n *netDial) connect(parent context.Context, own *Listener, key string, t t
 	}
 	if own != nil {
 		if own.elsewhere() {
-			return attempt{outcome: failed, err: errHandedOn}
+			return attempt{outcome: failed, err: errHandedOn, target: t}
 		}
-		return attemptOf(n.app.dialLocal(ctx, own, t, n.ask))
+		return attemptOf(n.app.dialLocal(ctx, own, t, n.ask)).at(t)
 	}
-	a := attemptOf(n.app.dialRemote(ctx, key, t, n.ask, n.allow))
-	switch {
-	case a.err == rendezvous.ErrNobody:
-		return foundNobody
-	case a.outcome == failed && !isTransient(a.err) && !isStranger(a.err) && parent.Err() == nil:
-		n.app.remote.Absences.Distrust(t.name, stamp, isSilence(a.err))
+	a := attemptOf(n.app.dialRemote(ctx, key, t, n.ask, n.allow)).at(t)
+	if err := a.err; err == rendezvous.ErrNobody {
+		return foundNobody(t)
+	} else if a.outcome == failed && !isTransient(err) && !isStranger(err) && parent.Err() == nil {
+		n.app.remote.Absences.Distrust(t.name, stamp, err)
 	}
 	return a
 }
@@ -338,11 +397,6 @@ func (n *netDial) connect(parent context.Context, own *Listener, key string, t t
 // now: it is closing, another listener has taken over its address, or it was handed on. The
 // next Dial may succeed.
 func isTransient(err error) bool { return err == syscall.ECONNREFUSED || err == errHandedOn.Errno }
-
-// isSilence reports whether err says that the Dial has waited for an answer in vain.
-func isSilence(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || err == rendezvous.ErrSilent
-}
 
 // isStranger reports whether err says that the listener's user is not trusted. Another Dial may
 // trust him.

@@ -1,9 +1,12 @@
 package ctnet
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
@@ -12,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"cutthrough.example/internal/hostnet"
 	"cutthrough.example/internal/rendezvous"
 )
 
@@ -67,8 +71,8 @@ func TestRefusedIsNotNobody(t *testing.T) {
 			ln, err := (&ListenConfig{App: newTestApp(t, AppConfig{})}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 			require.NoError(t, err)
 			defer ln.Close()
-			to, ok := tcpTarget(ln.Addr().(*net.TCPAddr).AddrPort())
-			require.True(t, ok)
+			to, err := tcpTarget(ln.Addr().(*net.TCPAddr).AddrPort())
+			require.NoError(t, err)
 			next := countDials(t, to.keys[1])
 			either, cut := Dialer{App: client}, Dialer{App: client, Path: CutThrough}
 			c, err := either.Dial("tcp", ln.Addr().String())
@@ -77,17 +81,20 @@ func TestRefusedIsNotNobody(t *testing.T) {
 			defer c.Close()
 
 			refuse(ln.(*Listener))
+			var told *Fallback
+			either.Fallback = func(f *Fallback) { told = f }
 			agedDir()
 			for range 2 {
 				c, err := either.Dial("tcp", ln.Addr().String())
 				require.NoError(t, err)
 				require.IsType(t, &net.TCPConn{}, c)
 				c.Close()
+				require.Equal(t, ReasonClosing, told.Reason)
 				_, err = cut.Dial("tcp", ln.Addr().String())
 				require.ErrorIs(t, err, syscall.ECONNREFUSED)
 				require.Zero(t, next.Load(), "the Dial went on to the next key")
-				absent, _ := client.a.absent(to.name)
-				require.False(t, absent, "a live listener counts as absent")
+				_, cause := client.a.absent(to.name)
+				require.NoError(t, cause, "a live listener counts as absent")
 			}
 		})
 	}
@@ -104,8 +111,8 @@ func TestNobodyUnderAKey(t *testing.T) {
 	defer ln.Close()
 	port := ln.Addr().(*net.TCPAddr).AddrPort().Port()
 	loopback := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(port)}
-	to, ok := tcpTarget(loopback.AddrPort())
-	require.True(t, ok)
+	to, err := tcpTarget(loopback.AddrPort())
+	require.NoError(t, err)
 	leaveStaleKey(t, to.keys[0])
 	d := Dialer{App: client, Path: CutThrough}
 	c, err := d.Dial("tcp", loopback.String())
@@ -117,8 +124,8 @@ func TestNobodyUnderAKey(t *testing.T) {
 	_, err = d.Dial("tcp", loopback.String())
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	require.ErrorContains(t, err, "no ctnet listener is there")
-	absent, _ := client.a.absent(to.name)
-	require.True(t, absent)
+	_, cause := client.a.absent(to.name)
+	require.Equal(t, rendezvous.ErrNobody, cause)
 }
 
 // leaveStaleKey leaves the socket file of a listener that has ended.
@@ -144,14 +151,36 @@ func TestCutThroughErrors(t *testing.T) {
 		d                      Dialer
 		network, address, want string
 	}{
-		{d, "tcp", "127.0.0.1:1", "dial tcp 127.0.0.1:1: connection refused: no ctnet listener is there"},
-		{d, "unix", socket, "dial unix " + socket + ": connection refused: no ctnet listener is there"},
-		{d, "tcp4", "localhost:1", "dial tcp4 127.0.0.1:1: connection refused"},
-		{controlled, "tcp", "127.0.0.1:1", "dial tcp 127.0.0.1:1: connection refused"},
-		{controlled, "unix", socket, "dial unix " + socket + ": connection refused"},
+		{d, "tcp", "127.0.0.1:1", "dial tcp 127.0.0.1:1: connection refused: no ctnet listener is there; looked for %s and others"},
+		{d, "unix", socket, "dial unix " + socket + ": connection refused: no ctnet listener is there; looked for %s"},
+		{d, "tcp4", "localhost:1", "dial tcp4 127.0.0.1:1: connection refused: no ctnet listener is there; looked for %s and others"},
+		{controlled, "tcp", "127.0.0.1:1", "dial tcp 127.0.0.1:1: connection refused: no ctnet listener is there; looked for %s and others"},
+		{controlled, "unix", socket, "dial unix " + socket + ": connection refused: no ctnet listener is there; looked for %s"},
 	} {
 		_, err := c.d.Dial(c.network, c.address)
-		require.EqualError(t, err, c.want)
+		var f *Fallback
+		require.ErrorAs(t, err, &f)
+		require.Equal(t, ReasonAbsent, f.Reason)
+		require.EqualError(t, err, fmt.Sprintf(c.want, f.Looked[0]))
 		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	}
+}
+
+// TestReasonOf has the errors that Dials end with, of which some can't be brought about in a test of
+// the whole.
+func TestReasonOf(t *testing.T) {
+	for err, want := range map[error]Reason{
+		syscall.ECONNREFUSED: ReasonClosing,
+		syscall.EMFILE:       ReasonOutOfResources,
+		syscall.ENFILE:       ReasonOutOfResources,
+		syscall.ENOMEM:       ReasonOutOfResources,
+		syscall.EBADF:        ReasonFailed,
+		errNotShared:         ReasonNotHere,
+
+		os.NewSyscallError("socket", syscall.EMFILE): ReasonOutOfResources,
+		hostnet.ErrNoNamespace:                       ReasonUnusable,
+		context.DeadlineExceeded:                     ReasonSilent,
+	} {
+		require.Equal(t, want, reasonOf(err), "%v", err)
 	}
 }

@@ -2,6 +2,7 @@ package ctnet
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"testing"
 
@@ -17,9 +18,15 @@ func TestResolvingDial(t *testing.T) {
 		h.answer()
 		return h
 	}
+	app, err := NewApp(AppConfig{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer app.Close()
+	var told *Fallback
 	begin := func() (*resolvingDial, context.Context) {
 		ctx, cancel := context.WithCancel(t.Context())
-		return &resolvingDial{cancel: cancel}, ctx
+		told = nil
+		n := netDial{app: app.a, network: "tcp", tell: func(f *Fallback) { told = f }}
+		return &resolvingDial{netDial: n, cancel: cancel}, ctx
 	}
 	kernel, peer := net.Pipe()
 	defer peer.Close()
@@ -36,12 +43,15 @@ func TestResolvingDial(t *testing.T) {
 	require.Error(t, err, "the kernel's connection is still open")
 	require.Equal(t, context.Canceled, r.keep(&late.conn))
 	requireFates(t, []*fakeIncoming{first, second, late}, fateAnswered, fateReset, fateReset)
+	require.Nil(t, told)
 
 	r, ctx = begin()
+	r.failed = []failedAttempt{{"x", attempt{err: errHandedOn}}, {"pipe", attempt{err: errLocalAddr}}, {"y", attempt{err: errHandedOn}}}
 	late = made()
 	c, err = r.result(kernel, nil)
 	require.NoError(t, err)
 	require.Same(t, kernel, c)
+	require.Equal(t, ReasonHasLocalAddr, told.Reason, "of another address")
 	require.Equal(t, context.Canceled, r.keep(&late.conn))
 	require.NoError(t, ctx.Err())
 	requireFates(t, []*fakeIncoming{late}, fateReset)
@@ -49,4 +59,5 @@ func TestResolvingDial(t *testing.T) {
 	r, _ = begin()
 	_, err = r.result(nil, errCutThrough)
 	require.Equal(t, errCutThrough, err)
+	require.Nil(t, told)
 }

@@ -1,6 +1,7 @@
 package ctnet
 
 import (
+	"errors"
 	"os"
 	"sync"
 )
@@ -32,14 +33,21 @@ var kernelOnly = sync.OnceValue(func() bool {
 	return true
 })
 
-// mayCut reports whether connections may go through shared memory on a network that the
-// kernel has too.
-func (p Path) mayCut() bool {
-	switch p {
-	case Kernel:
-		return false
-	case CutThrough:
-		return true
+// barrier returns nil if connections may go through shared memory on a network that the kernel has
+// too, and otherwise why not.
+func (p Path) barrier() error {
+	switch {
+	case p == CutThrough:
+		return nil
+	case p == Kernel:
+		return errPathKernel
+	case kernelOnly():
+		return errSwitchedOff
+	case currentBubble() != 0:
+		return errInBubble
 	}
-	return !kernelOnly() && currentBubble() == 0
+	return nil
 }
+
+// errPathKernel says that the program itself has asked for the kernel's socket.
+var errPathKernel = errors.New("Path is Kernel")

@@ -20,7 +20,7 @@ type dialedConn struct {
 }
 
 // dialRemote connects to a listener of another application.
-func (a *app) dialRemote(ctx context.Context, key string, t target, ask sizes, allow func(rendezvous.Cred) bool) (*conn, error) {
+func (a *app) dialRemote(ctx context.Context, key string, t *target, ask sizes, allow func(rendezvous.Cred) bool) (*conn, error) {
 	to := pair.Target{Key: key, Name: t.name, Ask: pair.Sizes(ask), Remote: t.addr, Allow: allow, Owns: hostnet.Owns}
 	for range 3 {
 		d := &dialedConn{conn: conn{remote: t.addr}}

@@ -25,11 +25,15 @@ type Snapshot struct {
 	Memory   int64 // what fifos may come to take as large as they are now
 
 	// CutOff counts the pairs with other applications that were ended because the other one
-	// broke the protocol. Each is logged through slog.Default, as far as there are not too many.
+	// broke the protocol. Each is logged, as far as there are not too many.
 	CutOff uint64
 
 	Listeners   []ListenerInfo
 	Connections []ConnInfo
+
+	// Fallbacks are the connections and listeners that use the kernel's socket, and why; the most
+	// frequent first.
+	Fallbacks []FallbackInfo
 }
 
 // A ListenerInfo describes a listener.
@@ -75,6 +79,8 @@ func (a *app) snapshot() Snapshot {
 		Bytes:    used.Bytes,
 		Memory:   used.Memory,
 		CutOff:   a.remote.CutOff(),
+
+		Fallbacks: a.fallbacks.list(),
 	}
 	a.mu.Lock()
 	listeners := slices.Collect(maps.Keys(a.open))

@@ -1,14 +1,15 @@
 package ctnet
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 
 	"cutthrough.example/internal/hostnet"
+	"cutthrough.example/internal/rendezvous"
 )
 
 // A target is what a Dial looks for.
@@ -19,10 +20,32 @@ type target struct {
 	// keys are the keys under which a listener at the address can be found, in the order
 	// in which the kernel chooses among such listeners.
 	// The rest are "".
-	keys [3]string
-	addr net.Addr // the remote address of the connection
+	keys    [3]string
+	lookups [3]rendezvous.Lookup // of the keys; none on network "ct"
+	addr    net.Addr             // the remote address of the connection
 
 	netns string // the network namespace in the keys; "" if they are valid in all
+	dir   string // for which the lookups are, see [rendezvous.Dir]
+}
+
+// look sets the lookups.
+func (t *target) look() {
+	t.dir = rendezvous.Dir()
+	for i, key := range t.keys {
+		if key != "" {
+			t.lookups[i] = rendezvous.NewLookup(key)
+		}
+	}
+}
+
+// looked returns the names or paths at which a Dial looks for the listener.
+func (t *target) looked() (names []string) {
+	for _, l := range t.lookups {
+		if name := l.Name(); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // networkCT is this package's own network. Its addresses are names.
@@ -47,9 +70,9 @@ func checkName(address string) error {
 }
 
 // ctTarget returns the target for a name of network "ct". It has one key.
-func ctTarget(name string) target {
+func ctTarget(name string) *target {
 	key := networkCT + ":" + name
-	return target{name: key, keys: [3]string{key}, addr: &Addr{name: name}}
+	return &target{name: key, keys: [3]string{key}, addr: &Addr{name: name}}
 }
 
 // tcpKey returns the key of a listener on an address and port in a network namespace. If
@@ -62,66 +85,90 @@ func tcpKey(netns string, addr netip.Addr, dual bool, port uint16) string {
 	return "tcp:" + netns + "/" + net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
 
-// tcpTarget returns the target for an IP address and port. It returns false if no listener of
-// this host can be there. The key of a listener on the address itself comes before the keys of
-// listeners on all addresses.
-func tcpTarget(addr netip.AddrPort) (target, bool) {
-	ip := addr.Addr().Unmap()
-	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
-		return target{}, false
-	}
+// tcpTargets are the targets that tcpTarget has returned last. To make one costs more than to look
+// for its listener.
+var tcpTargets struct {
+	mu    sync.RWMutex
+	known map[netip.AddrPort]*target
+}
+
+// maxTargets is the most targets that are kept.
+const maxTargets = 4096
+
+// tcpTarget returns the target for an IP address and port, which nobody changes. It fails if no
+// listener of this host can be there. The key of a listener on the address itself comes before the
+// keys of listeners on all addresses.
+func tcpTarget(addr netip.AddrPort) (*target, error) {
 	netns, ok := hostnet.LikelyNamespace()
 	if !ok {
-		return target{}, false
+		return nil, hostnet.ErrNoNamespace
+	}
+	tcpTargets.mu.RLock()
+	t := tcpTargets.known[addr]
+	tcpTargets.mu.RUnlock()
+	if t != nil && t.netns == netns && t.dir == rendezvous.Dir() {
+		return t, nil
+	}
+	t, err := newTCPTarget(addr, netns)
+	if err != nil {
+		return nil, err
+	}
+	tcpTargets.mu.Lock()
+	defer tcpTargets.mu.Unlock()
+	if tcpTargets.known == nil || len(tcpTargets.known) == maxTargets {
+		tcpTargets.known = make(map[netip.AddrPort]*target)
+	}
+	tcpTargets.known[addr] = t
+	return t, nil
+}
+
+func newTCPTarget(addr netip.AddrPort, netns string) (*target, error) {
+	ip := addr.Addr().Unmap()
+	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+		return nil, errNotShared
 	}
 	all := netip.IPv4Unspecified()
 	if ip.Is6() {
 		all = netip.IPv6Unspecified()
 	}
-	return target{
+	t := &target{
 		netns: netns,
-		name:  tcpName(addr),
+		name:  "tcp:" + netip.AddrPortFrom(ip, addr.Port()).String(),
 		keys: [3]string{
 			tcpKey(netns, ip, false, addr.Port()),
 			tcpKey(netns, all, false, addr.Port()),
 			tcpKey(netns, all, true, addr.Port()),
 		},
 		addr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, addr.Port())),
-	}, true
-}
-
-// tcpName returns the name of the target for an IP address and port.
-func tcpName(addr netip.AddrPort) string {
-	return "tcp:" + netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()).String()
+	}
+	t.look()
+	return t, nil
 }
 
 // unixTarget returns the target for the path of a socket file. The key identifies the file
 // and not the path, as another file may have the path later. It fails, as the kernel does, if
 // this process may not connect to the file.
-func unixTarget(path string) (target, error) {
-	t := target{name: "unix:" + path, addr: &net.UnixAddr{Name: path, Net: "unix"}}
+func unixTarget(path string) (*target, error) {
 	key, err := unixKey(path)
 	if err != nil {
-		return t, err
+		return nil, err
 	}
 	if !hostnet.IsAbstract(path) {
 		if err := hostnet.MayConnect(path); err != nil {
-			return t, err
+			return nil, err
 		}
 	}
-	t.keys[0] = key
+	t := &target{name: "unix:" + path, keys: [3]string{key}, addr: &net.UnixAddr{Name: path, Net: "unix"}}
+	t.look()
 	return t, nil
 }
-
-// errNoNamespace means that the calling thread's network namespace is not known.
-var errNoNamespace = errors.New("the network namespace can't be determined")
 
 // unixKey returns the key of a listener on a path, or on an abstract name.
 func unixKey(path string) (string, error) {
 	if hostnet.IsAbstract(path) {
 		netns, ok := hostnet.NetNamespace()
 		if !ok {
-			return "", errNoNamespace
+			return "", hostnet.ErrNoNamespace
 		}
 		return "unix:" + netns + "/" + path, nil
 	}
@@ -135,7 +182,7 @@ func listenerKey(kernel net.Listener) (string, error) {
 	case *net.TCPAddr:
 		netns, ok := hostnet.NetNamespace()
 		if !ok {
-			return "", errNoNamespace
+			return "", hostnet.ErrNoNamespace
 		}
 		ap := addr.AddrPort()
 		ip := ap.Addr().Unmap().WithZone("")

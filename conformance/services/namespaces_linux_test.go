@@ -315,6 +315,8 @@ func (s *stage) obey(args []string, file *os.File) (answer string, err error) {
 		}
 		defer c.Close()
 		return answerOf(c)
+	case "why": // network, address
+		return why(arg(1), arg(2))
 	case "hold": // path, network, address: dials, and keeps the connection
 		if s.held, err = dialBy(arg(1), arg(2), arg(3)); err != nil {
 			return "", err

@@ -3,10 +3,14 @@
 package hostnet
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"syscall"
 )
+
+// ErrNoNamespace means that the calling thread's network namespace is not known.
+var ErrNoNamespace = errors.New("the network namespace can't be determined; is /proc mounted?")
 
 // IsHere reports whether an address belongs to this host: then the local address of a UDP
 // socket that is connected to it is the same address. Nothing is sent.

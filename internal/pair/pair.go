@@ -9,6 +9,7 @@ package pair
 
 import (
 	"errors"
+	"log/slog"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -134,4 +135,5 @@ type Config struct {
 	// Inspect returns the snapshot that is sent to a process of this user, or of root, that
 	// asks for it.
 	Inspect func() ([]byte, error)
+	Log     func() *slog.Logger
 }

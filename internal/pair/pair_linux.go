@@ -2,7 +2,6 @@ package pair
 
 import (
 	"context"
-	"log/slog"
 	"slices"
 	"sync/atomic"
 
@@ -156,7 +155,7 @@ func (p *pair) cutOff(why string) {
 	p.host.violations.Add(1)
 	p.ch.HangUp()
 	if ok, silent := p.host.complaints.due(); ok {
-		slog.Warn("ctnet: cut off a process that broke the protocol",
+		p.host.Log().Warn("ctnet: cut off a process that broke the protocol",
 			"pid", p.cred.PID, "uid", p.cred.UID, "why", why, "others", silent)
 	}
 }

@@ -1,6 +1,8 @@
 package rendezvous
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -12,8 +14,13 @@ import (
 // network namespace, where looking costs no more than that, only the second kind is remembered.
 type Absences struct {
 	mu    sync.Mutex
-	stamp Stamp                // until is valid as long as this is the current stamp
-	until map[string]time.Time // when an absence expires; the zero time means never
+	stamp Stamp // known is valid as long as this is the current stamp
+	known map[string]absence
+}
+
+type absence struct {
+	cause error
+	until time.Time // the zero time means for ever
 }
 
 // A Stamp changes whenever this application opens a listener, and whenever a file is added to the
@@ -40,46 +47,56 @@ const (
 	maxAbsences = 4096
 )
 
-// Absent reports whether the target with this name is in the cache. If not, the caller looks
-// for a listener, and passes the stamp to [Absences.Remember] or [Absences.Distrust]. opened
-// counts the listeners that this application has opened.
-func (a *Absences) Absent(name string, opened uint64) (bool, Stamp) {
-	stamp := Stamp{path: Dir(), own: opened}
+// Absent returns the cause if the target with this name is in the cache. If it returns nil, the
+// caller looks for a listener, and passes the stamp to [Absences.Remember] or [Absences.Distrust].
+// opened counts the listeners that this application has opened.
+func (a *Absences) Absent(name string, opened uint64) (stamp Stamp, cause error) {
+	stamp = Stamp{path: Dir(), own: opened}
 	var st unix.Stat_t
 	if stamp.path != "" && unix.Lstat(stamp.path, &st) == nil {
 		stamp.dev, stamp.ino, stamp.mtime = uint64(st.Dev), st.Ino, st.Mtim
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.until == nil || a.stamp != stamp || len(a.until) > maxAbsences {
-		a.stamp, a.until = stamp, make(map[string]time.Time)
+	if a.known == nil || a.stamp != stamp || len(a.known) > maxAbsences {
+		a.stamp, a.known = stamp, make(map[string]absence)
 	}
-	until, ok := a.until[name]
-	return ok && (until.IsZero() || time.Now().Before(until)), stamp
+	if k, ok := a.known[name]; ok && (k.until.IsZero() || time.Now().Before(k.until)) {
+		cause = k.cause
+	}
+	return stamp, cause
 }
+
+// Dir returns the directory for which the stamp is valid, see the function [Dir].
+func (s Stamp) Dir() string { return s.path }
 
 // Remember remembers that there was no listener at a target when Absent returned stamp.
 func (a *Absences) Remember(name string, stamp Stamp) {
 	if stamp.path != "" && time.Since(time.Unix(stamp.mtime.Unix())) > stampAge {
-		a.mark(name, stamp, time.Time{})
+		a.mark(name, stamp, absence{cause: ErrNobody})
 	}
 }
 
 // Distrust remembers that Dials can't use the listener at a target: it does not answer, belongs
 // to another user, or speaks another version. A change of the stamp ends that, as there may be
-// another listener. silent says that the Dial has waited for an answer.
-func (a *Absences) Distrust(name string, stamp Stamp, silent bool) {
+// another listener.
+func (a *Absences) Distrust(name string, stamp Stamp, cause error) {
 	leave := distrustTime
-	if stamp.path == "" && !silent {
+	if stamp.path == "" && !isSilence(cause) {
 		leave = shortDistrustTime
 	}
-	a.mark(name, stamp, time.Now().Add(leave))
+	a.mark(name, stamp, absence{cause, time.Now().Add(leave)})
 }
 
-func (a *Absences) mark(name string, stamp Stamp, until time.Time) {
+func (a *Absences) mark(name string, stamp Stamp, k absence) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.stamp == stamp { // otherwise a listener may be there by now
-		a.until[name] = until
+		a.known[name] = k
 	}
+}
+
+// isSilence reports whether err says that a Dial has waited for an answer in vain.
+func isSilence(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || err == error(ErrSilent)
 }

@@ -12,13 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Present reports whether somebody may listen under a key.
-func Present(key string) bool {
-	p := place{Dir()}
-	name, err := p.name(key, 0)
-	return err == nil && p.taken(name)
-}
-
 // Dial connects to the listener of a key whose process trust accepts. It waits while the queues of
 // all sockets are full that the key has. If there are only listeners that trust does not accept the
 // error is a [*Stranger].
@@ -27,10 +20,10 @@ func Dial(ctx context.Context, key string, trust func(Cred) bool) (Channel, Cred
 	if p.dir != "" {
 		err := checkDir(p.dir)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = ErrNobody
+			return Channel{}, Cred{}, ErrNobody
 		}
 		if err != nil {
-			return Channel{}, Cred{}, err
+			return Channel{}, Cred{}, unusable(err)
 		}
 	}
 	return dial(ctx, func(seat int) (string, error) {

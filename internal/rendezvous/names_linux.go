@@ -59,8 +59,9 @@ func newProbe() (fd int, err error) {
 	return unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 }
 
-// lit reports whether there is a beacon under a name. If that can't be found out, it returns true.
-func lit(name string) bool {
+// lit reports whether there is a beacon under a name. If that can't be found out, it returns true. It
+// is a large part of the cost of a Dial that finds no listener.
+func lit(name *hostnet.RawName) bool {
 	fd := -1
 	if hostnet.OneNamespace() {
 		fd = probe()
@@ -73,7 +74,7 @@ func lit(name string) bool {
 		defer unix.Close(own)
 		fd = own
 	}
-	return unix.Connect(fd, &unix.SockaddrUnix{Name: name}) != unix.ECONNREFUSED
+	return name.Connect(fd) != unix.ECONNREFUSED
 }
 
 // occupy binds the sockets of a name. The error is EADDRINUSE if somebody has it.

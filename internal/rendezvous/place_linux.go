@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cutthrough.example/internal/foreign"
+	"cutthrough.example/internal/hostnet"
 )
 
 // A place is where the sockets for keys are: a directory, or the network namespace if dir is "".
@@ -32,10 +33,14 @@ func (p place) name(key string, seat int) (string, error) {
 // taken reports whether somebody has a name, or had it and has left a file.
 func (p place) taken(name string) bool {
 	if p.dir == "" {
-		return lit(name)
+		return lit(hostnet.NewRawName(name))
 	}
+	return isThere(name)
+}
+
+func isThere(path string) bool {
 	var st unix.Stat_t
-	return unix.Lstat(name, &st) == nil
+	return unix.Lstat(path, &st) == nil
 }
 
 // lock locks this user's seats, as far as that is needed, and makes the directory.
@@ -44,16 +49,24 @@ func (p place) lock(ctx context.Context) (unlock func(), err error) {
 		return func() {}, ctx.Err()
 	}
 	if err := makeDir(p.dir); err != nil {
-		return nil, err
+		return nil, unusable(err)
 	}
-	return lockDir(ctx, p.dir)
+	unlock, err = lockDir(ctx, p.dir)
+	if _, ok := err.(*fs.PathError); ok && !isLocal(err) {
+		err = unusable(err)
+	}
+	return unlock, err
 }
 
-// connect connects to a socket, without waiting. An error is an errno.
+// connect connects to a socket, without waiting. An error is an errno, or *Unusable if this process
+// can't have such a socket.
 func connect(name string) (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
+	if isLocal(err) {
 		return -1, err
+	}
+	if err != nil {
+		return -1, unusable(os.NewSyscallError("socket", err))
 	}
 	for err = unix.EINTR; err == unix.EINTR; {
 		err = unix.Connect(fd, &unix.SockaddrUnix{Name: name})
@@ -118,7 +131,7 @@ func (p place) tryBind(ctx context.Context, key string, takeover, last bool) (do
 	for seat := range maxSeats {
 		name, err := p.name(key, seat)
 		if err != nil {
-			return door{}, err
+			return door{}, unusable(err)
 		}
 		if !p.taken(name) {
 			continue
@@ -153,8 +166,10 @@ func (p place) tryBind(ctx context.Context, key string, takeover, last bool) (do
 			continue
 		case err == unix.EADDRINUSE:
 			return d, errAgain
-		default:
+		case isLocal(err):
 			return d, err
+		default:
+			return d, unusable(err)
 		}
 	}
 	return door{}, ErrNamesTaken
@@ -178,9 +193,11 @@ func dialOurs(name string) (*Channel, error) {
 	return &ch, err
 }
 
-// isLocal reports whether err says that this process has no more descriptors or memory.
+// isLocal reports whether err says that this process has no more descriptors or memory, or can't
+// have the sockets that are needed.
 func isLocal(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || IsShortage(err)
+	var u *Unusable
+	return errors.As(err, &u) || errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || IsShortage(err)
 }
 
 // errSeatTaken says that another user has a seat.

@@ -38,3 +38,15 @@ func Broken(err error) error {
 	}
 	return syserr.New(syscall.EPROTO, "the peer broke the protocol: "+err.Error())
 }
+
+// Unusable is the error of a Bind or Dial in a process that can't find others, or be found: it may
+// not make the sockets that are needed, or the directory can't be used.
+type Unusable struct {
+	Place string // the directory, or the words "the network namespace"
+	Err   error
+}
+
+func (u *Unusable) Error() string {
+	return "applications can't find each other in " + u.Place + ": " + u.Err.Error()
+}
+func (u *Unusable) Unwrap() error { return u.Err }

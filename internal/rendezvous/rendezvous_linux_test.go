@@ -48,7 +48,7 @@ func inPlaces(t *testing.T, f func(t *testing.T, key string)) {
 	})
 	t.Run("network", func(t *testing.T) {
 		t.Setenv("CTNET_DIR", "")
-		Present(key) // opens the probe, which stays
+		NewLookup(key).Present() // opens the probe, which stays
 		leakcheck.Check(t)
 		f(t, key)
 	})
@@ -104,8 +104,8 @@ func TestBindAndDial(t *testing.T) {
 		require.False(t, listed(t, key))
 
 		s := bind(t, key)
-		require.True(t, Present(key))
-		require.False(t, Present(key+"l"))
+		require.True(t, NewLookup(key).Present())
+		require.False(t, NewLookup(key+"l").Present())
 		meet(t, s, key)
 		require.True(t, listed(t, key))
 		_, err = Bind(t.Context(), key, false)
@@ -116,7 +116,7 @@ func TestBindAndDial(t *testing.T) {
 		s.Close()
 		_, err = s.Accept()
 		require.ErrorIs(t, err, net.ErrClosed)
-		require.False(t, Present(key))
+		require.False(t, NewLookup(key).Present())
 		require.False(t, listed(t, key))
 		_, _, err = Dial(t.Context(), key, Trusted)
 		require.Equal(t, ErrNobody, err)
@@ -170,7 +170,7 @@ func TestTakeover(t *testing.T) {
 			old.Close()
 			meet(t, s, key)
 			s.Close()
-			require.False(t, Present(key))
+			require.False(t, NewLookup(key).Present())
 		}
 	})
 }
@@ -180,7 +180,7 @@ func TestTakeover(t *testing.T) {
 func TestTakeoverKeepsQueue(t *testing.T) {
 	t.Setenv("CTNET_DIR", "")
 	key := fmt.Sprintf("ct:%s-%d", t.Name(), os.Getpid())
-	Present(key)
+	NewLookup(key).Present()
 	leakcheck.Check(t)
 	old := bind(t, key)
 	bound := make(chan *Socket)
@@ -225,7 +225,7 @@ func TestTakeoverKeepsQueue(t *testing.T) {
 	old.Close()
 	meet(t, s, key)
 	s.Close()
-	require.False(t, Present(key))
+	require.False(t, NewLookup(key).Present())
 }
 
 // pairOfChannels returns the two ends of a channel.
@@ -246,13 +246,13 @@ func TestStale(t *testing.T) {
 	useDir(t)
 	s := bind(t, "k")
 	abandon(t, s) // its file stays
-	require.True(t, Present("k"))
+	require.True(t, NewLookup("k").Present())
 	_, _, err := Dial(t.Context(), "k", Trusted)
 	require.Equal(t, ErrNobody, err)
 	again := bind(t, "k")
 	meet(t, again, "k")
 	again.Close()
-	require.False(t, Present("k"))
+	require.False(t, NewLookup("k").Present())
 }
 
 // TestBindAtOnce binds one key many times at once: one socket at a time has the key, and there is
@@ -282,7 +282,7 @@ func TestBindAtOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		require.False(t, Present(key))
+		require.False(t, NewLookup(key).Present())
 	})
 }
 
@@ -297,9 +297,9 @@ func TestLocked(t *testing.T) {
 	_, err = Bind(ctx, "l", false)
 	require.Equal(t, context.Canceled, err)
 	s.Close() // does not wait
-	require.True(t, Present("k"))
+	require.True(t, NewLookup("k").Present())
 	unlock()
-	require.Eventually(t, func() bool { return !Present("k") }, leakcheck.Patience, time.Millisecond)
+	require.Eventually(t, func() bool { return !NewLookup("k").Present() }, leakcheck.Patience, time.Millisecond)
 }
 
 // TestSweep makes many files of dead processes, which are removed in time, and one of a live
@@ -325,7 +325,7 @@ func TestSweep(t *testing.T) {
 		return len(files) == 3 // the live one's, the young one's, and the lock
 	}, leakcheck.Patience, time.Microsecond)
 	meet(t, live, "live")
-	require.True(t, Present("young"))
+	require.True(t, NewLookup("young").Present())
 }
 
 // TestUnfitDir uses what is no directory, and directories that other users may change.
@@ -413,7 +413,7 @@ func TestStrangers(t *testing.T) {
 		require.Len(t, own.doors, 1)
 		meet(t, own, key)
 		own.Close()
-		require.False(t, Present(key))
+		require.False(t, NewLookup(key).Present())
 
 		// Those that nobody can ask, as their queues are full, count as strangers.
 		theirs = squatters(1)
@@ -451,7 +451,7 @@ func TestKept(t *testing.T) {
 	require.Len(t, s.doors, 1)
 	for _, remove := range []func(string) error{func(string) error { return os.Remove(s.doors[0].name) }, os.RemoveAll} {
 		require.NoError(t, remove(dir))
-		require.False(t, Present("k"))
+		require.False(t, NewLookup("k").Present())
 		s.repair()
 		require.Len(t, s.doors, 2)
 		meet(t, s, "k")
@@ -460,9 +460,9 @@ func TestKept(t *testing.T) {
 		meet(t, s, "k")
 	}
 	s.Close()
-	require.False(t, Present("k"))
+	require.False(t, NewLookup("k").Present())
 	s.repair()
-	require.False(t, Present("k"))
+	require.False(t, NewLookup("k").Present())
 }
 
 // TestKeeps is TestKept without calling repair.
@@ -470,7 +470,7 @@ func TestKeeps(t *testing.T) {
 	dir := useDir(t)
 	s := bind(t, "k")
 	require.NoError(t, os.RemoveAll(dir))
-	require.Eventually(t, func() bool { return Present("k") }, leakcheck.Patience, time.Millisecond)
+	require.Eventually(t, func() bool { return NewLookup("k").Present() }, leakcheck.Patience, time.Millisecond)
 	meet(t, s, "k")
 	s.Close()
 }
@@ -490,7 +490,7 @@ func TestForeignLock(t *testing.T) {
 	s := bind(t, "k")
 	meet(t, s, "k")
 	s.Close()
-	require.False(t, Present("k"))
+	require.False(t, NewLookup("k").Present())
 }
 
 // TestTrusted lists users in the environment.
@@ -657,8 +657,8 @@ func TestAbsences(t *testing.T) {
 	}
 	known := func(want bool) Stamp {
 		t.Helper()
-		absent, stamp := a.Absent("x", opened)
-		require.Equal(t, want, absent)
+		stamp, cause := a.Absent("x", opened)
+		require.Equal(t, want, cause != nil)
 		return stamp
 	}
 	for range 3 {
@@ -669,17 +669,17 @@ func TestAbsences(t *testing.T) {
 		// A listener of another application comes.
 		s := bind(t, "k")
 		stamp := known(false)
-		a.Distrust("x", stamp, true)
+		a.Distrust("x", stamp, ErrSilent)
 		known(true)
-		a.until["x"] = time.Now().Add(-time.Second)
+		a.known["x"] = absence{ErrSilent, time.Now().Add(-time.Second)}
 		known(false)
-		a.Distrust("x", stamp, true)
+		a.Distrust("x", stamp, ErrSilent)
 		known(true)
 		// Another one comes in its place.
 		s.Close()
 		s = bind(t, "k")
 		known(false)
-		a.Distrust("x", stamp, true) // by a Dial that knows the other one only
+		a.Distrust("x", stamp, ErrSilent) // by a Dial that knows the other one only
 		known(false)
 		s.Close()
 
@@ -697,7 +697,7 @@ func TestAbsences(t *testing.T) {
 	known(false)
 
 	t.Setenv("CTNET_DIR", dir+"/none")
-	require.False(t, Present("k"))
+	require.False(t, NewLookup("k").Present())
 	known(false)
 }
 

@@ -43,7 +43,7 @@ func Main(m *testing.M, roles map[string]func()) {
 
 // OpenProbe has the process open the socket with which it looks for listeners in the network
 // namespace, as the first Dial there does. The socket stays, and is not to count as a leak.
-func OpenProbe() { rendezvous.Present("probe") }
+func OpenProbe() { rendezvous.NewLookup("probe").Present() }
 
 // Check ends a process that plays a role, if there is an error.
 func Check(err error) {
