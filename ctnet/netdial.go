@@ -313,6 +313,9 @@ func parseResolved(network, address string) (netip.AddrPort, bool) {
 
 // tryUnix tries to connect through shared memory to the listener at a socket file.
 func (n *netDial) tryUnix(ctx context.Context, path string) attempt {
+	if name, ok := strings.CutPrefix(path, "\x00"); ok {
+		path = "@" + name // as package net returns it
+	}
 	t, err := unixTarget(path)
 	if err != nil {
 		return attempt{outcome: failed, err: err}
