@@ -1,9 +1,11 @@
 package ctnet
 
 import (
+	"context"
 	"net"
 	"os"
 	"runtime"
+	"runtime/trace"
 	"slices"
 	"sort"
 	"sync"
@@ -235,7 +237,9 @@ func (b *backlog) accept() (net.Conn, error) {
 		switch b.next() {
 		case stepWait:
 			b.mu.Unlock()
+			waiting := trace.StartRegion(context.Background(), "ctnet.Accept")
 			<-b.bell
+			waiting.End()
 		case stepAwaitKernel:
 			b.mu.Unlock()
 			b.awaitKernel()

@@ -3,6 +3,7 @@ package ctnet
 import (
 	"context"
 	"net"
+	"runtime/trace"
 	"syscall"
 	"time"
 
@@ -71,6 +72,7 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // context.Canceled, context.DeadlineExceeded, net.ErrClosed, a *net.AddrError or a
 // net.UnknownNetworkError.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	defer trace.StartRegion(ctx, "ctnet.Dial").End()
 	for _, timeout := range []time.Duration{d.Timeout, d.Kernel.Timeout} {
 		if timeout != 0 {
 			var cancel context.CancelFunc

@@ -1,7 +1,9 @@
 package sched
 
 import (
+	"context"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -58,6 +60,9 @@ type Source struct {
 	scheduled, ending, removed bool
 	sleeps                     uint64 // that had been announced when the source was added
 }
+
+// workerLabels are the labels of workers' goroutines in profiles.
+var workerLabels = pprof.WithLabels(context.Background(), pprof.Labels("ctnet", "worker"))
 
 // A Group is the workers of an application, one for each P. [Group.Next] adds the missing ones. A
 // worker runs while it has sources.
@@ -296,6 +301,7 @@ func (w *Worker) giveBack(maxGap time.Duration) {
 
 // run is the worker's goroutine.
 func (w *Worker) run(e *epoll) {
+	pprof.SetGoroutineLabels(workerLabels) // otherwise it has those of the goroutine that dialed
 	defer w.group.running.Done()
 	defer e.close()
 	for {
