@@ -14,7 +14,7 @@ import (
 // arrows are the packages of this module that each package may import, as docs/design.md draws
 // them. Go itself forbids only cycles.
 var arrows = map[string][]string{
-	"ctnet":               {"internal/hostnet", "internal/pair", "internal/rendezvous", "internal/ring", "internal/segpool", "internal/stream", "internal/syserr", "internal/wait"},
+	"ctnet":               {"internal/hostnet", "internal/pair", "internal/rendezvous", "internal/ring", "internal/segpool", "internal/standin", "internal/stream", "internal/syserr", "internal/wait"},
 	"internal/asuser":     nil,
 	"internal/foreign":    nil,
 	"internal/hostnet":    nil,
@@ -27,7 +27,8 @@ var arrows = map[string][]string{
 	"internal/ring":       nil,
 	"internal/sched":      nil,
 	"internal/segpool":    {"internal/ring"},
-	"internal/stream":     {"internal/ring", "internal/sched", "internal/syserr", "internal/wait"},
+	"internal/standin":    nil,
+	"internal/stream":     {"internal/ring", "internal/sched", "internal/standin", "internal/syserr", "internal/wait"},
 	"internal/syserr":     nil,
 	"internal/wait":       nil,
 }

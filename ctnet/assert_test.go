@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"syscall"
 	"time"
 
 	"cutthrough.example/ctnet"
@@ -22,6 +23,7 @@ var (
 	_ halfCloser    = (*ctnet.Conn)(nil)
 	_ tuner         = (*ctnet.Conn)(nil)
 	_ peeker        = (*ctnet.Conn)(nil)
+	_ socket        = (*ctnet.Conn)(nil)
 
 	_ net.Listener   = (*ctnet.Listener)(nil)
 	_ socketListener = (*ctnet.Listener)(nil)
@@ -57,6 +59,17 @@ var (
 	_ socketListener = (*net.UnixListener)(nil)
 )
 
+// A socket has a descriptor, or says why not.
+type socket interface {
+	syscall.Conn
+	File() (*os.File, error)
+}
+
+var (
+	_ socket = (*net.TCPConn)(nil)
+	_ socket = (*net.UnixConn)(nil)
+)
+
 // A peeker has the methods of bufio.Reader that read in place.
 type peeker interface {
 	Buffered() int
@@ -66,8 +79,8 @@ type peeker interface {
 
 // A socketListener has the further methods of net.TCPListener and net.UnixListener.
 type socketListener interface {
+	socket
 	SetDeadline(t time.Time) error
-	File() (*os.File, error)
 }
 
 type dialer interface {

@@ -127,8 +127,8 @@ func (c *Conn) Buffered() int {
 // are n bytes. If it returns fewer, it also returns an error, which is bufio.ErrBufferFull if
 // n exceeds the size of the fifo.
 //
-// The bytes are valid until the next call of Peek, Discard, Read or WriteTo. One of these must
-// follow, also after [Conn.Close]: the view keeps the connection's memory. The peer can write
+// The bytes are valid until the next call of Peek, Discard, Read, WriteTo or a raw read. One of
+// these must follow, also after [Conn.Close]: the view keeps the connection's memory. The peer can write
 // to this memory. A program that does not trust its peer copies the bytes before it checks
 // them.
 func (c *Conn) Peek(n int) ([]byte, error) {

@@ -88,6 +88,16 @@ func TestNotForgotten(t *testing.T) {
 			"Discard":  func(c *Conn) error { _, err := c.Discard(1); return err },
 			"WriteTo":  func(c *Conn) error { _, err := c.WriteTo(closed{}); return err },
 			"ReadFrom": func(c *Conn) error { _, err := c.ReadFrom(c); return err },
+			"raw Read": func(c *Conn) error {
+				raw, err := c.SyscallConn()
+				if err != nil {
+					return err
+				}
+				return raw.Read(func(fd uintptr) bool {
+					n, _ := syscall.Read(int(fd), make([]byte, 1))
+					return n == 1
+				})
+			},
 		} {
 			t.Run(name, func(t *testing.T) {
 				c, s := m.connect(t)
@@ -114,6 +124,31 @@ func TestNotForgotten(t *testing.T) {
 				}
 			})
 		}
+	})
+}
+
+// TestForgottenRaw keeps a RawConn and nothing else: the connection is open. When that is forgotten
+// too, the connection is closed, and its descriptor.
+func TestForgottenRaw(t *testing.T) {
+	eachMeeting(t, ListenConfig{}, func(t *testing.T, m meeting) {
+		c, s := m.connect(t)
+		defer s.Close()
+		attached := leakcheck.Now().FDs // two applications have descriptors of their own
+		raw, err := c.SyscallConn()
+		require.NoError(t, err)
+		inner := c.c
+		c = nil
+		for range 5 {
+			runtime.GC()
+		}
+		require.NoError(t, raw.Control(func(uintptr) {}))
+		require.False(t, inner.end.Closed())
+		require.Equal(t, attached+2, leakcheck.Now().FDs)
+		raw = nil
+		collect(t, func() bool { return leakcheck.Now().FDs <= attached })
+		require.True(t, inner.end.Closed())
+		_, err = s.Read(make([]byte, 1))
+		require.Equal(t, io.EOF, err)
 	})
 }
 

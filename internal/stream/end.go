@@ -20,6 +20,7 @@ import (
 
 	"cutthrough.example/internal/ring"
 	"cutthrough.example/internal/sched"
+	"cutthrough.example/internal/standin"
 	"cutthrough.example/internal/syserr"
 	"cutthrough.example/internal/wait"
 )
@@ -48,6 +49,8 @@ type End struct {
 
 	tcp    bool // a Write after the peer's Close succeeds once, as with TCP; see unnoticed
 	bubble bool // see InBubble
+
+	socket atomic.Pointer[standin.Socket] // nil before the first raw call; see raw.go
 }
 
 // A half is the state of waiting that reading and writing each have.
@@ -328,16 +331,22 @@ func (e *End) readEnd() readEnd {
 	if state&corrupted != 0 {
 		return readEnd{errCorrupt, true}
 	}
+	return readEnd{err: e.streamEnd(state)}
+}
+
+// streamEnd returns the error with which reading ends when the fifo is empty, or nil. The state was
+// loaded just before.
+func (e *End) streamEnd(state uint32) error {
 	fin, reset := e.rx.Ended()
 	switch {
 	case reset || state&bytesLost != 0:
-		return readEnd{err: syscall.ECONNRESET}
+		return syscall.ECONNRESET
 	case fin || state&readClosed != 0:
-		return readEnd{err: io.EOF}
+		return io.EOF
 	case state&peerGone != 0 || e.rx.Stopped():
-		return readEnd{err: syscall.ECONNRESET}
+		return syscall.ECONNRESET
 	}
-	return readEnd{}
+	return nil
 }
 
 // awaitReadable waits until n bytes can be read, and returns how many can be read. If there
@@ -374,6 +383,12 @@ func (e *End) awaitData(have int, in *handoff) {
 		fin, reset := e.rx.Ended()
 		return fin || reset || in != nil && in.used()
 	}
+	e.sleepForData(have, ready)
+}
+
+// sleepForData waits until ready returns true, or until the peer has published more than have bytes,
+// or has ended the stream.
+func (e *End) sleepForData(have int, ready func() bool) {
 	if e.look(&e.rd, ready) {
 		return
 	}
@@ -533,6 +548,12 @@ func (e *End) awaitSpace(n int, fewer bool) {
 			e.state.Load()&^(readClosed|lingerZero) != 0 || e.tx.Starves() ||
 			fewer && e.tx.ConsumerWaits() && e.tx.HasSpace(1)
 	}
+	e.sleepForSpace(ready)
+}
+
+// sleepForSpace waits until ready returns true, or until the peer has released bytes or has closed
+// its end.
+func (e *End) sleepForSpace(ready func() bool) {
 	if e.look(&e.wr, ready) {
 		return
 	}

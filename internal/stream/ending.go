@@ -35,6 +35,7 @@ func (e *End) unlocked(due uint64, last bool) {
 
 // letGo lets go of the memory. Nobody uses it any more.
 func (e *End) letGo() {
+	e.closeStandIn()
 	e.janitor.forget(e)
 	e.peer.LetGo()
 }

@@ -24,7 +24,7 @@ func (e *End) Buffered() int {
 // are n bytes. If it returns fewer, it also returns an error, which is bufio.ErrBufferFull if
 // n exceeds the size of the fifo.
 //
-// The bytes are valid until the next call of Peek, Discard, Read or CopyTo. One of these must
+// The bytes are valid until the next call of Peek, Discard, Read, RawRead or CopyTo. One of these must
 // follow, also after [End.Close]: the view keeps the end's memory, to which the peer can
 // write.
 func (e *End) Peek(n int) ([]byte, error) {
@@ -49,12 +49,18 @@ func (e *End) peek(n int) ([]byte, error) {
 	if have > 0 {
 		ring.RaceAcquire(e.raceKey)
 	}
-	b := e.rx.View(have)
-	if len(b) < have {
-		b = make([]byte, have)
+	return e.first(have), err
+}
+
+// first returns the first n bytes of the fifo: its own memory, or a copy if the bytes wrap around
+// its end. There are n bytes, by what the consumer knows.
+func (e *End) first(n int) []byte {
+	b := e.rx.View(n)
+	if len(b) < n {
+		b = make([]byte, n)
 		e.rx.Copy(b)
 	}
-	return b, err
+	return b
 }
 
 // Discard skips the next n bytes, as bufio.Reader does: it waits for bytes that

@@ -1,0 +1,127 @@
+//go:build unix
+
+package standin
+
+import (
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Supported reports whether the system has such sockets.
+const Supported = true
+
+// Most is the most bytes that [Socket.Put] puts in at a time.
+const Most = 64 << 10
+
+// A Socket stands in for a connection's descriptor. One goroutine at a time may call its methods,
+// except for [Socket.FD], which any goroutine may call at any time before Close.
+type Socket struct {
+	user  int // the program's
+	inner int // what is written to it is read from user; -1 after a reset
+	ended bool
+}
+
+// New makes a Socket. The caller closes it.
+func New() (*Socket, error) {
+	user, inner, err := pair()
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	// A byte that nobody reads: a socket that is closed with bytes unread resets the other one,
+	// on Linux. See End.
+	if _, err = unix.Write(user, []byte{0}); err == nil {
+		err = unix.Shutdown(user, unix.SHUT_WR)
+	}
+	if err != nil {
+		unix.Close(user)
+		unix.Close(inner)
+		return nil, os.NewSyscallError("shutdown", err)
+	}
+	return &Socket{user: user, inner: inner}, nil
+}
+
+// pair returns a pair of sockets that do not block, and that no process inherits.
+func pair() (user, inner int, err error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, fd := range fds {
+		unix.CloseOnExec(fd)
+		if err == nil {
+			err = unix.SetNonblock(fd, true)
+		}
+	}
+	if err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+	}
+	return fds[0], fds[1], err
+}
+
+// FD returns the descriptor for the program. It is valid until Close.
+func (s *Socket) FD() uintptr { return uintptr(s.user) }
+
+// Put lets the program read b from the descriptor, as far as there is room for it. It returns how
+// many bytes these are: none if the stream or the program has ended reading.
+func (s *Socket) Put(b []byte) (n int) {
+	if s.ended {
+		return 0
+	}
+	for n < min(len(b), Most) {
+		m, err := unix.Write(s.inner, b[n:min(len(b), Most)])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			break
+		}
+		n += m
+	}
+	return n
+}
+
+// TakeBack removes the bytes that the program has not read, and returns how many there were.
+func (s *Socket) TakeBack() (n int) {
+	var b [4 << 10]byte
+	for {
+		m, _, err := unix.Recvfrom(s.user, b[:], unix.MSG_DONTWAIT) // the program may have made it blocking
+		if err == unix.EINTR {
+			continue
+		}
+		if m <= 0 {
+			return n
+		}
+		n += m
+	}
+}
+
+// End ends what the program reads: with an end of file or, on Linux, with ECONNRESET. The Socket
+// is empty. Nothing can be put into it any more.
+func (s *Socket) End(reset bool) {
+	if s.ended {
+		return
+	}
+	s.ended = true
+	if reset {
+		unix.Close(s.inner)
+		s.inner = -1
+	} else {
+		unix.Shutdown(s.inner, unix.SHUT_WR)
+	}
+}
+
+// Ended reports whether End was called.
+func (s *Socket) Ended() bool { return s.ended }
+
+// Close closes the descriptor. No goroutine uses it any more.
+func (s *Socket) Close() {
+	unix.Close(s.user)
+	if s.inner >= 0 {
+		unix.Close(s.inner)
+	}
+}
