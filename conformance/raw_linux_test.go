@@ -529,11 +529,6 @@ func TestRawWriteCloseWrite(t *testing.T) {
 	})
 }
 
-// zeros is a reader of zeros.
-type zeros struct{}
-
-func (zeros) Read(b []byte) (int, error) { return len(b), nil }
-
 // TestRawBesideRead has goroutines read by Read, by raw calls that take all they see, a part or
 // nothing, and look by Control. Each word is read by exactly one.
 func TestRawBesideRead(t *testing.T) {

@@ -41,7 +41,8 @@ type conn struct {
 	end stream.End
 
 	local, remote net.Addr
-	cred          *Cred // all connections of a pair share it
+	family        family // of the network that this end's program gave; a dialer has it when Dial returns
+	cred          *Cred  // all connections of a pair share it
 
 	own     Addr            // local or remote may point to it
 	cleanup runtime.Cleanup // closes the end when the Conn is garbage
@@ -90,29 +91,31 @@ func (c *Conn) Write(b []byte) (int, error) {
 
 // ReadFrom reads from r until io.EOF and writes the bytes. r.Read reads straight into the
 // fifo. io.Copy to a Conn calls ReadFrom, unless the source has WriteTo. As with a socket,
-// ReadFrom fails only when there is something to write. An error of r is returned as it is.
+// ReadFrom fails only when there is something to write. An error of r is returned as it is, and on
+// network tcp in a *net.OpError with Op "readfrom", as all errors of ReadFrom are there.
 //
 // While r.Read waits, other writers of the connection wait too.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	n, theirs, err := c.c.end.CopyFrom(r)
 	runtime.KeepAlive(c)
-	if err != nil {
-		return n, c.c.opError("write", err)
+	if err = c.c.opError("write", err); err == nil {
+		err = theirs
 	}
-	return n, theirs
+	return n, c.c.copyError("readfrom", err)
 }
 
 // WriteTo reads until the end of the stream and writes the bytes to w, straight from the
-// fifo. io.Copy from a Conn calls WriteTo.
+// fifo. io.Copy from a Conn calls WriteTo. An error of w is returned as it is, and on network tcp
+// in a *net.OpError with Op "writeto", as all errors of WriteTo are there.
 //
 // While w.Write waits, other readers of the connection wait too.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	n, theirs, err := c.c.end.CopyTo(w)
 	runtime.KeepAlive(c)
-	if err != nil {
-		return n, c.c.opError("read", err)
+	if err = c.c.opError("read", err); err == nil {
+		err = theirs
 	}
-	return n, theirs
+	return n, c.c.copyError("writeto", err)
 }
 
 // Buffered returns the number of bytes that can be read without waiting. It does not
@@ -228,7 +231,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 }
 
 // setError returns err as package net returns errors of deadlines: without the peer's address.
-func (c *conn) setError(err error) error { return opError("set", nil, c.local, err) }
+func (c *conn) setError(err error) error { return opError("set", c.network(), nil, c.local, err) }
 
 // LocalAddr returns this end's address.
 func (c *Conn) LocalAddr() net.Addr { return c.c.local }
@@ -248,8 +251,21 @@ func (c *Conn) PeerCred() Cred { return *c.c.cred }
 
 // opError returns err in the form of package net's errors, and nil for nil.
 func (c *conn) opError(op string, err error) error {
-	return opError(op, c.local, c.remote, err)
+	return opError(op, c.network(), c.local, c.remote, err)
 }
+
+// copyError returns an error of ReadFrom or WriteTo as package net does. A *net.TCPConn has these
+// methods, and wraps all errors, once more if they are its own. For a *net.UnixConn io.Copy calls
+// Read and Write.
+func (c *conn) copyError(op string, err error) error {
+	if err == nil || err == io.EOF || !isTCP(c.remote) {
+		return err
+	}
+	return c.wrap(op, err)
+}
+
+// network returns the name of the network for errors.
+func (c *conn) network() string { return c.family.network(c.local) }
 
 // ownCred returns this process's credentials.
 var ownCred = sync.OnceValue(func() *Cred {

@@ -34,7 +34,7 @@ func (timedOut) Is(target error) bool {
 // opError returns err in the form that package net has for it: io.EOF as it is, and any other
 // error in a *net.OpError. An errno is wrapped in an *os.SyscallError first, with the name of
 // the call. os.ErrDeadlineExceeded is not, as OpError.Timeout looks for it directly inside.
-func opError(op string, source, addr net.Addr, err error) error {
+func opError(op, network string, source, addr net.Addr, err error) error {
 	switch e := err.(type) {
 	case nil:
 		return nil
@@ -47,7 +47,7 @@ func opError(op string, source, addr net.Addr, err error) error {
 			return err
 		}
 	}
-	return &net.OpError{Op: op, Net: addr.Network(), Source: source, Addr: addr, Err: err}
+	return &net.OpError{Op: op, Net: network, Source: source, Addr: addr, Err: err}
 }
 
 // asTimeout returns an error of package net's Dial. If the deadline has passed the error is

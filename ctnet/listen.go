@@ -104,7 +104,7 @@ func (lc *ListenConfig) Listen(ctx context.Context, network, address string) (ne
 		if err != nil {
 			return nil, err
 		}
-		l, err := lc.over(ctx, kernel)
+		l, err := lc.over(ctx, kernel, network)
 		if err != nil {
 			kernel.Close()
 			return nil, failure("listen", network, address, err)
@@ -143,7 +143,7 @@ func (lc *ListenConfig) NewListener(inner net.Listener) (net.Listener, error) {
 	default:
 		return nil, failure("listen", addr.Network(), addr.String(), net.UnknownNetworkError(addr.Network()))
 	}
-	l, err := lc.over(context.Background(), inner)
+	l, err := lc.over(context.Background(), inner, addr.Network())
 	if err != nil {
 		return nil, failure("listen", addr.Network(), addr.String(), err)
 	}
@@ -172,8 +172,8 @@ func (lc *ListenConfig) listenCT(ctx context.Context, name string) (*Listener, e
 
 // over returns a listener that also accepts connections through shared memory. It returns
 // kernel itself if Path forbids shared memory, or if shared memory can't be offered and
-// Path doesn't demand it.
-func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.Listener, error) {
+// Path doesn't demand it. network is what the program gave.
+func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener, network string) (net.Listener, error) {
 	addr := kernel.Addr()
 	if barrier := lc.Path.barrier(); barrier != nil {
 		if barrier != errPathKernel {
@@ -185,7 +185,7 @@ func (lc *ListenConfig) over(ctx context.Context, kernel net.Listener) (net.List
 	if err != nil {
 		return nil, err
 	}
-	l.kernel = kernel
+	l.kernel, l.family = kernel, familyOf(network)
 	l.backlog.expectKernel(hostnet.Pending(kernel))
 	if l.key, err = listenerKey(kernel); err == nil {
 		err = l.open(ctx)

@@ -24,6 +24,7 @@ import (
 type Listener struct {
 	app     *app
 	network string
+	family  family // of the network that the program gave
 	addr    net.Addr
 	key     string // dialers find the listener by it
 	sizes   sizes  // of the fifos of its connections
@@ -110,7 +111,7 @@ func (l *Listener) answers(name string) net.Addr {
 func (l *Listener) Accept() (net.Conn, error) {
 	c, err := l.accept()
 	if err != nil {
-		return nil, opError("accept", nil, l.addr, err)
+		return nil, l.opError("accept", err)
 	}
 	return c, nil
 }
@@ -119,11 +120,11 @@ func (l *Listener) Accept() (net.Conn, error) {
 // a listener that accepts the kernel's connections too it fails with EINVAL.
 func (l *Listener) AcceptConn() (*Conn, error) {
 	if l.kernel != nil {
-		return nil, opError("accept", nil, l.addr, syserr.New(syscall.EINVAL, "the kernel's connections are of another type, use Accept"))
+		return nil, l.opError("accept", syserr.New(syscall.EINVAL, "the kernel's connections are of another type, use Accept"))
 	}
 	c, err := l.accept()
 	if err != nil {
-		return nil, opError("accept", nil, l.addr, err)
+		return nil, l.opError("accept", err)
 	}
 	return c.(*Conn), nil
 }
@@ -161,7 +162,7 @@ func (l *Listener) acceptKernel() {
 // after Close.
 func (l *Listener) SetDeadline(t time.Time) error {
 	if l.backlog.isClosed() {
-		return opError("set", nil, l.addr, net.ErrClosed)
+		return l.opError("set", net.ErrClosed)
 	}
 	l.backlog.Set(t, &l.backlog)
 	return nil
@@ -181,7 +182,7 @@ func (l *Listener) Close() error {
 		answered = drainAnswered
 	}
 	if !l.backlog.close(answered) {
-		return opError("close", nil, l.addr, net.ErrClosed)
+		return l.opError("close", net.ErrClosed)
 	}
 	l.app.removeListener(l)
 	if l.door != nil {
@@ -209,7 +210,7 @@ func (l *Listener) Addr() net.Addr { return l.addr }
 func (l *Listener) File() (*os.File, error) {
 	k, ok := l.kernel.(interface{ File() (*os.File, error) })
 	if !ok {
-		return nil, opError("file", nil, l.addr, syscall.EINVAL)
+		return nil, l.opError("file", syscall.EINVAL)
 	}
 	f, err := k.File()
 	if err != nil {
@@ -226,7 +227,7 @@ func (l *Listener) File() (*os.File, error) {
 func (l *Listener) SyscallConn() (syscall.RawConn, error) {
 	k, ok := l.kernel.(syscall.Conn)
 	if !ok {
-		return nil, opError("raw", nil, l.addr, syscall.EINVAL)
+		return nil, l.opError("raw", syscall.EINVAL)
 	}
 	return k.SyscallConn()
 }
@@ -237,6 +238,11 @@ func (l *Listener) SetUnlinkOnClose(unlink bool) {
 	if k, ok := l.kernel.(interface{ SetUnlinkOnClose(bool) }); ok {
 		k.SetUnlinkOnClose(unlink)
 	}
+}
+
+// opError returns err in the form of package net's errors.
+func (l *Listener) opError(op string, err error) error {
+	return opError(op, l.family.network(l.addr), nil, l.addr, err)
 }
 
 // elsewhere reports whether another process, and not this one, accepts connections.

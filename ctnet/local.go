@@ -156,6 +156,7 @@ func (a *app) newLocalPair(l *Listener, t *target, ask sizes) (*localPair, error
 	p.origin = o
 	p.client.local, p.client.remote, p.client.cred = dialer, t.addr, ownCred()
 	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
+	p.server.family = l.family
 	p.junction.Join(&p.client.end, &p.server.end, slot.ToServer, slot.ToClient, p,
 		stream.Options{RaceKey: key, TCP: isTCP(accepted), Janitor: &a.janitor})
 	if !a.addLocal(p) {

@@ -329,7 +329,11 @@ func (n *netDial) tryTCP(ctx context.Context, addr netip.AddrPort) attempt {
 	if err != nil {
 		return attempt{outcome: failed, err: err}
 	}
-	return n.tryTarget(ctx, t)
+	a := n.tryTarget(ctx, t)
+	if a.outcome == connected {
+		a.conn.family = familyOf(n.network)
+	}
+	return a
 }
 
 // tryTarget tries to connect to the first listener that is found under one of the target's

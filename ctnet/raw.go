@@ -67,7 +67,7 @@ func (r rawConn) Control(f func(fd uintptr)) error {
 	err := r.c.c.end.RawControl(f)
 	runtime.KeepAlive(r.c)
 	if err != nil {
-		return &net.OpError{Op: "raw-control", Net: r.c.c.local.Network(), Addr: r.c.c.local, Err: err}
+		return &net.OpError{Op: "raw-control", Net: r.c.c.network(), Addr: r.c.c.local, Err: err}
 	}
 	return nil
 }
@@ -89,5 +89,5 @@ func (c *conn) wrap(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &net.OpError{Op: op, Net: c.remote.Network(), Source: c.local, Addr: c.remote, Err: err}
+	return &net.OpError{Op: op, Net: c.network(), Source: c.local, Addr: c.remote, Err: err}
 }

@@ -132,7 +132,7 @@ func (s servedAs) Make(from pair.Dialer) (_ pair.Accepting, o stream.Options, _ 
 	if s.l.elsewhere() {
 		return nil, o, 0, errHandedOn.Errno
 	}
-	a := &acceptedConn{conn: conn{local: s.addr, cred: (*Cred)(from.Cred), own: Addr{app: from.App, number: from.Number}}}
+	a := &acceptedConn{conn: conn{local: s.addr, family: s.l.family, cred: (*Cred)(from.Cred), own: Addr{app: from.App, number: from.Number}}}
 	var err error
 	if a.remote, a.origin, err = s.l.ends(s.addr, &a.own); err != nil {
 		return nil, o, 0, syscall.ENOBUFS
