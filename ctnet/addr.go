@@ -5,8 +5,8 @@ import (
 	"net"
 )
 
-// An Addr is an address of network "ct". The address of a listener is its name, and so is the
-// remote address of a dialed connection. The address of a dialing end is its application's
+// An Addr is an address of network "ct". The address of a listener is its name, which Dial takes,
+// and so is the remote address of a dialed connection. The address of a dialing end is its application's
 // identity and the connection's number, as in "5f3c0a1b9d2e4c71:42". net.SplitHostPort
 // understands this form, and no other live connection has the same address.
 type Addr struct {

@@ -86,6 +86,9 @@ func (p *PeerLimits) fill(backlog int, app segpool.Limits) error {
 // sockets can't be made by which applications find each other, the application logs that and
 // Listen returns the kernel's listener.
 //
+// On network "ct" the addresses "" and ":0" stand for a name that nobody has, which the listener's
+// Addr returns.
+//
 // On all other networks, such as "unixpacket", it does what net.ListenConfig does, unless Path is
 // CutThrough.
 //
@@ -150,8 +153,29 @@ func (lc *ListenConfig) NewListener(inner net.Listener) (net.Listener, error) {
 	return l, nil
 }
 
-// listenCT listens on a name of network "ct".
-func (lc *ListenConfig) listenCT(ctx context.Context, name string) (*Listener, error) {
+// freshTries is how many fresh names a Listen tries. Nobody has one by chance.
+const freshTries = 8
+
+// listenCT listens on a name of network "ct", or on a fresh one for "" and ":0".
+func (lc *ListenConfig) listenCT(ctx context.Context, address string) (l *Listener, err error) {
+	if address != "" && address != ":0" {
+		return lc.listenName(ctx, address)
+	}
+	for range freshTries {
+		if l, err = lc.listenName(ctx, lc.App.app().freshName()); !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
+	return l, err
+}
+
+// freshName returns a name that nobody has. It looks like the address of a dialing end.
+func (a *app) freshName() string {
+	return (&Addr{app: a.id, number: a.number.Add(1)}).String()
+}
+
+// listenName listens on a name of network "ct".
+func (lc *ListenConfig) listenName(ctx context.Context, name string) (*Listener, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
