@@ -457,6 +457,19 @@ func TestRawControlDoesNotWait(t *testing.T) {
 	})
 }
 
+// TestRawControlInside reads and closes in the function of Control: it holds no lock.
+func TestRawControlInside(t *testing.T) {
+	eachSocket(t, func(t *testing.T, c, s socketConn) {
+		writeString(t, s, "hello")
+		require.NoError(t, c.SetDeadline(time.Now().Add(leakcheck.Patience)))
+		require.NoError(t, rawOf(t, c).Control(func(uintptr) {
+			readString(t, c, "hello")
+			writeString(t, c, "world")
+		}))
+		readString(t, s, "world")
+	})
+}
+
 // TestRawWrite has functions of a raw Write: a write fails with EPIPE, and one that returns
 // false is called again when there is room or the peer has closed.
 func TestRawWrite(t *testing.T) {

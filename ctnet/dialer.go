@@ -108,7 +108,7 @@ func (d *Dialer) dialCT(ctx context.Context, name string) (net.Conn, error) {
 	if err != nil {
 		return nil, failure("dial", networkCT, name, err)
 	}
-	traceConnect(ctx, networkCT, name)
+	traceConnect(ctx, networkCT, c.remote)
 	return c.handOut(), nil
 }
 

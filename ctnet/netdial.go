@@ -114,7 +114,7 @@ func (n *netDial) run(ctx context.Context) (net.Conn, error) {
 	}
 	switch a := n.tryAddress(ctx); {
 	case a.outcome == connected:
-		traceConnect(ctx, n.network, n.address)
+		traceConnect(ctx, n.network, a.conn.remote)
 		return a.conn.handOut(), nil
 	case a.outcome == unresolved:
 		return n.resolve(ctx)

@@ -3,6 +3,7 @@ package ctnet
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http/httptrace"
 )
 
@@ -12,11 +13,12 @@ import (
 // traceConnect reports a connect that succeeded to the context's tracer. It reports the start
 // of the connect only now: if the kernel's connect had followed, package net would have
 // reported that.
-func traceConnect(ctx context.Context, network, address string) {
+func traceConnect(ctx context.Context, network string, to net.Addr) {
 	t := httptrace.ContextClientTrace(ctx)
 	if t == nil {
 		return
 	}
+	address := to.String() // as package net writes it, and not the program
 	if t.ConnectStart != nil {
 		t.ConnectStart(network, address)
 	}
