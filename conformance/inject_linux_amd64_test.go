@@ -260,7 +260,8 @@ func (in *injector) site(n *notification) site {
 
 // callers returns the return addresses on the stack of a thread that is in a system call. The
 // kernel tells the stack pointer and not the frame pointer; but frame pointers are a chain, and
-// the first words on the stack that look like the beginning of one are that.
+// the first words on the stack that look like the beginning of one are that. One that ends before
+// the goroutine's first function may be left of an earlier call.
 func (in *injector) callers(tid uint32) (pcs []uintptr) {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", tid)) // number, arguments, sp, pc
 	fields := strings.Fields(string(line))
@@ -285,24 +286,28 @@ func (in *injector) callers(tid uint32) (pcs []uintptr) {
 		return pc, runtime.FuncForPC(pc) != nil
 	}
 	for i := range len(words) - 1 {
-		pcs = pcs[:0]
+		var chain []uintptr
 		for at := i; at+1 < len(words); {
 			pc, ok := text(at + 1)
 			if !ok {
 				break
 			}
-			pcs = append(pcs, pc)
+			chain = append(chain, pc)
 			next := words[at] - sp
 			if words[at] < sp || next%8 != 0 || next/8 <= uint64(at) {
 				break
 			}
 			at = int(min(next/8, uint64(len(words))))
 		}
-		if len(pcs) > 3 {
-			return pcs
+		switch {
+		case len(chain) <= 3:
+		case runtime.FuncForPC(chain[len(chain)-1]).Name() == "runtime.goexit":
+			return chain
+		case pcs == nil:
+			pcs = chain
 		}
 	}
-	return nil
+	return pcs
 }
 
 // An outcome is what came of a step: the errors of its attempts, if any failed.
@@ -508,6 +513,20 @@ func (s *scenario) use(server, client *ctnet.App, lc ctnet.ListenConfig, ln net.
 		s.step("close", conns[0].Close)
 	}
 	conns = nil
+	s.step("raw calls", func() error {
+		d := ctnet.Dialer{App: client, Path: s.path}
+		c, err := d.Dial(s.network, at)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		defer s.served()
+		raw, err := c.(syscall.Conn).SyscallConn()
+		if err == nil {
+			err = connCheck(raw)
+		}
+		return errors.Join(err, exchange(c, 40, 10_000))
+	})
 	s.step("inspect", func() error {
 		all, err := ctnet.Inspect(context.Background())
 		if err == nil && len(all) == 0 && ctnetListens(ln) {

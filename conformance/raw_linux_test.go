@@ -227,6 +227,52 @@ func TestRawPeek(t *testing.T) {
 	})
 }
 
+// TestRawPeekAround peeks at bytes that lie around the end of the fifo's ring, which has 4 KiB.
+func TestRawPeekAround(t *testing.T) {
+	eachSocket(t, func(t *testing.T, c, s socketConn) {
+		raw := rawOf(t, c)
+		all := make([]byte, 100_000)
+		rand.NewChaCha8([32]byte{3}).Read(all)
+		wrote, read := 0, 0
+		for wrote+700 < len(all) {
+			n, err := s.Write(all[wrote : wrote+700])
+			require.NoError(t, err)
+			wrote += n
+			var b []byte
+			harness.Eventually(t, func() bool { // a socket's bytes take time
+				b, err = peek(t, raw, 10_000)
+				return len(b) == wrote-read
+			})
+			require.NoError(t, err)
+			require.True(t, string(all[read:wrote]) == string(b))
+			n, err = io.ReadFull(c, b[:len(b)-100]) // the ring is never empty
+			require.NoError(t, err)
+			read += n
+		}
+	})
+}
+
+// TestRawCloseRead ends reading. Once a raw call has shown that, nothing that the peer writes is read.
+func TestRawCloseRead(t *testing.T) {
+	eachCutSocket(t, func(t *testing.T, c, s socketConn) {
+		for _, end := range []socketConn{c, s} { // by a raw Read, and by Control
+			other := map[socketConn]socketConn{c: s, s: c}[end]
+			writeString(t, other, "before")
+			require.NoError(t, end.(*ctnet.Conn).CloseRead())
+			readString(t, end, "before")
+			if end == c {
+				require.Equal(t, io.EOF, connCheck(rawOf(t, end)))
+			} else {
+				require.NoError(t, rawOf(t, end).Control(func(fd uintptr) { require.NotZero(t, poll(t, fd)&unix.POLLHUP) }))
+			}
+			writeString(t, other, "after")
+			require.Equal(t, io.EOF, connCheck(rawOf(t, end)))
+			_, err := end.Read(make([]byte, 1))
+			require.Equal(t, io.EOF, err)
+		}
+	})
+}
+
 // TestRawLarge reads by raw calls more than the descriptor holds at a time, and more than the
 // fifo does: bytes wrap around the fifo's end.
 func TestRawLarge(t *testing.T) {
@@ -600,12 +646,11 @@ func TestRawBesideRead(t *testing.T) {
 						end = n == 0 && err == nil
 						return true
 					}))
+					// It has bytes only while a raw Read runs, and then they are the stream's too.
 					require.NoError(t, rawOf(t, c).Control(func(fd uintptr) {
-						if poll(t, fd)&unix.POLLHUP == 0 {
-							n, err := syscall.Read(int(fd), make([]byte, 4))
-							require.True(t, n <= 0, "bytes of another goroutine's raw call")
-							_ = err
-						}
+						b := make([]byte, 4*(1+rand.IntN(2000)))
+						n, _ := syscall.Read(int(fd), b)
+						note(b[:max(n, 0)])
 					}))
 					runtime.Gosched()
 				}

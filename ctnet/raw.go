@@ -36,10 +36,11 @@ func (c *Conn) File() (*os.File, error) {
 //   - In the function of Write, the descriptor takes nothing: a write fails with EPIPE. A function
 //     that returns false is called again when there is room in the fifo, if there was none, or when the
 //     peer has closed.
-//   - In the function of Control, and outside of all functions, the descriptor has no bytes. If the
-//     stream had ended when Control was called, and all bytes had been read, it is at its end: it is
-//     readable and hung up, and a read returns 0 or ECONNRESET. Otherwise poll finds nothing to read,
-//     also if there are bytes, or if another goroutine was reading.
+//   - In the function of Control, and outside of all functions, the descriptor has no bytes, unless
+//     another goroutine's Read runs. If the stream had ended when Control was called, and all bytes
+//     had been read, it is at its end: it is readable and hung up, and a read returns 0 or
+//     ECONNRESET. Otherwise poll finds nothing to read, also if there are bytes, or if another
+//     goroutine was reading.
 //
 // Deadlines and Close end a Read and a Write that wait. Errors are those of package net, with Op
 // "raw-read", "raw-write" and "raw-control".

@@ -18,9 +18,9 @@ func New() (*Socket, error) { return nil, syscall.EOPNOTSUPP }
 
 // The methods of a Socket are never called, as there is none.
 
-func (s *Socket) FD() uintptr      { return 0 }
-func (s *Socket) Put(b []byte) int { return 0 }
-func (s *Socket) TakeBack() int    { return 0 }
-func (s *Socket) End(reset bool)   {}
-func (s *Socket) Ended() bool      { return false }
-func (s *Socket) Close()           {}
+func (s *Socket) FD() uintptr               { return 0 }
+func (s *Socket) Put(b []byte) (int, error) { return 0, nil }
+func (s *Socket) TakeBack() int             { return 0 }
+func (s *Socket) End(reset bool)            {}
+func (s *Socket) Ended() bool               { return false }
+func (s *Socket) Close()                    {}

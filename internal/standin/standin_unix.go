@@ -4,7 +4,7 @@ package standin
 
 import (
 	"os"
-	"syscall"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,61 +42,46 @@ func New() (*Socket, error) {
 	return &Socket{user: user, inner: inner}, nil
 }
 
-// pair returns a pair of sockets that do not block, and that no process inherits.
-func pair() (user, inner int, err error) {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-	if err != nil {
-		return 0, 0, err
-	}
-	for _, fd := range fds {
-		unix.CloseOnExec(fd)
-		if err == nil {
-			err = unix.SetNonblock(fd, true)
-		}
-	}
-	if err != nil {
-		unix.Close(fds[0])
-		unix.Close(fds[1])
-	}
-	return fds[0], fds[1], err
-}
-
 // FD returns the descriptor for the program. It is valid until Close.
 func (s *Socket) FD() uintptr { return uintptr(s.user) }
 
 // Put lets the program read b from the descriptor, as far as there is room for it. It returns how
-// many bytes these are: none if the stream or the program has ended reading.
-func (s *Socket) Put(b []byte) (n int) {
+// many bytes these are: none if the stream or the program has ended reading. It fails only if it has
+// put in none.
+func (s *Socket) Put(b []byte) (n int, err error) {
 	if s.ended {
-		return 0
+		return 0, nil
 	}
 	for n < min(len(b), Most) {
 		m, err := unix.Write(s.inner, b[n:min(len(b), Most)])
-		if err == unix.EINTR {
-			continue
+		switch {
+		case err == unix.EINTR:
+		case n > 0 && err != nil, err == unix.EPIPE:
+			return n, nil
+		case err != nil:
+			return 0, os.NewSyscallError("write", err)
+		default:
+			n += m
 		}
-		if err != nil {
-			break
-		}
-		n += m
 	}
-	return n
+	return n, nil
 }
 
-// TakeBack removes the bytes that the program has not read, and returns how many there were.
-func (s *Socket) TakeBack() (n int) {
-	var b [4 << 10]byte
+// unwanted has buffers for bytes that nobody wants.
+var unwanted = sync.Pool{New: func() any { return new([Most]byte) }}
+
+// TakeBack removes the bytes that the program has not read, and returns how many there were. It
+// removes them by one system call, so that a goroutine that reads from the descriptor at the same
+// time has read the bytes before them.
+func (s *Socket) TakeBack() int {
+	b := unwanted.Get().(*[Most]byte)
+	defer unwanted.Put(b)
 	for {
-		m, _, err := unix.Recvfrom(s.user, b[:], unix.MSG_DONTWAIT) // the program may have made it blocking
-		if err == unix.EINTR {
-			continue
+		// The program may have made the descriptor blocking.
+		n, _, err := unix.Recvfrom(s.user, b[:], unix.MSG_DONTWAIT)
+		if err != unix.EINTR {
+			return max(n, 0)
 		}
-		if m <= 0 {
-			return n
-		}
-		n += m
 	}
 }
 

@@ -42,7 +42,7 @@ func (e *End) closeStandIn() {
 }
 
 // RawControl calls f with the descriptor. If all bytes were read and the stream has ended, the
-// descriptor is at its end too. It never has bytes. RawControl does not wait for goroutines that
+// descriptor is at its end too. It has bytes only while a RawRead runs. RawControl does not wait for goroutines that
 // read: while one does, it does not look for the end.
 func (e *End) RawControl(f func(fd uintptr)) error {
 	if !e.gate.enter() {
@@ -115,9 +115,11 @@ func (e *End) RawRead(f func(fd uintptr) (done bool)) error {
 			s.End(isReset(end.err))
 		}
 		shown := s.Ended()
-		put, taken, done := e.show(s, have, f)
+		put, taken, done, err := e.show(s, have, f)
 		left := have - taken
 		switch {
+		case err != nil:
+			return err
 		case done:
 			return nil
 		case taken > 0 && taken == put && left > 0: // there is more to put
@@ -132,17 +134,17 @@ func (e *End) RawRead(f func(fd uintptr) (done bool)) error {
 }
 
 // show puts the first bytes of have into the Socket while f runs, and releases those that f has
-// taken. It does so too if f panics.
-func (e *End) show(s *standin.Socket, have int, f func(uintptr) bool) (put, taken int, done bool) {
+// taken. It does so too if f panics. If it returns an error it has not called f.
+func (e *End) show(s *standin.Socket, have int, f func(uintptr) bool) (put, taken int, done bool, err error) {
 	if have = min(have, standin.Most); have > 0 {
 		ring.RaceAcquire(e.raceKey)
-		put = s.Put(e.first(have))
+		if put, err = s.Put(e.first(have)); err != nil {
+			return
+		}
 	}
 	defer func() {
 		if put > 0 {
-			// f can't have written to the Socket, but it could have duplicated it, and
-			// then another goroutine has read from it too.
-			taken = max(put-s.TakeBack(), 0)
+			taken = put - s.TakeBack()
 			e.release(taken)
 		}
 	}()
