@@ -335,6 +335,27 @@ func TestRawReadAll(t *testing.T) {
 	})
 }
 
+// TestRawMoreThanFits has one raw call read what is there already, which is more than the descriptor
+// holds at a time.
+func TestRawMoreThanFits(t *testing.T) {
+	overPair(t, 1<<20, func(t *testing.T, c, s *ctnet.Conn) {
+		require.NoError(t, c.SetDeadline(time.Now().Add(leakcheck.Patience)))
+		want := make([]byte, 300_000)
+		rand.NewChaCha8([32]byte{4}).Read(want)
+		_, err := s.Write(want)
+		require.NoError(t, err)
+		var got []byte
+		b := make([]byte, len(want))
+		require.NoError(t, rawOf(t, c).Read(func(fd uintptr) bool {
+			n, err := syscall.Read(int(fd), b)
+			require.NoError(t, err)
+			got = append(got, b[:n]...)
+			return len(got) == len(want)
+		}))
+		require.True(t, string(want) == string(got))
+	})
+}
+
 // TestRawWaitsForMore peeks until there is enough: the function is called again when more bytes have
 // come, and not before.
 func TestRawWaitsForMore(t *testing.T) {
