@@ -7,7 +7,7 @@ import "syscall"
 // Supported reports whether the system has such sockets.
 const Supported = false
 
-// Most is the most bytes that [Socket.Put] puts in at a time.
+// Most is the most bytes that a [Socket] holds at a time.
 const Most = 0
 
 // A Socket stands in for a connection's descriptor. There is none on this system.

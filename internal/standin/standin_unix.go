@@ -12,7 +12,7 @@ import (
 // Supported reports whether the system has such sockets.
 const Supported = true
 
-// Most is the most bytes that [Socket.Put] puts in at a time.
+// Most is the most bytes that a [Socket] holds at a time.
 const Most = 64 << 10
 
 // A Socket stands in for a connection's descriptor. One goroutine at a time may call its methods,
@@ -45,15 +45,15 @@ func New() (*Socket, error) {
 // FD returns the descriptor for the program. It is valid until Close.
 func (s *Socket) FD() uintptr { return uintptr(s.user) }
 
-// Put lets the program read b from the descriptor, as far as there is room for it. It returns how
-// many bytes these are: none if the stream or the program has ended reading. It fails only if it has
-// put in none.
+// Put lets the program read b, which is no longer than Most, from the descriptor, as far as there is
+// room for it. It returns how many bytes these are: none if the stream or the program has ended
+// reading. It fails only if it has put in none.
 func (s *Socket) Put(b []byte) (n int, err error) {
 	if s.ended {
 		return 0, nil
 	}
-	for n < min(len(b), Most) {
-		m, err := unix.Write(s.inner, b[n:min(len(b), Most)])
+	for n < len(b) {
+		m, err := unix.Write(s.inner, b[n:])
 		switch {
 		case err == unix.EINTR:
 		case n > 0 && err != nil, err == unix.EPIPE:
