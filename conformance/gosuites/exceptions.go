@@ -14,8 +14,10 @@ type exception struct {
 var exceptions = []exception{
 	{"net", regexp.MustCompile("^(TestBuffers_WriteTo|TestSendfile|TestDialerKeepAlive$|TestDialContextCancelRace$)"),
 		"look into package net, for the system calls that it makes"},
-	{"net", regexp.MustCompile("^(TestFile|TestSplice|TestRawConn|TestTCPConnKeepAlive|TestMultiPathTCP$|TestUnixUnlink/Listen$)"),
-		"need a socket: SyscallConn, File, or package net's own type"},
+	{"net", regexp.MustCompile("^(TestFile|TestSplice|TestMultiPathTCP$|TestUnixUnlink/(Listen|FileListener|SecondClose)$)"),
+		"need package net's own type, or a file of a connection"},
+	{"net", regexp.MustCompile("^(TestRawConnReadWrite($|/TCP$)|TestTCPConnKeepAlive)"),
+		"write to a connection's descriptor, or ask it for options of TCP"},
 	{"net", regexp.MustCompile("^TestDialTimeout/(-|0s/-)"),
 		"look for package net's own type of error; ctnet's is an os.ErrDeadlineExceeded besides"},
 	{"net", regexp.MustCompile("^TestDialTimeout/(0s/1ms|1ms/)"),

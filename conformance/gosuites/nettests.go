@@ -25,6 +25,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -98,6 +99,7 @@ type (
 		Conn
 		CloseRead() error
 		CloseWrite() error
+		SyscallConn() (syscall.RawConn, error)
 		SetReadBuffer(bytes int) error
 		SetWriteBuffer(bytes int) error
 	}
@@ -105,6 +107,7 @@ type (
 	ctUnixListener interface {
 		Listener
 		SetDeadline(t time.Time) error
+		SyscallConn() (syscall.RawConn, error)
 		File() (*os.File, error)
 	}
 )
