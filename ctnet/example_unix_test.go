@@ -7,6 +7,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"syscall"
 
 	"cutthrough.example/ctnet"
 )
@@ -72,4 +73,60 @@ func ExampleNewListener_restart() {
 	// Output:
 	// *ctnet.Conn old
 	// *ctnet.Conn new
+}
+
+// A pool looks whether an idle connection is still open before it uses it again, as with a
+// *net.TCPConn.
+func ExampleConn_SyscallConn() {
+	ln, err := ctnet.Listen("ct", "example/idle")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := ctnet.Dial("ct", "example/idle")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	server, err := ln.Accept()
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		log.Fatal(err)
+	}
+	look := func() {
+		var n int
+		var errno error
+		err := raw.Read(func(fd uintptr) bool {
+			n, _, errno = syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK)
+			return true // also if there is nothing to read
+		})
+		switch {
+		case err != nil:
+			log.Fatal(err)
+		case errno == syscall.EAGAIN:
+			fmt.Println("idle")
+		case errno != nil:
+			fmt.Println(errno)
+		case n == 0:
+			fmt.Println("closed")
+		default:
+			fmt.Println("bytes that nobody has asked for")
+		}
+	}
+	look()
+	fmt.Fprint(server, "x")
+	look()
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		log.Fatal(err)
+	}
+	server.Close()
+	look()
+	// Output:
+	// idle
+	// bytes that nobody has asked for
+	// closed
 }

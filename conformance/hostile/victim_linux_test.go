@@ -353,7 +353,7 @@ func (v *victim) do(c *ctnet.Conn, o op) bool {
 	c.SetDeadline(time.Now().Add(patience))
 	err := v.timed(o.name, func() error { return o.call(c) })
 	switch {
-	case err == nil, errors.Is(err, os.ErrDeadlineExceeded), err == errEnough:
+	case err == nil, errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, errEnough):
 		return true
 	case err == io.EOF:
 		return false

@@ -200,7 +200,7 @@ func (e *end) readAll() {
 		e.report.Read += n
 		e.step(n)
 		switch k := kind(err); {
-		case k == "" || err == errEnough:
+		case k == "" || errors.Is(err, errEnough):
 		case k == deadline:
 			e.pastDeadline("read")
 		case k == eof || k == reset || k == ownClosed:
