@@ -47,16 +47,13 @@ func (c *Conn) File() (*os.File, error) {
 //
 // The options of the socket are those of a unix socket: there is no TCP_INFO. SO_PEERCRED returns the
 // user and group of the peer on networks "unix" and "ct", and this process's number; [Conn.PeerCred]
-// has the peer's. If the peer there is another user or group, SyscallConn fails with EOPNOTSUPP, as it
-// does on Windows. On network "tcp", where a socket has no credentials, SO_PEERCRED returns this
+// has the peer's. If the peer there is another user or group, Control, in which programs ask for it, fails
+// with EOPNOTSUPP. On network "tcp", where a socket has no credentials, SO_PEERCRED returns this
 // process's.
 func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	defer runtime.KeepAlive(c)
 	if !standin.Supported {
 		return nil, c.c.opError("raw", errNoDescriptor)
-	}
-	if own, peer := ownCred(), c.c.cred; !isTCP(c.c.remote) && (peer.UID != own.UID || peer.GID != own.GID) {
-		return nil, c.c.opError("raw", errOtherUser)
 	}
 	return rawConn{c}, nil
 }
@@ -65,7 +62,10 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 type rawConn struct{ c *Conn }
 
 func (r rawConn) Control(f func(fd uintptr)) error {
-	err := r.c.c.end.RawControl(f)
+	err := error(errOtherUser)
+	if c := r.c.c; isTCP(c.remote) || c.cred.UID == ownCred().UID && c.cred.GID == ownCred().GID {
+		err = c.end.RawControl(f)
+	}
 	runtime.KeepAlive(r.c)
 	if err != nil {
 		return &net.OpError{Op: "raw-control", Net: r.c.c.network(), Addr: r.c.c.local, Err: err}

@@ -29,16 +29,23 @@ func TestRawOtherUser(t *testing.T) {
 				require.NoError(t, raw.Control(func(uintptr) {}))
 
 				c.c.cred = &Cred{PID: 1, UID: own.UID, GID: own.GID}
-				_, err = c.SyscallConn()
-				require.NoError(t, err)
+				require.NoError(t, raw.Control(func(uintptr) {}))
 
 				c.c.cred = &other
-				_, err = c.SyscallConn()
-				if network == "tcp" {
+				called := false
+				err = raw.Control(func(uintptr) { called = true })
+				require.Equal(t, network == "tcp", called)
+				if called {
 					require.NoError(t, err)
 				} else {
 					require.ErrorIs(t, err, syscall.EOPNOTSUPP)
 				}
+				// A pool finds out whether the connection is open.
+				require.NoError(t, raw.Read(func(fd uintptr) bool {
+					_, err = syscall.Read(int(fd), make([]byte, 1))
+					return true
+				}))
+				require.Equal(t, syscall.EAGAIN, err)
 			})
 		}
 	}
