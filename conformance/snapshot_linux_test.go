@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"os"
+	"syscall"
 	"testing"
 
 	"cutthrough.example/conformance/internal/harness"
@@ -76,6 +77,109 @@ func TestSnapshotStates(t *testing.T) {
 		}
 		harness.Eventually(t, func() bool { return halfOpens(client) > 0 && halfOpens(server) > 0 })
 		require.Equal(t, []ctnet.ListenerInfo{{Network: "ct", Address: t.Name(), Backlog: 1, Waiting: 2}}, server.Snapshot().Listeners)
+	})
+}
+
+// TestSnapshotCounts has what a Snapshot counts, and where it says the connections are.
+func TestSnapshotCounts(t *testing.T) {
+	inBoth(t, func(t *testing.T, server, client *ctnet.App) {
+		ln := listenOn(t, ctnet.ListenConfig{App: server, Backlog: 1})
+		c, s := connectTo(t, ln, client)
+		writeString(t, c, "hello")
+		readString(t, s, "hello")
+		writeString(t, s, "four")
+		sent, ok := stateOf(client.Snapshot(), c)
+		require.True(t, ok)
+		require.EqualValues(t, 5, sent.Send.Bytes)
+		require.EqualValues(t, 1, sent.Send.Ops)
+		require.EqualValues(t, 0, sent.Recv.Bytes)
+		require.Equal(t, 4, sent.RecvQueue)
+		require.Equal(t, 4, sent.Recv.High)
+		got, ok := stateOf(server.Snapshot(), s)
+		require.True(t, ok)
+		require.EqualValues(t, 5, got.Recv.Bytes)
+		require.EqualValues(t, 4, got.Send.Bytes)
+		require.Greater(t, got.Age, got.Idle)
+		require.Equal(t, []int{sent.Segment, sent.Slot}, []int{got.Segment, got.Slot})
+
+		inside := server == client
+		for _, side := range []struct {
+			app  *ctnet.App
+			role string
+			conn ctnet.ConnInfo
+		}{{client, ctnet.RoleDialed, sent}, {server, ctnet.RoleListened, got}} {
+			snap := side.app.Snapshot()
+			require.Len(t, snap.Pairs, 1)
+			p := snap.Pairs[0]
+			require.Equal(t, side.conn.Pair, p.ID)
+			require.Equal(t, side.conn.Worker, p.Worker)
+			require.Equal(t, 1, p.Conns)
+			require.Equal(t, 1, p.Segments)
+			require.Equal(t, snap.Bytes, p.Mapped)
+			require.Positive(t, p.Resident)
+			require.Less(t, p.Resident, p.Mapped/4)
+			require.Equal(t, ctnet.DefaultBuffer, p.RecvBuffer)
+			require.Positive(t, p.FreeSlots)
+			require.Equal(t, os.Getpid(), p.Peer.PID)
+			exe, err := os.Executable()
+			require.NoError(t, err)
+			require.Equal(t, exe, p.PeerExe)
+			require.Equal(t, exe, snap.Exe)
+			if inside {
+				require.Equal(t, ctnet.RoleInside, p.Role)
+				require.Equal(t, -1, p.Worker)
+			} else {
+				require.Equal(t, side.role, p.Role)
+				require.Equal(t, "ct:"+t.Name(), p.Name)
+				require.GreaterOrEqual(t, p.Worker, 0)
+			}
+		}
+
+		// The next connection has another ID, in the same slot or not.
+		require.NoError(t, s.Close())
+		info, ok := stateOf(client.Snapshot(), c)
+		require.True(t, ok)
+		require.Equal(t, ctnet.StateCloseWait, info.State)
+		require.NoError(t, c.CloseWrite())
+		info, _ = stateOf(client.Snapshot(), c)
+		require.Equal(t, ctnet.StateClosing, info.State)
+		readString(t, c, "four")
+		require.NoError(t, c.Close())
+		require.Zero(t, client.Snapshot().Reset)
+		c, s = connectTo(t, ln, client)
+		info, ok = stateOf(client.Snapshot(), c)
+		require.True(t, ok)
+		require.NotEqual(t, sent.ID, info.ID)
+
+		require.NoError(t, s.SetLinger(0))
+		require.NoError(t, s.Close())
+		info, ok = stateOf(client.Snapshot(), c)
+		require.True(t, ok)
+		require.Equal(t, ctnet.StateReset, info.State)
+		require.NoError(t, c.Close())
+		ends := server.Snapshot().Reset
+		if !inside {
+			ends += client.Snapshot().Reset
+		}
+		require.EqualValues(t, 2, ends)
+
+		// Dials that are given up, and that are refused.
+		first := dialConn(t, client)
+		ctx, cancel := context.WithCancel(t.Context())
+		p := startDial(t, ctx, client)
+		harness.Eventually(t, func() bool { return server.Snapshot().Listeners[0].Waiting == 2 })
+		cancel()
+		<-p.done
+		require.ErrorIs(t, p.err, context.Canceled)
+		require.EqualValues(t, 1, client.Snapshot().Cancelled)
+		harness.Eventually(t, func() bool { return server.Snapshot().Cancelled == 1 })
+		require.Zero(t, server.Snapshot().Refused)
+		p = startDial(t, t.Context(), client)
+		require.NoError(t, ln.Close())
+		<-p.done
+		require.ErrorIs(t, p.err, syscall.ECONNREFUSED)
+		require.EqualValues(t, 1, server.Snapshot().Refused)
+		first.Close()
 	})
 }
 

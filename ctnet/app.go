@@ -108,6 +108,7 @@ type app struct {
 	janitor stream.Janitor
 	number  atomic.Uint64 // of the last connection dialed
 	opened  atomic.Uint64 // listeners so far
+	counts  pair.Counts
 
 	mu        sync.Mutex
 	closed    bool
@@ -116,7 +117,7 @@ type app struct {
 	local     map[*localPair]struct{}
 
 	poolMu sync.Mutex
-	pools  map[segpool.Geometry]*segpool.Pool // of connections inside the application
+	pools  map[segpool.Geometry]*localPool // of connections inside the application
 
 	fallbacks fallbackTable
 
@@ -137,10 +138,10 @@ func newApp(l segpool.Limits, logger *slog.Logger) *app {
 		listeners: make(map[place]*Listener),
 		open:      make(map[*Listener]struct{}),
 		local:     make(map[*localPair]struct{}),
-		pools:     make(map[segpool.Geometry]*segpool.Pool),
+		pools:     make(map[segpool.Geometry]*localPool),
 	}
 	a.janitor.Memory = a.account
-	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Janitor: &a.janitor, Inspect: a.inspect, Log: a.log})
+	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Janitor: &a.janitor, Counts: &a.counts, Inspect: a.inspect, Log: a.log})
 	return a
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cutthrough.example/internal/pair"
 	"github.com/stretchr/testify/require"
 )
 
@@ -63,11 +64,11 @@ func dialing(a *App) (conns []seen) {
 	a.a.mu.Lock()
 	defer a.a.mu.Unlock()
 	for p := range a.a.local {
-		conns = append(conns, seen{&p.client, p.halfOpen()})
+		conns = append(conns, seen{conn: &p.client, halfOpen: p.halfOpen()})
 	}
-	a.a.remote.Each(func(owner any, halfOpen bool) {
+	a.a.remote.Each(func(owner any, _ pair.Spot, halfOpen bool) {
 		if d, ok := owner.(*dialedConn); ok {
-			conns = append(conns, seen{&d.conn, halfOpen})
+			conns = append(conns, seen{conn: &d.conn, halfOpen: halfOpen})
 		}
 	})
 	return conns

@@ -12,13 +12,19 @@ import (
 	"cutthrough.example/internal/wait"
 )
 
+// A localPool has the slots of connections inside an application, of one geometry.
+type localPool struct {
+	*segpool.Pool
+	number int // among the application's local pools
+}
+
 // A localPair is a connection inside one application: both ends, on the fifos of one slot.
 // Each end wakes the other directly.
 type localPair struct {
 	client, server conn
 
 	app  *app
-	pool *segpool.Pool
+	pool *localPool
 	slot segpool.Slot
 	ends atomic.Int32 // how many have not let go of their fifos
 
@@ -50,6 +56,13 @@ func (p *localPair) Trim(b []byte) { p.slot.Trim(b) }
 func (p *localPair) LetGo() {
 	if p.ends.Add(-1) == 0 {
 		charged := p.client.end.Charged() + p.server.end.Charged()
+		if p.verdict.Load() == answered {
+			for _, c := range []*conn{&p.client, &p.server} {
+				if c.end.WasReset() {
+					p.app.counts.Reset.Add(1)
+				}
+			}
+		}
 		p.free()
 		p.app.removeLocal(p)
 		p.app.account.ForgetConn(charged)
@@ -77,6 +90,7 @@ func (p *localPair) accept() *conn {
 }
 
 func (p *localPair) refuse(errno syscall.Errno) {
+	p.app.counts.Refused.Add(1)
 	p.decide(refused | uint32(errno)<<8)
 	p.server.end.Abort()
 }
@@ -118,6 +132,7 @@ func (a *app) dialLocal(ctx context.Context, l *Listener, t *target, ask sizes) 
 		stop()
 	}
 	if p.decide(givenUp) {
+		a.counts.Cancelled.Add(1)
 		l.backlog.withdraw(p)
 		p.client.end.Abort()
 		return nil, ctx.Err()
@@ -167,7 +182,7 @@ func (a *app) newLocalPair(l *Listener, t *target, ask sizes) (*localPair, error
 }
 
 // allocLocal allocates a slot for a connection inside the application.
-func (a *app) allocLocal(g segpool.Geometry) (*segpool.Pool, segpool.Slot, error) {
+func (a *app) allocLocal(g segpool.Geometry) (*localPool, segpool.Slot, error) {
 	a.poolMu.Lock()
 	defer a.poolMu.Unlock()
 	if a.pools == nil {
@@ -175,7 +190,7 @@ func (a *app) allocLocal(g segpool.Geometry) (*segpool.Pool, segpool.Slot, error
 	}
 	pool := a.pools[g]
 	if pool == nil {
-		pool = segpool.NewPool(g, a.account, func(int) bool { return true })
+		pool = &localPool{segpool.NewPool(g, a.account, func(int) bool { return true }), len(a.pools) + 1}
 		a.pools[g] = pool
 	}
 	slot, err := pool.Alloc()

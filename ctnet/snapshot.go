@@ -8,6 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"cutthrough.example/internal/pair"
+	"cutthrough.example/internal/stream"
 )
 
 // A Snapshot is the state of an application. Its parts are read one after the other while the
@@ -15,7 +19,9 @@ import (
 type Snapshot struct {
 	App     string // the application's identity, see [Addr]
 	PID     int
-	Program string
+	UID     int
+	Program string // as the process calls itself
+	Exe     string // the program's path, as the kernel says; "" if it is not known
 
 	// The counts to which the limits of [AppConfig] apply. A connection counts until its end
 	// has let go of its memory; until both have, if both are in this application.
@@ -24,9 +30,15 @@ type Snapshot struct {
 	Bytes    int64
 	Memory   int64 // what fifos may come to take as large as they are now
 
+	// What has happened since the application was made.
+	Refused   uint64 // connections that its listeners have refused
+	Reset     uint64 // ends of connections that were reset, whichever side has caused it
+	Cancelled uint64 // Dials that gave up unanswered: its own, and those that its listeners had seen
+
 	// CutOff counts the pairs with other applications that were ended because the other one
 	// broke the protocol. Each is logged, as far as there are not too many.
-	CutOff uint64
+	CutOff     uint64
+	Violations Violations // what they had done
 
 	Listeners   []ListenerInfo
 	Connections []ConnInfo
@@ -34,6 +46,16 @@ type Snapshot struct {
 	// Fallbacks are the connections and listeners that use the kernel's socket, and why; the most
 	// frequent first.
 	Fallbacks []FallbackInfo
+
+	Pairs   []PairInfo
+	Omitted int // connections that are not in Connections, as there are too many
+}
+
+// Violations are how often peers broke the protocol, by what they did.
+type Violations struct {
+	Fifo     uint64 // they wrote what can't be into the words of a fifo
+	Message  uint64 // they sent a message that is not of the protocol
+	Doorbell uint64 // they rang the doorbell without end
 }
 
 // A ListenerInfo describes a listener.
@@ -46,6 +68,7 @@ type ListenerInfo struct {
 
 // A ConnInfo describes an end of a connection.
 type ConnInfo struct {
+	ID            string // of the connection in its application; no other one ever has it
 	State         string // StateHalfOpen and so on
 	Network       string
 	Local, Remote string // Local is "" until the dialer is answered
@@ -54,59 +77,130 @@ type ConnInfo struct {
 	// The bytes that wait to be read here and by the peer, and the sizes of the fifos.
 	RecvQueue, RecvBuffer int
 	SendQueue, SendBuffer int
+
+	Recv, Send FlowInfo
+
+	Age time.Duration // since this end was made
+
+	// Idle is for how long no bytes have moved, as far as is known: since bytes had moved when a
+	// goroutine went to sleep in a Read or Write at this end, or when an earlier Snapshot looked. It
+	// is 0 if others have moved since then. So a connection on which a goroutine waits in Read has
+	// the right time, and any other one has it from the second Snapshot on, as of the first.
+	Idle time.Duration
+
+	Pair          string // the ID of its PairInfo
+	Worker        int    // the number of the worker that delivers its events; -1 inside one application
+	Segment, Slot int    // where its fifos are: segment of the pair, and slot of the segment
 }
+
+// A FlowInfo says what an end has done in one direction. The counts are of this end; those in
+// Connections of a Snapshot of the other application are of the other end.
+//
+// Bytes is read from memory that the peer can write to, so a peer that breaks the protocol can make
+// it any number. While a goroutine is in the middle of a call, the other counts may be those of the
+// last Snapshot. In a testing/synctest bubble they are those of the last wait.
+type FlowInfo struct {
+	Bytes uint64 // that were read or written at this end
+	Ops   uint64 // the calls that did that
+	High  int    // the most bytes that were found in the fifo, about
+
+	// A stall is a goroutine's sleep: in a Read for data, in a Write for space.
+	Stalls  uint64
+	Stalled time.Duration // all of them together, and the one under way
+	Asleep  bool          // one is under way
+	Polls   uint64        // waits that ended while the goroutine looked, before it slept
+
+	// Notifications of the peer that there is data or space, and transfers that needed none, as the
+	// peer did not sleep.
+	Wakes, Elided uint64
+}
+
+// A PairInfo describes what the application shares with another one: a pair connects it with one
+// listener that it has dialed, or with one application that has dialed a listener here. Connections
+// inside the application have one for each choice of buffer sizes.
+type PairInfo struct {
+	ID   string
+	Role string // RoleDialed and so on
+
+	// Name is what was dialed: the network, ":", and the address. It is "" inside one application.
+	Name string
+
+	Peer    Cred
+	PeerExe string // the path of the peer's program, as the kernel says; "" if it is not known
+	PeerApp string // the peer's identity, as it says
+	Worker  int    // -1 inside one application
+
+	RecvBuffer, SendBuffer int // the sizes of the fifos, as the dialing end sees them
+
+	Conns     int
+	Segments  int
+	FreeSlots int   // for further connections, in these segments
+	Mapped    int64 // bytes of address space
+	Resident  int64 // bytes of memory, or -1 if there was no time to count them
+}
+
+// Roles of an application in a pair.
+const (
+	RoleDialed   = "dialed"   // it has dialed the other one's listener
+	RoleListened = "listened" // the other one has dialed its listener
+	RoleInside   = "inside"   // both ends are in this application
+)
 
 // States of a connection. TCP's states have TCP's names.
 const (
 	StateHalfOpen    = "HALF-OPEN"   // Dial has not been answered
 	StateEstablished = "ESTABLISHED" // open both ways
 	StateFinWait     = "FIN-WAIT"    // CloseWrite was called here
-	StateCloseWait   = "CLOSE-WAIT"  // the peer has closed or is gone, this end has not
+	StateCloseWait   = "CLOSE-WAIT"  // the peer has closed, this end has not
+	StateClosing     = "CLOSING"     // CloseWrite was called here, and the peer has closed too
+	StateReset       = "RESET"       // reset or cut off, or the peer is gone; this end was not closed yet
 	StateClosed      = "CLOSED"      // closed here, but a view from Peek or Reserve is out
 )
 
-// Snapshot returns the application's listeners and connections. A nil App is the process's own.
+// maxConnInfos is the most connections that a Snapshot has.
+const maxConnInfos = 100_000
+
+// countTime is how long a Snapshot counts pages at most.
+const countTime = 50 * time.Millisecond
+
+// Snapshot returns the application's listeners and connections. A nil App is the process's own. It
+// has 100,000 connections at most, and says how many it has left out.
 func (a *App) Snapshot() Snapshot { return a.app().snapshot() }
 
 func (a *app) snapshot() Snapshot {
 	used := a.account.Usage()
+	violations := a.remote.Violations()
 	s := Snapshot{
-		App:      fmt.Sprintf("%016x", a.id),
-		PID:      os.Getpid(),
-		Program:  filepath.Base(os.Args[0]),
-		Conns:    used.Conns,
-		Segments: used.Segments,
-		Bytes:    used.Bytes,
-		Memory:   used.Memory,
-		CutOff:   a.remote.CutOff(),
-
-		Fallbacks: a.fallbacks.list(),
+		App:        fmt.Sprintf("%016x", a.id),
+		PID:        os.Getpid(),
+		UID:        os.Geteuid(),
+		Program:    filepath.Base(os.Args[0]),
+		Conns:      used.Conns,
+		Segments:   used.Segments,
+		Bytes:      used.Bytes,
+		Memory:     used.Memory,
+		Refused:    a.counts.Refused.Load(),
+		Reset:      a.counts.Reset.Load(),
+		Cancelled:  a.counts.Cancelled.Load(),
+		CutOff:     violations.Total(),
+		Violations: Violations(violations),
+		Fallbacks:  a.fallbacks.list(),
 	}
+	s.Exe, _ = os.Executable()
 	a.mu.Lock()
 	listeners := slices.Collect(maps.Keys(a.open))
-	var conns []seen
-	for p := range a.local {
-		half := p.halfOpen()
-		conns = append(conns, seen{&p.client, half}, seen{&p.server, half})
-	}
 	a.mu.Unlock()
-	a.remote.Each(func(owner any, halfOpen bool) {
-		switch o := owner.(type) {
-		case *dialedConn:
-			conns = append(conns, seen{&o.conn, halfOpen})
-		case *acceptedConn:
-			conns = append(conns, seen{&o.conn, halfOpen})
-		}
-	})
-
 	for _, l := range listeners {
 		s.Listeners = append(s.Listeners, ListenerInfo{l.network, l.addr.String(), l.backlog.size, l.backlog.waiting()})
 	}
-	for _, c := range conns {
-		if info, ok := c.info(); ok {
+	for _, c := range a.conns() {
+		if len(s.Connections) == maxConnInfos {
+			s.Omitted++
+		} else if info, ok := c.info(); ok {
 			s.Connections = append(s.Connections, info)
 		}
 	}
+	s.Pairs = a.pairs(time.Now().Add(countTime), s.Exe)
 	slices.SortFunc(s.Listeners, func(a, b ListenerInfo) int { return strings.Compare(a.Address, b.Address) })
 	slices.SortFunc(s.Connections, func(a, b ConnInfo) int {
 		return strings.Compare(a.Local+" "+a.Remote, b.Local+" "+b.Remote)
@@ -114,40 +208,133 @@ func (a *app) snapshot() Snapshot {
 	return s
 }
 
+// conns returns all connections of the application.
+func (a *app) conns() (all []seen) {
+	a.mu.Lock()
+	for p := range a.local {
+		s := seen{id: p.id(), pair: p.pool.id(), worker: -1, halfOpen: p.halfOpen()}
+		s.segment, s.slot = p.slot.Position()
+		for _, c := range []*conn{&p.client, &p.server} {
+			s.conn = c
+			all = append(all, s)
+		}
+	}
+	a.mu.Unlock()
+	a.remote.Each(func(owner any, at pair.Spot, halfOpen bool) {
+		s := seen{id: connID(at), pair: fmt.Sprint(at.Pair), worker: at.Worker, segment: at.Segment, slot: at.Slot, halfOpen: halfOpen}
+		switch o := owner.(type) {
+		case *dialedConn:
+			s.conn = &o.conn
+		case *acceptedConn:
+			s.conn = &o.conn
+		}
+		all = append(all, s)
+	})
+	return all
+}
+
+// connID returns the ID of a connection with another application.
+func connID(at pair.Spot) string {
+	return fmt.Sprintf("%d.%d.%d.%d", at.Pair, at.Segment, at.Slot, at.Use)
+}
+
+// id returns the ID of the PairInfo.
+func (p *localPool) id() string { return fmt.Sprintf("in%d", p.number) }
+
+func (p *localPair) id() string {
+	segment, slot := p.slot.Position()
+	return fmt.Sprintf("%s.%d.%d.%d", p.pool.id(), segment, slot, p.slot.Use)
+}
+
+// pairs describes the application's pairs. It counts pages until the given time.
+func (a *app) pairs(until time.Time, exe string) (all []PairInfo) {
+	a.poolMu.Lock()
+	pools := maps.Clone(a.pools)
+	a.poolMu.Unlock()
+	conns := make(map[*localPool]int)
+	a.mu.Lock()
+	for p := range a.local {
+		conns[p.pool]++
+	}
+	a.mu.Unlock()
+	for g, p := range pools {
+		u := p.Usage(until)
+		all = append(all, PairInfo{
+			ID: p.id(), Role: RoleInside, Peer: *ownCred(), PeerExe: exe, PeerApp: fmt.Sprintf("%016x", a.id), Worker: -1,
+			RecvBuffer: g.ToClient, SendBuffer: g.ToServer, Conns: conns[p],
+			Segments: u.Segments, FreeSlots: u.FreeSlots, Mapped: u.Mapped, Resident: u.Resident,
+		})
+	}
+	for _, i := range a.remote.Infos(until) {
+		role := RoleListened
+		if i.Dialed {
+			role = RoleDialed
+		}
+		all = append(all, PairInfo{
+			ID: fmt.Sprint(i.Number), Role: role, Name: i.Name, Peer: Cred(*i.Cred), PeerExe: i.Exe,
+			PeerApp: fmt.Sprintf("%016x", i.App), Worker: i.Worker, RecvBuffer: i.ToClient, SendBuffer: i.ToServer,
+			Conns: i.Conns, Segments: i.Segments, FreeSlots: i.FreeSlots, Mapped: i.Mapped, Resident: i.Resident,
+		})
+	}
+	slices.SortFunc(all, func(a, b PairInfo) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
 // inspect returns the snapshot as [Inspect] expects it.
 func (a *app) inspect() ([]byte, error) { return json.Marshal(a.snapshot()) }
 
-// A seen is a connection that is to be described. halfOpen says that its dialer was not
-// answered yet.
+// A seen is a connection that is to be described.
 type seen struct {
 	*conn
-	halfOpen bool
+	id, pair              string
+	worker, segment, slot int
+	halfOpen              bool // its dialer was not answered yet
 }
 
 // info describes c. It returns false if c is closed and nothing holds its memory.
 func (c seen) info() (info ConnInfo, ok bool) {
 	info = ConnInfo{
+		ID:      c.id,
 		Network: c.remote.Network(),
 		Remote:  c.remote.String(),
 		Peer:    *c.cred,
+		Pair:    c.pair,
+		Worker:  c.worker,
+		Segment: c.segment,
+		Slot:    c.slot,
 	}
 	if !c.halfOpen {
 		info.Local = c.local.String() // Connected sets it before the connection counts as answered
 	}
 	s, ok := c.end.Status()
+	info.State = stateOf(s, c.halfOpen)
+	info.RecvQueue, info.RecvBuffer, info.Recv = s.Recv.Queue, s.Recv.Buffer, flowInfo(s.Recv)
+	info.SendQueue, info.SendBuffer, info.Send = s.Send.Queue, s.Send.Buffer, flowInfo(s.Send)
+	info.Age, info.Idle = s.Age, s.Idle
+	return info, ok
+}
+
+func stateOf(s stream.Status, halfOpen bool) string {
 	switch {
 	case s.Closed:
-		info.State = StateClosed
-	case c.halfOpen:
-		info.State = StateHalfOpen
+		return StateClosed
+	case halfOpen:
+		return StateHalfOpen
+	case s.Reset:
+		return StateReset
+	case s.PeerClosed && s.WriteClosed:
+		return StateClosing
 	case s.PeerClosed:
-		info.State = StateCloseWait
+		return StateCloseWait
 	case s.WriteClosed:
-		info.State = StateFinWait
-	default:
-		info.State = StateEstablished
+		return StateFinWait
 	}
-	info.RecvQueue, info.RecvBuffer = s.RecvQueue, s.RecvBuffer
-	info.SendQueue, info.SendBuffer = s.SendQueue, s.SendBuffer
-	return info, ok
+	return StateEstablished
+}
+
+func flowInfo(f stream.Flow) FlowInfo {
+	return FlowInfo{
+		Bytes: f.Bytes, Ops: f.Ops, High: f.High, Stalls: f.Stalls, Stalled: f.Stalled, Asleep: f.Asleep,
+		Polls: f.Polls, Wakes: f.Wakes, Elided: f.Elided,
+	}
 }

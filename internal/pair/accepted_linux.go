@@ -21,6 +21,8 @@ type Accepted struct {
 	accepted atomic.Bool // by Accept
 	settled  atomic.Bool // it is not counted as a half-open connection any more
 	refused  uint32      // the errno, if it was
+
+	cancelled atomic.Bool // the dialer has given up
 }
 
 // admit makes the connection for a Dial, if there is one at the slot. The worker calls it, and
@@ -40,6 +42,7 @@ func (s *server) admit(id uint32) {
 	number := slot.Number()
 	owner, o, origin, errno := s.create(Dialer{App: s.peerApp, Number: number, Cred: &s.cred})
 	if errno != 0 {
+		s.host.Counts.Refused.Add(1)
 		s.table.Refuse(slot, uint32(errno), func() { s.tell(slot) })
 		return
 	}
@@ -104,7 +107,11 @@ func (a *Accepted) givenUp() bool {
 	}
 	defer e.Leave()
 	st := a.slot.ClientState()
-	return st.Use() != a.slot.Use || st.Code() == segpool.GivenUp
+	if st.Use() == a.slot.Use && st.Code() != segpool.GivenUp {
+		return false
+	}
+	a.cancelled.Store(true)
+	return true
 }
 
 // Answer tells the dialer that it is connected. The answer is stored when Answer returns,
@@ -166,8 +173,17 @@ func (a *Accepted) LetGo() {
 	// Out of the table first: after Free or Refuse the client may use the slot again, and
 	// then an event there is a new Dial.
 	s.conns.set(a.slot.ID, nil)
-	charged := a.owner.End().Charged()
+	e := a.owner.End()
+	charged := e.Charged()
+	switch {
+	case a.refused != 0:
+	case a.cancelled.Load():
+		s.host.Counts.Cancelled.Add(1)
+	case e.WasReset():
+		s.host.Counts.Reset.Add(1)
+	}
 	if a.refused != 0 {
+		s.host.Counts.Refused.Add(1)
 		s.table.Refuse(a.slot, a.refused, func() { s.tell(a.slot) })
 	} else {
 		s.table.Free(a.slot)

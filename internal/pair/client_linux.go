@@ -223,7 +223,8 @@ func (h *Host) sayHello(ctx context.Context, ch rendezvous.Channel, cred rendezv
 		return nil, err
 	}
 	p := &client{
-		pair:    pair{host: h, ch: ch, cred: cred, worker: worker, block: block, closing: foreign.NewTurns(closingTurns)},
+		pair: pair{host: h, ch: ch, cred: cred, worker: worker, workerNumber: number, number: h.pairs.Add(1),
+			block: block, closing: foreign.NewTurns(closingTurns)},
 		key:     key,
 		addr:    remote,
 		added:   make(chan syscall.Errno, 1),
@@ -400,11 +401,19 @@ func (p *client) cutNext() func() bool {
 	return p.conns.inTurn(func(d *Dialed) { p.cut(d.owner.End()) })
 }
 
-func (p *client) each(f func(e *stream.End, owner any, halfOpen bool)) {
+func (p *client) info(until time.Time) Info {
+	conns := 0
+	p.conns.all(func(*Dialed) { conns++ })
+	i := p.describe(p.key.name, conns, p.pool.Geometry(), p.pool.Usage(until))
+	i.Dialed = true
+	return i
+}
+
+func (p *client) each(f func(e *stream.End, owner any, at Spot, halfOpen bool)) {
 	// connected first: then what Dialing.Connected has set is there.
 	p.conns.all(func(d *Dialed) {
 		halfOpen := !d.connected.Load()
-		f(d.owner.End(), d.owner, halfOpen)
+		f(d.owner.End(), d.owner, p.spot(d.slot), halfOpen)
 	})
 }
 

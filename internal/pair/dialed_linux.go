@@ -114,6 +114,7 @@ func (d *Dialed) decide(ctx context.Context) error {
 	}
 	// The server has not answered. If it does now, it finds GivenUp.
 	if err := ctx.Err(); err != nil {
+		d.p.host.Counts.Cancelled.Add(1)
 		return err
 	}
 	return ErrRetired
@@ -166,6 +167,9 @@ func (d *Dialed) LetGo() {
 	toClient, toServer := e.Used()
 	used := segpool.Used{ToServer: toServer, ToClient: toClient}
 	if d.connected.Load() {
+		if e.WasReset() {
+			p.host.Counts.Reset.Add(1)
+		}
 		if p.pool.Free(d.slot, segpool.Done, used) {
 			p.linger()
 		}

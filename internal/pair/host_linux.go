@@ -35,7 +35,8 @@ type Host struct {
 	users    sync.WaitGroup                  // counts open channels; each has a goroutine
 
 	complaints complaints
-	violations atomic.Uint64
+	violations [violations]atomic.Uint64
+	pairs      atomic.Uint64 // so far
 
 	// Absences are the targets at which there was no listener.
 	Absences rendezvous.Absences
@@ -113,8 +114,14 @@ func (h *Host) register(m member, add func()) error {
 	return nil
 }
 
-// CutOff returns how many pairs were ended because the peer had broken the protocol.
-func (h *Host) CutOff() uint64 { return h.violations.Load() }
+// Violations returns how often pairs were ended because the peer had broken the protocol.
+func (h *Host) Violations() Violations {
+	return Violations{
+		Fifo:     h.violations[corruptFifo].Load(),
+		Message:  h.violations[badMessage].Load(),
+		Doorbell: h.violations[ringsTooOften].Load(),
+	}
+}
 
 // full reports whether the limit of attached applications is reached.
 func (h *Host) full() bool {
@@ -139,10 +146,18 @@ func (h *Host) unregister(remove func()) {
 
 // Each calls f with each end of a connection that the application has with another one. owner
 // is its Dialing or Accepting; halfOpen says that the dialer was not answered yet.
-func (h *Host) Each(f func(owner any, halfOpen bool)) {
+func (h *Host) Each(f func(owner any, at Spot, halfOpen bool)) {
 	for _, m := range h.members() {
-		m.each(func(_ *stream.End, owner any, halfOpen bool) { f(owner, halfOpen) })
+		m.each(func(_ *stream.End, owner any, at Spot, halfOpen bool) { f(owner, at, halfOpen) })
 	}
+}
+
+// Infos describes the pairs. Pages are counted until the given time.
+func (h *Host) Infos(until time.Time) (all []Info) {
+	for _, m := range h.members() {
+		all = append(all, m.info(until))
+	}
+	return all
 }
 
 func (h *Host) members() []member {
@@ -166,7 +181,7 @@ func (h *Host) Close() {
 	channels := slices.Collect(maps.Keys(h.channels))
 	h.mu.Unlock()
 	for _, m := range all {
-		m.each(func(e *stream.End, _ any, _ bool) { e.Abort() })
+		m.each(func(e *stream.End, _ any, _ Spot, _ bool) { e.Abort() })
 	}
 	for _, ch := range channels {
 		ch.HangUp()

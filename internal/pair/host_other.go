@@ -5,6 +5,7 @@ package pair
 import (
 	"context"
 	"syscall"
+	"time"
 
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/syserr"
@@ -19,11 +20,14 @@ func (*Host) Init(Config) {}
 // Close does nothing.
 func (*Host) Close() {}
 
-// CutOff returns 0.
-func (*Host) CutOff() uint64 { return 0 }
+// Violations returns none.
+func (*Host) Violations() Violations { return Violations{} }
 
 // Each does nothing.
-func (*Host) Each(func(owner any, halfOpen bool)) {}
+func (*Host) Each(func(owner any, at Spot, halfOpen bool)) {}
+
+// Infos returns nil.
+func (*Host) Infos(time.Time) []Info { return nil }
 
 // Dial fails.
 func (*Host) Dial(context.Context, Target, Dialing) error {

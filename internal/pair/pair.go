@@ -126,12 +126,53 @@ type Place interface {
 	Forget(a Accepting)
 }
 
+// Counts are what has happened in an application, inside it and with others.
+type Counts struct {
+	Refused   atomic.Uint64 // connections that its listeners have refused
+	Reset     atomic.Uint64 // ends of connections that were reset, whichever side has caused it
+	Cancelled atomic.Uint64 // Dials that gave up: its own, and those that its listeners had seen
+}
+
+// Violations are how often a peer was cut off, by what it has done.
+type Violations struct {
+	Fifo     uint64 // wrote what can't be into the words of a fifo
+	Message  uint64 // sent a message that is not of the protocol
+	Doorbell uint64 // rang without end
+}
+
+// Total returns the sum.
+func (v Violations) Total() uint64 { return v.Fifo + v.Message + v.Doorbell }
+
+// A Spot is where a connection is.
+type Spot struct {
+	Pair          uint64 // the number of the pair, in its application
+	Worker        int    // that delivers its events; -1 if there is none
+	Segment, Slot int    // of the pair; of the segment
+	Use           uint32 // of the slot
+}
+
+// An Info describes a pair.
+type Info struct {
+	Number   uint64 // in its application
+	Dialed   bool   // this application is the client
+	Name     string // that was dialed. If this application is the server, the peer may have made it up
+	Cred     *rendezvous.Cred
+	Exe      string // of the peer, or "" if it is not known
+	App      uint64 // the peer's identity, as it says
+	Worker   int
+	Conns    int
+	ToServer int // sizes of fifos
+	ToClient int
+	segpool.Usage
+}
+
 // A Config is what a Host needs to know of its application.
 type Config struct {
 	ID      uint64         // of the application
 	Numbers *atomic.Uint64 // the number of the last connection dialed
 	Account *segpool.Account
 	Janitor *stream.Janitor
+	Counts  *Counts
 	// Inspect returns the snapshot that is sent to a process of this user, or of root, that
 	// asks for it.
 	Inspect func() ([]byte, error)

@@ -2,8 +2,11 @@ package pair
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +34,9 @@ type pair struct {
 	remote sched.Remote // the peer's worker
 	source sched.Source // what the peer tells this application
 	worker *sched.Worker
+
+	number       uint64 // among the application's pairs
+	workerNumber int
 
 	block *segpool.Memory // both directions' bitmaps
 	sleep *segpool.Memory // the peer's sleep words, not writable here
@@ -76,7 +82,9 @@ func (p *pair) ref() bool {
 // A member is a client or a server.
 type member interface {
 	// each calls f with each connection. halfOpen says that its dialer was not answered yet.
-	each(f func(e *stream.End, owner any, halfOpen bool))
+	each(f func(e *stream.End, owner any, at Spot, halfOpen bool))
+	// info describes the pair. Pages are counted until the given time.
+	info(until time.Time) Info
 	// gone is called when the pair has no memory and no descriptors any more.
 	gone()
 }
@@ -140,23 +148,34 @@ func (p *pair) heard(kind uint16) {
 	}
 }
 
-// Reasons to cut a peer off
+// A violation is a reason to cut a peer off.
+type violation int
+
 const (
-	corruptFifo   = "it wrote what can't be into the words of a fifo"
-	badMessage    = "it sent a message that is not of the protocol"
-	ringsTooOften = "it rings the doorbell without end"
+	corruptFifo violation = iota
+	badMessage
+	ringsTooOften
+	violations // how many there are
 )
 
+func (v violation) String() string {
+	return [...]string{
+		corruptFifo:   "it wrote what can't be into the words of a fifo",
+		badMessage:    "it sent a message that is not of the protocol",
+		ringsTooOften: "it rings the doorbell without end",
+	}[v]
+}
+
 // cutOff ends the pair, as the peer has broken the protocol, and says so in the log.
-func (p *pair) cutOff(why string) {
+func (p *pair) cutOff(why violation) {
 	if p.dead.Swap(true) {
 		return
 	}
-	p.host.violations.Add(1)
+	p.host.violations[why].Add(1)
 	p.ch.HangUp()
 	if ok, silent := p.host.complaints.due(); ok {
 		p.host.Log().Warn("ctnet: cut off a process that broke the protocol",
-			"pid", p.cred.PID, "uid", p.cred.UID, "why", why, "others", silent)
+			"pid", p.cred.PID, "uid", p.cred.UID, "why", why.String(), "others", silent)
 	}
 }
 
@@ -169,6 +188,42 @@ func (p *pair) cut(e *stream.End) {
 	} else {
 		e.PeerGone()
 	}
+}
+
+// spot returns where a slot of the pair is.
+func (p *pair) spot(s segpool.Slot) Spot {
+	segment, slot := s.Position()
+	return Spot{Pair: p.number, Worker: p.workerNumber, Segment: segment, Slot: slot, Use: s.Use}
+}
+
+// describe returns what pairs of both kinds say of themselves.
+func (p *pair) describe(name string, conns int, g segpool.Geometry, u segpool.Usage) Info {
+	return Info{
+		Number: p.number, Name: name, Cred: &p.cred, Exe: p.exe(), App: p.peerApp, Worker: p.workerNumber,
+		Conns: conns, ToServer: g.ToServer, ToClient: g.ToClient, Usage: u,
+	}
+}
+
+// exe returns the path of the program that the peer's process runs, or "" if it has ended or this
+// process may not know.
+func (p *pair) exe() string {
+	if !p.ref() {
+		return ""
+	}
+	defer p.unref() // keeps the descriptor
+	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.cred.PID))
+	// After that: the number is another process's only if this one has ended.
+	if err != nil || p.dead.Load() || p.source.Process >= 0 && hasEnded(p.source.Process) {
+		return ""
+	}
+	return path
+}
+
+// hasEnded reports whether a descriptor of a process says that it has ended.
+func hasEnded(process int) bool {
+	fds := []unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err != nil || n > 0
 }
 
 // options completes the options of an end.

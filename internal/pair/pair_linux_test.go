@@ -30,7 +30,7 @@ type app struct {
 
 func newApp(t *testing.T, id uint64) *app {
 	a := &app{account: segpool.NewAccount(segpool.Limits{Conns: 1000, Segments: 100, Bytes: 1 << 40, Memory: 1 << 40})}
-	a.Init(Config{ID: id, Numbers: &a.numbers, Account: a.account, Janitor: &stream.Janitor{Memory: a.account}, Inspect: func() ([]byte, error) { return []byte("inspected"), nil }})
+	a.Init(Config{ID: id, Numbers: &a.numbers, Account: a.account, Janitor: &stream.Janitor{Memory: a.account}, Counts: new(Counts), Inspect: func() ([]byte, error) { return []byte("inspected"), nil }})
 	return a
 }
 
@@ -199,7 +199,7 @@ func TestPair(t *testing.T) {
 		l.mu.Unlock()
 		require.Equal(t, Dialer{App: 2, Number: d.number, Cred: a.from.Cred}, a.from)
 		open := 0
-		clientApp.Each(func(owner any, halfOpen bool) {
+		clientApp.Each(func(owner any, _ Spot, halfOpen bool) {
 			require.Same(t, d, owner.(dialingOwner).dialing)
 			require.False(t, halfOpen)
 			open++

@@ -135,6 +135,7 @@ type server struct {
 	pair
 	door  *Door
 	peer  *peer
+	name  string // that was dialed
 	place Place
 	table *segpool.Table
 	conns slotTable[Accepted]
@@ -215,7 +216,8 @@ func (d *Door) answer(v *visitor, hello rendezvous.Message, fds foreign.FDs) (*s
 		return nil, err
 	}
 	held.add(s.disown)
-	s.place = d.l.Place(string(hello.Name[:min(hello.NameLen, rendezvous.MaxTarget)]))
+	s.name = string(hello.Name[:min(hello.NameLen, rendezvous.MaxTarget)])
+	s.place = d.l.Place(s.name)
 	if s.place == nil {
 		if d.retired.Load() {
 			return nil, syscall.ESTALE // the client asks whoever has the name now
@@ -240,7 +242,7 @@ func (d *Door) answer(v *visitor, hello rendezvous.Message, fds foreign.FDs) (*s
 	if err != nil {
 		return nil, err
 	}
-	s.worker = worker
+	s.worker, s.workerNumber, s.number = worker, number, h.pairs.Add(1)
 	bell, ringerFD, err := sched.NewDoorbell()
 	if err != nil {
 		return nil, err
@@ -336,10 +338,16 @@ func (s *server) cutAccepted(a *Accepted) {
 // cutNext returns a function that cuts the next connection, see [pair.die].
 func (s *server) cutNext() func() bool { return s.conns.inTurn(s.cutAccepted) }
 
-func (s *server) each(f func(e *stream.End, owner any, halfOpen bool)) {
+func (s *server) info(until time.Time) Info {
+	conns := 0
+	s.conns.all(func(*Accepted) { conns++ })
+	return s.describe(s.name, conns, s.table.Geometry(), s.table.Usage(conns, until))
+}
+
+func (s *server) each(f func(e *stream.End, owner any, at Spot, halfOpen bool)) {
 	s.conns.all(func(a *Accepted) {
 		halfOpen := !a.answered.Load()
-		f(a.owner.End(), a.owner, halfOpen)
+		f(a.owner.End(), a.owner, s.spot(a.slot), halfOpen)
 	})
 }
 

@@ -7,8 +7,8 @@ import (
 
 // A Consumer is the reading end of a fifo. One goroutine at a time may call its
 // methods, except for [Consumer.Close], [Consumer.Unread], [Consumer.Ended],
-// [Consumer.ProducerWaits], [Consumer.Queued] and [Consumer.Size]: any goroutine may
-// call these at any time, as they use only atomics and what never changes.
+// [Consumer.ProducerWaits], [Consumer.Queued], [Consumer.Passed] and [Consumer.Size]: any
+// goroutine may call these at any time, as they use only atomics and what never changes.
 type Consumer struct {
 	h    *Header
 	data []byte
@@ -24,6 +24,8 @@ type Consumer struct {
 
 	wait request // wantData
 	want answer  // wantSpace
+
+	most uint32 // the most bytes that were found in the fifo
 
 	charged atomic.Uint32 // to owner
 	owner   Owner
@@ -100,6 +102,7 @@ func (c *Consumer) advance(tail uint64) error {
 	// A base that lies is harmless, as offsets are masked.
 	c.base = place.base()
 	c.tail = tail
+	c.most = max(c.most, uint32(tail-c.head))
 	// Settle may have told the owner of a smaller ring in between.
 	if mask := uint64(1)<<log - 1; mask != c.mask || c.owner != nil && uint64(c.charged.Load()) != mask+1 {
 		c.adopt(mask)
@@ -224,6 +227,13 @@ func (c *Consumer) Discard(n int) {
 
 // Queued returns about how many bytes can be read. It is a value for display.
 func (c *Consumer) Queued() int { return c.h.queued(len(c.data)) }
+
+// Passed returns how many bytes have been released. It is a value for display: the peer can
+// overwrite it.
+func (c *Consumer) Passed() uint64 { return c.h.head.Load() }
+
+// High returns the most bytes that the consumer has found in the fifo.
+func (c *Consumer) High() int { return int(c.most) }
 
 // Size returns the size in bytes that the fifo can come to.
 func (c *Consumer) Size() int { return len(c.data) }

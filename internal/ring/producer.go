@@ -7,8 +7,9 @@ import (
 
 // A Producer is the writing end of a fifo. One goroutine at a time may call its methods,
 // except for [Producer.Fin], [Producer.Reset], [Producer.ConsumerClosed],
-// [Producer.ConsumerWaits], [Producer.Queued] and [Producer.Size]: any goroutine may call
-// these at any time, as they use only atomics and what never changes.
+// [Producer.ConsumerWaits], [Producer.Queued], [Producer.Passed], [Producer.WasReset] and
+// [Producer.Size]: any goroutine may call these at any time, as they use only atomics and what
+// never changes.
 type Producer struct {
 	h    *Header
 	data []byte
@@ -25,6 +26,7 @@ type Producer struct {
 	// Less often used: the lines of a CPU's cache are 64 bytes.
 	space  request // wantSpace
 	high   uint32  // the highest offset that was written to, since the last Shrink
+	most   uint32  // the most bytes that were in the fifo, see High
 	wall   uint64  // the position up to which bytes may be read where they lay in a smaller ring
 	owner  Owner
 	lap    *lap    // made when a ring of EasySize or more is first found full
@@ -113,6 +115,7 @@ func (p *Producer) makeRoom(want int) (off uint64, free int, err error) {
 	for int(p.room-(p.tail-p.head)) < want && p.canGrow() && p.shouldGrow() {
 		p.grow()
 	}
+	p.most = max(p.most, uint32(min(p.tail-p.head+uint64(want), p.room)))
 	return (p.tail - p.base) & p.mask, int(p.room - (p.tail - p.head)), nil
 }
 
@@ -331,6 +334,17 @@ func (p *Producer) Idle() bool { return p.h.Empty() }
 // Queued returns about how many bytes the consumer has not released. It is a value for
 // display.
 func (p *Producer) Queued() int { return p.h.queued(len(p.data)) }
+
+// Passed returns how many bytes have been published. It is a value for display: the peer can
+// overwrite it.
+func (p *Producer) Passed() uint64 { return p.h.tail.Load() }
+
+// High returns about the most bytes that were in the fifo: it is found only when the producer
+// looks for space, which it does for each write beyond the first 2 KiB, or where the fifo is full.
+func (p *Producer) High() int { return int(p.most) }
+
+// WasReset reports whether [Producer.Reset] was called, or the peer has made it look so.
+func (p *Producer) WasReset() bool { return p.h.ended.Load()&flagReset != 0 }
 
 // HasSpace reports whether at least n bytes are free now. A head that lies outside the
 // fifo counts as space: the call that writes there reports the error.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/bits"
 	"sync"
+	"time"
 )
 
 // warmSlots is how many slots of a pool keep the pages of their fifos' first 64 KiB when they
@@ -252,6 +253,22 @@ func (p *Pool) put(s Slot) {
 		}
 		spare = k
 	}
+}
+
+// Usage describes the pool's memory. Pages are counted until the given time.
+func (p *Pool) Usage(until time.Time) Usage {
+	p.mu.Lock()
+	var segs []*Segment
+	free := 0
+	for _, ps := range p.segs {
+		if ps != nil {
+			ps.refs.Add(1)
+			segs = append(segs, ps.Segment)
+			free += ps.nfree
+		}
+	}
+	p.mu.Unlock()
+	return usage(segs, free, until)
 }
 
 // Reap makes slots in limbo free if the server has let go of them, and reports whether others

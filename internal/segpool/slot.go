@@ -56,6 +56,9 @@ func (g Geometry) headers() int {
 // Size returns the size of a segment in bytes.
 func (g Geometry) Size() int { return g.headers() + g.Slots*(g.ToServer+g.ToClient) }
 
+// Segment returns the number of a slot's segment, and that of the slot in it.
+func (g Geometry) Segment(id uint32) (segment, slot int) { return int(id) / g.Slots, int(id) % g.Slots }
+
 // A slotHeader has the shared words of a slot.
 type slotHeader struct {
 	client struct {
@@ -151,6 +154,9 @@ func (s *Segment) slot(k, i int) Slot {
 		seg:      s,
 	}
 }
+
+// Position returns the number of the slot's segment, and its own number in that.
+func (s *Slot) Position() (segment, slot int) { return s.seg.geo.Segment(s.ID) }
 
 // Reset brings the words of both fifos to their first state, for a connection inside one
 // application. No goroutine may use the slot meanwhile.

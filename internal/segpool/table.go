@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Table is the server's side of a pair's segments. The client chooses segments and slots; the
@@ -104,6 +105,20 @@ func (t *Table) Refuse(s Slot, errno uint32, tell func()) {
 	s.SayServer(Refused | errno<<8)
 	tell()
 	s.seg.unref()
+}
+
+// Usage is [Pool.Usage]. The slots that this side does not use count as free.
+func (t *Table) Usage(inUse int, until time.Time) Usage {
+	t.mu.Lock()
+	var segs []*Segment
+	for k := range t.segs {
+		if ts := t.segs[k].Load(); ts != nil {
+			ts.refs.Add(1)
+			segs = append(segs, ts.Segment)
+		}
+	}
+	t.mu.Unlock()
+	return usage(segs, max(0, len(segs)*t.geo.Slots-inUse), until)
 }
 
 // Close drops all segments, as [Table.Drop] does.

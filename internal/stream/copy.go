@@ -53,6 +53,7 @@ func (e *End) readFrom(r io.Reader) (n int64, refused bool, theirs, err error) {
 		return 0, true, nil, nil
 	}
 	defer e.unlock(writing)
+	defer e.wr.resume() // if r.Read panics
 	var spare []byte
 	for {
 		if err := e.beforeWrite(); err != nil && !e.unnoticed(err) {
@@ -73,7 +74,9 @@ func (e *End) readFrom(r io.Reader) (n int64, refused bool, theirs, err error) {
 			room = spare
 		}
 		e.lend(writing)
+		e.wr.rest()
 		m, theirs := r.Read(room[:min(len(room), copyPiece)])
+		e.wr.resume()
 		ended := e.resumeWriting()
 		if m < 0 || m > len(room) {
 			return n, false, errInvalidCount, nil
@@ -122,6 +125,7 @@ func (e *End) CopyTo(w io.Writer) (n int64, theirs, err error) {
 		return 0, nil, err
 	}
 	defer e.unlock(reading)
+	defer e.rd.resume() // if w.Write panics
 	for {
 		have, err := e.awaitReadable(1)
 		if err == io.EOF {
@@ -138,7 +142,9 @@ func (e *End) CopyTo(w io.Writer) (n int64, theirs, err error) {
 		view := e.rx.View(min(have, copyPiece))
 		e.rx.Lend(len(view)) // before lend: a Close that finds the lock lent sees these bytes as read
 		e.lend(reading)
+		e.rd.rest()
 		m, theirs := w.Write(view)
+		e.rd.resume()
 		e.gate.resume(reading)
 		if m < 0 || m > len(view) {
 			return n, errInvalidCount, nil

@@ -51,6 +51,10 @@ type End struct {
 	bubble bool // see InBubble
 
 	socket atomic.Pointer[standin.Socket] // nil before the first raw call; see raw.go
+
+	made     time.Duration // since epoch
+	sighting sighting
+	recorded [2]atomic.Pointer[recorded] // by the last Status, for each kind of lock
 }
 
 // A half is the state of waiting that reading and writing each have.
@@ -59,6 +63,9 @@ type half struct {
 	wait.Deadline
 	spin    sched.Spin
 	waiters *waiters // for the gate's lock
+
+	tally   tally // guarded by the gate's lock, and resting
+	resting atomic.Uint32
 }
 
 // nearAhead is how many bytes a writer gets ahead of a reader in its own process before it
@@ -120,7 +127,10 @@ type Options struct {
 // Init makes e an end that reads from rx and writes to tx. It must be called before
 // anything else.
 func (e *End) Init(rx, tx ring.Fifo, p Peer, o Options) {
-	e.bubble = wait.InBubble()
+	now := time.Now()
+	e.bubble = wait.IsBubble(now)
+	e.made = now.Sub(epoch)
+	e.sighting.at.Store(int64(e.made))
 	e.gate.init(e.bubble)
 	e.rd.Init()
 	e.wr.Init()
@@ -138,11 +148,22 @@ func (e *End) Init(rx, tx ring.Fifo, p Peer, o Options) {
 
 // look calls ready for a moment, because a result within that moment spares a wake-up.
 func (e *End) look(h *half, ready func() bool) bool {
-	poller := e.peer.Poller()
-	if poller == nil {
-		return sched.Yield(ready)
+	found := false
+	if poller := e.peer.Poller(); poller == nil {
+		found = sched.Yield(ready)
+	} else {
+		found = h.spin.Until(poller, ready)
 	}
-	return h.spin.Until(poller, ready)
+	if found {
+		h.tally.polls++
+	}
+	return found
+}
+
+// notify notifies the peer, which waits for what the holder of the half's lock has done.
+func (e *End) notify(h *half) {
+	h.tally.wakes++
+	e.peer.Notify()
 }
 
 // Wake wakes the goroutines that wait at this end, because the other end may have done what
@@ -215,26 +236,44 @@ type Status struct {
 	Closed      bool // then the other fields are zero
 	WriteClosed bool // by CloseWrite
 	PeerClosed  bool // the peer has ended its stream, or is gone
+	Reset       bool // Read returns ECONNRESET, at the latest after the bytes that have come
 
-	// The bytes that wait to be read here and by the peer, and the sizes of the fifos.
-	RecvQueue, RecvBuffer int
-	SendQueue, SendBuffer int
+	Recv, Send Flow
+
+	Age  time.Duration // since Init
+	Idle time.Duration // for how long nothing has moved, as far as is known
 }
 
 // Status describes e. It returns false if e is closed and nothing holds its memory.
+//
+// Idle is the time since bytes had moved when a goroutine went to sleep at this end, or when an
+// earlier Status looked, whichever was last. If others have moved since, it is 0.
 func (e *End) Status() (s Status, ok bool) {
 	if !e.gate.enter() {
 		return Status{Closed: true}, e.gate.held()
 	}
 	defer e.Leave()
+	now := time.Since(epoch)
+	e.seen(now)
 	fin, reset := e.rx.Ended()
 	state := e.state.Load()
 	return Status{
 		WriteClosed: state&writeClosed != 0,
 		PeerClosed:  fin || reset || state&(peerGone|corrupted) != 0,
-		RecvQueue:   e.rx.Queued(), RecvBuffer: e.rx.Size(),
-		SendQueue: e.tx.Queued(), SendBuffer: e.tx.Size(),
+		Reset:       reset || state&(bytesLost|corrupted) != 0 || !fin && state&peerGone != 0,
+		Recv:        e.flow(reading, e.rx.Passed(), e.rx.Queued(), e.rx.Size(), now),
+		Send:        e.flow(writing, e.tx.Passed(), e.tx.Queued(), e.tx.Size(), now),
+		Age:         max(0, now-e.made),
+		Idle:        max(0, now-time.Duration(e.sighting.at.Load())),
 	}, true
+}
+
+// WasReset reports whether the connection, from which all goroutines have gone, ended with a reset,
+// whichever side has caused it.
+func (e *End) WasReset() bool {
+	fin, reset := e.rx.Ended()
+	state := e.state.Load()
+	return reset || e.tx.WasReset() || state&(bytesLost|corrupted) != 0 || !fin && state&peerGone != 0
 }
 
 // corrupt ends a connection whose peer broke the protocol. The caller has a lock.
@@ -289,12 +328,16 @@ func (e *End) read(b []byte) (int, error) {
 			if m == 0 {
 				break
 			}
+			if n > 0 {
+				e.rd.tally.pieces++
+			}
 			n += m
 			if e.rx.SpaceWanted() {
-				e.peer.Notify()
+				e.notify(&e.rd)
 			}
 		}
 		if n > 0 {
+			e.rd.tally.ops++
 			ring.RaceAcquire(e.raceKey)
 			return n, nil
 		}
@@ -303,6 +346,8 @@ func (e *End) read(b []byte) (int, error) {
 			return 0, end.err
 		}
 		if n := e.awaitInto(b); n > 0 {
+			e.rd.tally.ops++
+			e.rd.tally.direct += uint64(n)
 			ring.RaceAcquire(e.raceKey)
 			return n, nil
 		}
@@ -398,12 +443,12 @@ func (e *End) sleepForData(have int, ready func() bool) {
 	// bytes for which this consumer waits. Pairs with End.awaitSpace, which raises the
 	// producer's request and then loads this one.
 	if have > 0 && e.rx.AnySpaceWanted() {
-		e.peer.Notify()
+		e.notify(&e.rd)
 	}
 	if ready() {
 		e.rd.Cancel()
 	} else {
-		e.rd.Wait()
+		e.rd.sleep(e)
 	}
 	e.rx.DropRequest()
 }
@@ -443,7 +488,7 @@ func (e *End) write(b []byte) (n int, err error) {
 			if n += m; m == 0 {
 				e.awaitSpace(min(len(b)-n, e.tx.Ring()/4), true)
 			} else if e.tx.DataWanted() {
-				e.peer.Notify()
+				e.notify(&e.wr)
 			}
 			e.maybeYield(m)
 			if e.joint() != nil && e.tx.Queued() >= nearAhead {
@@ -451,7 +496,11 @@ func (e *End) write(b []byte) (n int, err error) {
 			}
 		}
 		if n == len(b) {
+			e.wr.tally.ops++
 			return n, e.afterWrite()
+		}
+		if m > 0 {
+			e.wr.tally.pieces++
 		}
 		if err := e.beforeWrite(); err != nil {
 			return n, err
@@ -562,7 +611,7 @@ func (e *End) sleepForSpace(ready func() bool) {
 	if ready() {
 		e.wr.Cancel()
 	} else {
-		e.wr.Wait()
+		e.wr.sleep(e)
 	}
 	e.tx.DropRequest()
 }

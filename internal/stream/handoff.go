@@ -50,7 +50,8 @@ func (e *End) handOff(b []byte) (n int) {
 		return 0
 	}
 	if n = joint.out.take(b); n > 0 {
-		e.peer.Notify()
+		e.wr.tally.direct += uint64(n)
+		e.notify(&e.wr)
 		runtime.Gosched()
 	}
 	return n

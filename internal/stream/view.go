@@ -93,8 +93,11 @@ func (e *End) discard(n int) (done int, err error) {
 // release releases n bytes, and notifies the peer if it waits for the space.
 func (e *End) release(n int) {
 	e.rx.Discard(n)
+	if n > 0 {
+		e.rd.tally.ops++
+	}
 	if e.rx.SpaceWanted() {
-		e.peer.Notify()
+		e.notify(&e.rd)
 	}
 }
 
@@ -195,8 +198,11 @@ func (e *End) commit(n int) error {
 		}
 		b = b[m:]
 		if e.tx.DataWanted() {
-			e.peer.Notify()
+			e.notify(&e.wr)
 		}
+	}
+	if n > 0 {
+		e.wr.tally.ops++
 	}
 	return e.afterWrite()
 }
@@ -205,7 +211,11 @@ func (e *End) commit(n int) error {
 // waits for data.
 func (e *End) publish(n int) {
 	e.tx.Commit(n)
-	if n > 0 && e.tx.DataWanted() {
-		e.peer.Notify()
+	if n == 0 {
+		return
+	}
+	e.wr.tally.ops++
+	if e.tx.DataWanted() {
+		e.notify(&e.wr)
 	}
 }

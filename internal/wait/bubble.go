@@ -7,4 +7,7 @@ import "time"
 var bubbles = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // InBubble reports whether the caller is in a bubble.
-func InBubble() bool { return time.Now().Before(bubbles) }
+func InBubble() bool { return IsBubble(time.Now()) }
+
+// IsBubble is InBubble for a caller that has read the clock.
+func IsBubble(now time.Time) bool { return now.Before(bubbles) }
