@@ -27,6 +27,7 @@ func TestMain(m *testing.M) { harness.Main(m, roles) }
 var roles = map[string]func(){
 	"relay": relay,
 	"echo":  echo,
+	"dial":  dialOnly,
 }
 
 // A process is one that plays a role and is talked with by lines.
@@ -126,6 +127,14 @@ func relay() {
 		}
 	}()
 	untilStdinCloses(ln.Addr())
+}
+
+// dialOnly dials BACK and keeps the connection.
+func dialOnly() {
+	c, err := ctnet.Dial(os.Getenv("CTNET_TEST_NETWORK"), os.Getenv("CTNET_TEST_BACK"))
+	harness.Check(err)
+	untilStdinCloses(c.LocalAddr())
+	c.Close()
 }
 
 // A stream has the methods that connections of all networks have.

@@ -16,6 +16,7 @@ import (
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/stream"
 	"cutthrough.example/internal/syserr"
+	"cutthrough.example/internal/wait"
 )
 
 // An App is an application: it listens, dials, shares memory with other applications, and
@@ -141,7 +142,7 @@ func newApp(l segpool.Limits, logger *slog.Logger) *app {
 		pools:     make(map[segpool.Geometry]*localPool),
 	}
 	a.janitor.Memory = a.account
-	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Janitor: &a.janitor, Counts: &a.counts, Inspect: a.inspect, Log: a.log})
+	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Janitor: &a.janitor, Counts: &a.counts, Inspect: a.inspect, Reset: a.reset, Log: a.log})
 	return a
 }
 
@@ -182,6 +183,13 @@ func (a *app) listener(key string, bubble int) *Listener {
 // none that it can use, see [rendezvous.Absences].
 func (a *app) absent(name string) (rendezvous.Stamp, error) {
 	return a.remote.Absences.Absent(name, a.opened.Load())
+}
+
+// show lets [Inspect] find the application, also if it only dials.
+func (a *app) show() {
+	if !wait.InBubble() { // the goroutine would belong to the bubble
+		a.remote.Show()
+	}
 }
 
 // addLocal returns false if the application is closed.

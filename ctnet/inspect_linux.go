@@ -1,56 +1,229 @@
 package ctnet
 
 import (
+	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
+	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"cutthrough.example/internal/pair"
 	"cutthrough.example/internal/rendezvous"
+	"cutthrough.example/internal/syserr"
+)
+
+const (
+	// stoppedPatience is how long Inspect waits for a process that is stopped, and
+	// inspectPatience for any other. One that has 100,000 connections takes a second.
+	stoppedPatience = 500 * time.Millisecond
+	inspectPatience = 3 * time.Second
+
+	// maxAsked is how many sockets are connected to at a time.
+	maxAsked = 256
 )
 
 // Inspect returns a [Snapshot] of each application that listens in this network namespace, or in
-// the directory that CTNET_DIR names, and that belongs to this user or to root; for root, of each
-// application.
-// A connection with any other application is seen from the end that is in one of these. The
-// error names the applications that did not answer; the other Snapshots are returned.
+// the directory that CTNET_DIR names, or has dialed there, and that belongs to this user or to root;
+// for root, of each application. Those that only dial are found in this network namespace. A
+// connection with any other application is seen from the end that is in one of these.
+//
+// All are asked at the same time. Inspect waits for half a second for a process that is stopped, and
+// for three for one that does not answer. The error names those; the other Snapshots are returned.
+//
+// PID, UID and Exe of a Snapshot are what the kernel says. Everything else is what the application
+// says of itself, and may be any text and number if its user means harm.
 func Inspect(ctx context.Context) ([]Snapshot, error) {
-	paths, err := rendezvous.List()
+	sockets, err := rendezvous.List()
 	if err != nil {
 		return nil, err
 	}
+	slices.Sort(sockets)
+	processes, errs := reach(ctx, sockets)
 	var all []Snapshot
-	var errs []error
-	for _, path := range paths {
-		s, err := inspect(ctx, path)
-		switch {
-		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
-			// The listener is gone.
-		case isStranger(err):
-			// Its user shows it to nobody else.
-		case err != nil:
-			errs = append(errs, &os.PathError{Op: "inspect", Path: path, Err: err})
-		case !slices.ContainsFunc(all, func(o Snapshot) bool { return o.App == s.App }):
-			all = append(all, s)
-		}
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	for _, p := range processes {
+		asking.Go(func() {
+			found, err := p.ask(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, found...)
+			if err != nil {
+				errs = append(errs, err)
+			}
+		})
 	}
+	asking.Wait()
+	slices.SortFunc(all, func(a, b Snapshot) int { return cmp.Or(a.PID-b.PID, strings.Compare(a.App, b.App)) })
 	return all, errors.Join(errs...)
 }
 
-// inspect asks the application that listens on a socket.
-func inspect(ctx context.Context, path string) (s Snapshot, err error) {
-	b, cred, err := pair.Inspect(ctx, path)
-	if err != nil {
+// A process is one that is to be asked.
+type process struct {
+	cred    rendezvous.Cred
+	sockets []reached
+}
+
+type reached struct {
+	name string
+	*pair.Inspection
+}
+
+// reach connects to sockets, and returns the processes that it has found.
+func reach(ctx context.Context, sockets []string) (all []*process, errs []error) {
+	found := make([]*pair.Inspection, len(sockets))
+	failed := make([]error, len(sockets))
+	turns := make(chan struct{}, maxAsked)
+	var connecting sync.WaitGroup
+	for i, name := range sockets {
+		turns <- struct{}{}
+		connecting.Go(func() {
+			defer func() { <-turns }()
+			ctx, cancel := context.WithTimeout(ctx, stoppedPatience)
+			defer cancel()
+			found[i], failed[i] = pair.Reach(ctx, name)
+		})
+	}
+	connecting.Wait()
+	byPID := make(map[int]*process)
+	for i, name := range sockets {
+		err := failed[i]
+		switch {
+		case err == nil:
+		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
+			continue // the listener is gone
+		case isStranger(err):
+			continue // its user shows it to nobody else
+		default:
+			if err == context.DeadlineExceeded && ctx.Err() == nil {
+				err = rendezvous.ErrSilent // its queue is full
+			}
+			errs = append(errs, &os.PathError{Op: "inspect", Path: name, Err: err})
+			continue
+		}
+		cred := found[i].Cred
+		p := byPID[cred.PID]
+		if p == nil || cred.PID == 0 {
+			p = &process{cred: cred}
+			byPID[cred.PID] = p
+			all = append(all, p)
+		}
+		p.sockets = append(p.sockets, reached{name, found[i]})
+	}
+	return all, errs
+}
+
+// ask asks each application of the process once: it has the same answer on all of its sockets. After
+// the first that doesn't answer it asks no more.
+func (p *process) ask(ctx context.Context) (all []Snapshot, err error) {
+	defer func() {
+		for _, s := range p.sockets {
+			s.Close()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, inspectPatience)
+	defer cancel()
+	defer time.AfterFunc(stoppedPatience, func() {
+		if isStopped(p.cred.PID) {
+			cancel()
+		}
+	}).Stop()
+	known := make(map[string]bool)
+	for _, r := range p.sockets {
+		if known[r.name] {
+			continue
+		}
+		s, err := p.askAt(ctx, r)
+		if err != nil {
+			return all, &os.PathError{Op: "inspect", Path: fmt.Sprintf("process %d at %s", p.cred.PID, r.name), Err: err}
+		}
+		for _, name := range s.Sockets {
+			known[name] = true
+		}
+		if !slices.ContainsFunc(all, func(o Snapshot) bool { return o.App == s.App }) {
+			all = append(all, s)
+		}
+	}
+	return all, nil
+}
+
+// Errors of processes that do not answer.
+var (
+	errStopped = syserr.New(syscall.ETIMEDOUT, "it is stopped")
+	errMute    = syserr.New(syscall.ETIMEDOUT, "it does not answer")
+	errExited  = syserr.New(syscall.ECONNRESET, "it has exited, or hung up")
+)
+
+// askAt asks for a Snapshot at one socket.
+func (p *process) askAt(ctx context.Context, r reached) (s Snapshot, err error) {
+	b, err := r.Snapshot(ctx)
+	switch {
+	case err == nil:
+	case ctx.Err() == context.Canceled && isStopped(p.cred.PID):
+		return s, errStopped
+	case ctx.Err() == context.DeadlineExceeded:
+		return s, errMute
+	case ctx.Err() != nil:
+		return s, ctx.Err()
+	case rendezvous.IsEnd(err):
+		return s, errExited
+	default:
 		return s, err
 	}
-	if err := json.Unmarshal(b, &s); err != nil {
-		return s, err
+	if s, err = decode(b); err != nil {
+		return s, rendezvous.Broken(err)
 	}
-	if cred.PID != 0 {
-		s.PID = cred.PID // the number in this PID namespace
+	s.socket = r.name
+	s.UID, s.Exe = p.cred.UID, ""
+	if p.cred.PID != 0 {
+		s.PID = p.cred.PID // the number in this PID namespace
+		s.Exe, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", p.cred.PID))
 	}
 	return s, nil
+}
+
+// isStopped reports whether a process is stopped, by a signal or a debugger.
+func isStopped(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// The state follows the name, which is in parentheses and may have any bytes.
+	rest := b[bytes.LastIndexByte(b, ')')+1:]
+	return len(rest) > 1 && (rest[1] == 'T' || rest[1] == 't')
+}
+
+// ResetConn asks the application of a Snapshot that [Inspect] has returned to reset one of its
+// connections: at both ends calls return ECONNRESET, at the other one after the bytes that were
+// written. A Dial that was not answered yet fails. The error is ESRCH if the application has no
+// connection with that ID any more.
+func (s *Snapshot) ResetConn(ctx context.Context, id string) error {
+	if s.socket == "" {
+		return syserr.New(syscall.EINVAL, "the Snapshot is not one of Inspect")
+	}
+	ctx, cancel := context.WithTimeout(ctx, inspectPatience)
+	defer cancel()
+	err := s.reset(ctx, id)
+	if err != nil {
+		err = &os.PathError{Op: "reset", Path: id, Err: err}
+	}
+	return err
+}
+
+func (s *Snapshot) reset(ctx context.Context, id string) error {
+	i, err := pair.Reach(ctx, s.socket)
+	if err != nil {
+		return err
+	}
+	defer i.Close()
+	if i.Cred.PID != 0 && i.Cred.PID != s.PID {
+		return syserr.New(syscall.ESRCH, "another process has the socket now")
+	}
+	return i.Reset(ctx, id)
 }

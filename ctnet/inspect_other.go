@@ -2,8 +2,14 @@
 
 package ctnet
 
-import "context"
+import (
+	"context"
+	"syscall"
+)
 
 // Inspect returns the Snapshots of the applications on this machine that belong
 // to this user. On this system they can't be asked.
 func Inspect(ctx context.Context) ([]Snapshot, error) { return nil, nil }
+
+// ResetConn fails: on this system applications can't be asked.
+func (s *Snapshot) ResetConn(ctx context.Context, id string) error { return syscall.ENOSYS }

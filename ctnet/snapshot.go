@@ -40,6 +40,9 @@ type Snapshot struct {
 	CutOff     uint64
 	Violations Violations // what they had done
 
+	// Sockets are the names or paths through which the application is found.
+	Sockets []string
+
 	Listeners   []ListenerInfo
 	Connections []ConnInfo
 
@@ -49,6 +52,8 @@ type Snapshot struct {
 
 	Pairs   []PairInfo
 	Omitted int // connections that are not in Connections, as there are too many
+
+	socket string // through which Inspect has found the application
 }
 
 // Violations are how often peers broke the protocol, by what they did.
@@ -185,6 +190,7 @@ func (a *app) snapshot() Snapshot {
 		CutOff:     violations.Total(),
 		Violations: Violations(violations),
 		Fallbacks:  a.fallbacks.list(),
+		Sockets:    a.remote.Sockets(),
 	}
 	s.Exe, _ = os.Executable()
 	a.mu.Lock()
@@ -280,8 +286,35 @@ func (a *app) pairs(until time.Time, exe string) (all []PairInfo) {
 	return all
 }
 
-// inspect returns the snapshot as [Inspect] expects it.
-func (a *app) inspect() ([]byte, error) { return json.Marshal(a.snapshot()) }
+// inspect returns the snapshot as [Inspect] expects it. It leaves connections out until the rest is no
+// larger than it may be: their addresses can be long.
+func (a *app) inspect() ([]byte, error) {
+	s := a.snapshot()
+	for {
+		b, err := json.Marshal(s)
+		if err != nil || len(b) <= pair.MaxAnswer || len(s.Connections) == 0 {
+			return b, err
+		}
+		keep := len(s.Connections) / 2
+		s.Omitted += len(s.Connections) - keep
+		s.Connections = s.Connections[:keep]
+	}
+}
+
+// reset resets the connection with an ID, for [Snapshot.ResetConn]. It reports whether there is one.
+func (a *app) reset(id string) (done bool) {
+	for _, c := range a.conns() {
+		switch {
+		case c.id != id:
+		case c.halfOpen:
+			c.end.Abort() // so that a Dial returns
+			done = true
+		case c.end.Sever():
+			done = true
+		}
+	}
+	return done
+}
 
 // A seen is a connection that is to be described.
 type seen struct {

@@ -3,7 +3,6 @@ package pair
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -178,7 +177,7 @@ func (h *Host) attachError(ctx context.Context, err error) error {
 			return ctx.Err()
 		}
 		return rendezvous.ErrSilent
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case rendezvous.IsEnd(err):
 		return errHungUp
 	case err == syscall.ESTALE:
 		return ErrRetired

@@ -27,12 +27,16 @@ type Host struct {
 	group   *sched.Group
 	clients map[clientKey]*client // the pairs that Dials find
 	servers map[*server]struct{}
+	doors   map[*Door]struct{}  // open ones
 	all     map[member]struct{} // the pairs with a reference left
 	// attaching are the client's handshakes under way.
 	attaching map[clientKey]*flight
 
 	channels map[rendezvous.Channel]struct{} // open ones, also of handshakes
 	users    sync.WaitGroup                  // counts open channels; each has a goroutine
+
+	shown atomic.Bool // see Show
+	own   *Door       // what Show has made, or nil; guarded by mu
 
 	complaints complaints
 	violations [violations]atomic.Uint64
@@ -58,6 +62,7 @@ func (h *Host) Init(c Config) {
 	h.attaching = make(map[clientKey]*flight)
 	h.channels = make(map[rendezvous.Channel]struct{})
 	h.servers = make(map[*server]struct{})
+	h.doors = make(map[*Door]struct{})
 }
 
 // begin counts a channel on which a handshake begins, until end. It fails if the application
@@ -179,7 +184,11 @@ func (h *Host) Close() {
 	h.closed = true
 	all := slices.Collect(maps.Keys(h.all))
 	channels := slices.Collect(maps.Keys(h.channels))
+	own := h.own
 	h.mu.Unlock()
+	if own != nil {
+		own.Close()
+	}
 	for _, m := range all {
 		m.each(func(e *stream.End, _ any, _ Spot, _ bool) { e.Abort() })
 	}

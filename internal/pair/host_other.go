@@ -29,6 +29,15 @@ func (*Host) Each(func(owner any, at Spot, halfOpen bool)) {}
 // Infos returns nil.
 func (*Host) Infos(time.Time) []Info { return nil }
 
+// Show does nothing.
+func (*Host) Show() {}
+
+// Sockets returns nil.
+func (*Host) Sockets() []string { return nil }
+
+// MaxAnswer is the size of the largest answer that [Config.Inspect] may return, in bytes.
+const MaxAnswer = 128 << 20
+
 // Dial fails.
 func (*Host) Dial(context.Context, Target, Dialing) error {
 	return syserr.New(syscall.ECONNREFUSED, "nobody in this process listens there; ctnet connects processes on Linux only")

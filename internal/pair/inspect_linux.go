@@ -4,45 +4,98 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/syserr"
 )
 
-// maxAnswer is the size of the largest answer that Inspect reads, in bytes.
-const maxAnswer = 256 << 20
+// MaxAnswer is the size of the largest answer that [Config.Inspect] may return, in bytes. No larger
+// one is read.
+const MaxAnswer = 128 << 20
 
-// Inspect asks the application that listens on a socket for what its [Config.Inspect]
-// returns. Only an application of this user or of root is asked; for root, of any user.
-func Inspect(ctx context.Context, name string) ([]byte, rendezvous.Cred, error) {
+// An Inspection is a connection to an application's socket, for one question.
+type Inspection struct {
+	Cred rendezvous.Cred // of the application's process
+	ch   rendezvous.Channel
+}
+
+// Reach connects to a socket, as [rendezvous.List] names it. Only an application of this user or of
+// root is asked; for root, of any user. The caller closes the Inspection.
+func Reach(ctx context.Context, name string) (*Inspection, error) {
 	ch, cred, err := rendezvous.DialName(ctx, name, func(c rendezvous.Cred) bool {
 		return rendezvous.Ours(c) || rendezvous.Known(c) && os.Geteuid() == 0
 	})
 	if err != nil {
-		return nil, cred, err
+		return nil, err
 	}
-	defer ch.Close()
-	done := ch.LimitHandshake(ctx)
-	defer done()
-	if err := ch.Send(rendezvous.Message{Kind: rendezvous.KindInspect}); err != nil {
-		return nil, cred, err
+	return &Inspection{cred, ch}, nil
+}
+
+// Close ends the Inspection.
+func (i *Inspection) Close() { i.ch.Close() }
+
+// Snapshot asks for what the application's [Config.Inspect] returns.
+func (i *Inspection) Snapshot(ctx context.Context) ([]byte, error) {
+	defer i.ch.LimitHandshake(ctx)()
+	if err := i.ch.Send(rendezvous.Message{Kind: rendezvous.KindInspect}); err != nil {
+		return nil, err
 	}
-	m, fds, err := ch.Expect(rendezvous.KindSnapshot, 1)
+	m, fds, err := i.ch.Expect(rendezvous.KindSnapshot, 1)
 	defer func() { go fds.Close() }() // the other process can make that block
 	if err != nil {
-		return nil, cred, err
+		return nil, err
 	}
-	if m.Size > maxAnswer {
-		return nil, cred, rendezvous.ErrProtocol
+	if m.Size > MaxAnswer {
+		return nil, ErrTooLarge
 	}
 	mem, err := segpool.OpenShared(fds[0], int(m.Size), segpool.ByMaker)
 	if err != nil {
-		return nil, cred, err
+		return nil, rendezvous.Broken(err)
 	}
 	defer mem.Free()
-	return bytes.Clone(mem.Bytes), cred, nil
+	return bytes.Clone(mem.Bytes), nil
+}
+
+// ErrTooLarge means that an application's answer is larger than an honest one is.
+var ErrTooLarge = syserr.New(syscall.EPROTO, "its answer is larger than any answer may be")
+
+// Reset asks for the reset of the connection with an ID. The error is ESRCH if there is none, and
+// EPROTO if the application's ctnet is of a version that doesn't know the question.
+func (i *Inspection) Reset(ctx context.Context, id string) error {
+	defer i.ch.LimitHandshake(ctx)()
+	m := rendezvous.Message{Kind: rendezvous.KindReset}
+	if len(id) > len(m.Name) {
+		return syscall.ESRCH
+	}
+	m.NameLen = uint32(copy(m.Name[:], id))
+	if err := i.ch.Send(m); err != nil {
+		return err
+	}
+	m, fds, err := i.ch.Receive()
+	defer func() { go fds.Close() }()
+	if err == nil && m.Kind == rendezvous.KindWelcome {
+		return ErrNoReset
+	}
+	if err == nil {
+		err = m.Check(rendezvous.KindDone, 0, fds)
+	}
+	return err
+}
+
+// ErrNoReset is the answer of a version that can't reset a connection when it is asked to.
+var ErrNoReset = syserr.New(syscall.EPROTO, "its version of ctnet can't reset a connection from outside")
+
+// answerReset does what the message of an Inspection asks for.
+func (h *Host) answerReset(ch rendezvous.Channel, m rendezvous.Message) error {
+	answer := rendezvous.Message{Kind: rendezvous.KindDone}
+	if !h.Config.Reset(string(m.Name[:min(m.NameLen, rendezvous.MaxTarget)])) {
+		answer.Errno = uint32(syscall.ESRCH)
+	}
+	return ch.Send(answer)
 }
 
 // answerInspect sends what Config.Inspect returns.

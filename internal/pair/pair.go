@@ -177,4 +177,7 @@ type Config struct {
 	// asks for it.
 	Inspect func() ([]byte, error)
 	Log     func() *slog.Logger
+	// Reset resets the connection with an ID, for such a process, and reports whether there
+	// was one.
+	Reset func(id string) bool
 }

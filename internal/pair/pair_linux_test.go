@@ -30,7 +30,7 @@ type app struct {
 
 func newApp(t *testing.T, id uint64) *app {
 	a := &app{account: segpool.NewAccount(segpool.Limits{Conns: 1000, Segments: 100, Bytes: 1 << 40, Memory: 1 << 40})}
-	a.Init(Config{ID: id, Numbers: &a.numbers, Account: a.account, Janitor: &stream.Janitor{Memory: a.account}, Counts: new(Counts), Inspect: func() ([]byte, error) { return []byte("inspected"), nil }})
+	a.Init(Config{ID: id, Numbers: &a.numbers, Account: a.account, Janitor: &stream.Janitor{Memory: a.account}, Counts: new(Counts), Inspect: func() ([]byte, error) { return []byte("inspected"), nil }, Reset: func(id string) bool { return id == "1.2" }})
 	return a
 }
 
@@ -212,9 +212,17 @@ func TestPair(t *testing.T) {
 	require.Eventually(t, func() bool { return serverApp.account.Usage().Conns == 0 }, leakcheck.Patience, time.Millisecond)
 	path, err := rendezvous.List()
 	require.NoError(t, err)
-	b, _, err := Inspect(t.Context(), path[0])
+	ask := func() *Inspection {
+		i, err := Reach(t.Context(), path[0])
+		require.NoError(t, err)
+		t.Cleanup(i.Close)
+		return i
+	}
+	b, err := ask().Snapshot(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, "inspected", string(b))
+	require.NoError(t, ask().Reset(t.Context(), "1.2"))
+	require.Equal(t, syscall.ESRCH, ask().Reset(t.Context(), "1.3"))
 	serverApp.open(t, "full", &listener{name: "it", errno: syscall.ENOBUFS})
 	_, err = clientApp.dial(t, "full", "it")
 	require.Equal(t, syscall.ENOBUFS, err)

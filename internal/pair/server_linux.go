@@ -44,10 +44,17 @@ func (h *Host) Open(ctx context.Context, l Listener, key string) (*Door, error) 
 	if err != nil {
 		return nil, err
 	}
+	return h.door(l, socket), nil
+}
+
+func (h *Host) door(l Listener, socket *rendezvous.Socket) *Door {
 	d := &Door{l: l, host: h, socket: socket}
 	d.peers.init(l.PeerLimits(), h.Account)
 	d.strangers.init(PeerLimits{}, h.Account)
-	return d, nil
+	h.mu.Lock()
+	h.doors[d] = struct{}{}
+	h.mu.Unlock()
+	return d
 }
 
 // Serve lets applications attach, until [Door.Close].
@@ -102,6 +109,8 @@ func (d *Door) served(v *visitor, m rendezvous.Message) bool {
 	case !rendezvous.Ours(v.cred):
 	case m.Kind == rendezvous.KindInspect:
 		return d.host.answerInspect(v.ch) == nil
+	case m.Kind == rendezvous.KindReset:
+		return d.host.answerReset(v.ch, m) == nil
 	case m.Kind == rendezvous.KindTakeover && d.l.Shared():
 		return d.socket.HandOver(v.ch, d.retire) == nil
 	}
@@ -126,6 +135,10 @@ func (d *Door) retire() {
 // Close lets no more applications attach, and tells the attached ones to attach anew for later
 // Dials.
 func (d *Door) Close() {
+	h := d.host
+	h.mu.Lock()
+	delete(h.doors, d)
+	h.mu.Unlock()
 	d.socket.Close()
 	d.retire()
 }

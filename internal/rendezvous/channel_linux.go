@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -258,6 +259,11 @@ func (ch Channel) PeerProcess(c Cred) (fd int) {
 		return -1
 	}
 	return fd
+}
+
+// IsEnd reports whether err says that the other end of a channel was closed.
+func IsEnd(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // aLongTimeAgo is a deadline that ends the calls under way.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,15 +117,18 @@ func dialOnce(next func(i int) (string, error), trust func(Cred) bool) (int, Cre
 	}
 }
 
-// List returns the names or paths of all sockets in this place.
+// List returns the names or paths of all sockets in this place, and those of applications that do not
+// listen there.
 func List() ([]string, error) {
+	names, err := listNames()
 	dir := Dir()
-	if dir == "" {
-		return listNames()
+	if dir == "" || err != nil {
+		return slices.DeleteFunc(names, func(n string) bool { return strings.HasPrefix(n, ownDirPrefix) }), err
 	}
+	own := slices.DeleteFunc(names, func(n string) bool { return !strings.HasPrefix(n, ownNames(dir)) })
 	if err := checkDir(dir); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
+			return own, nil
 		}
 		return nil, err
 	}
@@ -135,5 +139,5 @@ func List() ([]string, error) {
 			paths = append(paths, filepath.Join(dir, f.Name()))
 		}
 	}
-	return paths, err
+	return append(paths, own...), err
 }

@@ -21,6 +21,8 @@ const (
 	KindTakeover            // in place of hello: another listener has the address now
 	KindTaken               // server: it has retired
 	KindFull                // the queue of the receiver's doorbell is full
+	KindReset               // in place of hello: asks for the reset of the connection with the ID in Name
+	KindDone                // server: it was done, or an errno
 )
 
 // A Message has the same fields for all kinds. A field that a kind doesn't use is 0.

@@ -3,6 +3,7 @@ package rendezvous
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net"
 	"os"
 	"runtime"
@@ -116,6 +117,35 @@ func listenPacket(name string) (*net.UnixListener, error) {
 	}
 	ln.SetUnlinkOnClose(false)
 	return ln, nil
+}
+
+// Applications that do not listen have sockets too, at which they can be asked what they do. Their
+// names are in the network namespace also if CTNET_DIR is set, so that none is left behind: then
+// the name has a hash of the directory.
+const (
+	ownPrefix    = namePrefix + "0/app:"
+	ownDirPrefix = ownPrefix + "dir-"
+)
+
+// ownNames returns what the names of applications' own sockets begin with in a place.
+func ownNames(dir string) string {
+	if dir == "" {
+		return ownPrefix
+	}
+	sum := sha256.Sum256([]byte(dir))
+	return ownDirPrefix + hex.EncodeToString(sum[:12]) + "-"
+}
+
+// Show makes the own socket of an application with this number. It has no beacon: nobody dials it.
+func Show(id uint64) (*Socket, error) {
+	name := fmt.Sprintf("%s%016x", ownNames(Dir()), id)
+	ln, err := listenPacket(name)
+	if err != nil {
+		return nil, err
+	}
+	s := newSocket(place{}, "")
+	s.open(door{ln: ln, name: name, beacon: -1})
+	return s, nil
 }
 
 // listNames returns the names on which somebody listens in the network namespace.

@@ -37,7 +37,7 @@ type door struct {
 	ln     *net.UnixListener
 	name   string
 	seat   int
-	beacon int    // if the name is in the network namespace
+	beacon int    // if the name is in the network namespace; -1 if there is none
 	id     fileID // of the file, otherwise
 }
 
@@ -56,13 +56,17 @@ func Bind(ctx context.Context, key string, takeover bool) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{at: at, key: key, arrivals: make(chan Channel), done: make(chan struct{})}
+	s := newSocket(at, key)
 	s.open(d)
 	if at.dir != "" || d.seat > 0 {
 		s.netns, _ = hostnet.NetNamespace()
 		s.serving.Go(s.keep)
 	}
 	return s, nil
+}
+
+func newSocket(at place, key string) *Socket {
+	return &Socket{at: at, key: key, arrivals: make(chan Channel), done: make(chan struct{})}
 }
 
 // open adds a door.
@@ -104,6 +108,16 @@ func (s *Socket) Accept() (Channel, error) {
 	case <-s.done:
 		return Channel{}, net.ErrClosed
 	}
+}
+
+// Names returns the names or paths under which the socket is found.
+func (s *Socket) Names() (names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.doors {
+		names = append(names, d.name)
+	}
+	return names
 }
 
 // keepEvery is how often a Socket looks after its doors.
@@ -248,7 +262,9 @@ func closeAll(fds []int) {
 // the socket, or keeps the inode by another descriptor until the file is removed.
 func (d door) close(at place) {
 	if at.dir == "" {
-		unix.Close(d.beacon) // first: nobody looks for the door who does not see it
+		if d.beacon >= 0 {
+			unix.Close(d.beacon) // first: nobody looks for the door who does not see it
+		}
 		d.ln.Close()
 		return
 	}

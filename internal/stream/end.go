@@ -93,6 +93,7 @@ const (
 	corrupted               // the peer broke the protocol
 	bytesLost               // the peer closed without having read a Write's bytes
 	lingerZero              // by SetLinger(0)
+	severed                 // by Sever
 )
 
 // A Peer is an end's way to its other end.
@@ -260,7 +261,7 @@ func (e *End) Status() (s Status, ok bool) {
 	return Status{
 		WriteClosed: state&writeClosed != 0,
 		PeerClosed:  fin || reset || state&(peerGone|corrupted) != 0,
-		Reset:       reset || state&(bytesLost|corrupted) != 0 || !fin && state&peerGone != 0,
+		Reset:       reset || state&(bytesLost|corrupted|severed) != 0 || !fin && state&peerGone != 0,
 		Recv:        e.flow(reading, e.rx.Passed(), e.rx.Queued(), e.rx.Size(), now),
 		Send:        e.flow(writing, e.tx.Passed(), e.tx.Queued(), e.tx.Size(), now),
 		Age:         max(0, now-e.made),
@@ -273,7 +274,7 @@ func (e *End) Status() (s Status, ok bool) {
 func (e *End) WasReset() bool {
 	fin, reset := e.rx.Ended()
 	state := e.state.Load()
-	return reset || e.tx.WasReset() || state&(bytesLost|corrupted) != 0 || !fin && state&peerGone != 0
+	return reset || e.tx.WasReset() || state&(bytesLost|corrupted|severed) != 0 || !fin && state&peerGone != 0
 }
 
 // corrupt ends a connection whose peer broke the protocol. The caller has a lock.
@@ -375,6 +376,9 @@ func (e *End) readEnd() readEnd {
 	}
 	if state&corrupted != 0 {
 		return readEnd{errCorrupt, true}
+	}
+	if state&severed != 0 {
+		return readEnd{syscall.ECONNRESET, true}
 	}
 	return readEnd{err: e.streamEnd(state)}
 }
@@ -530,8 +534,11 @@ func (e *End) beforeWrite() error {
 // at this end will return ECONNRESET. Programs rely on that: net/http repeats a request on a
 // connection that the server was just closing if reading fails, but not if writing fails.
 func (e *End) afterWrite() error {
-	if e.state.Load()&corrupted != 0 {
+	switch state := e.state.Load(); {
+	case state&corrupted != 0:
 		return errCorrupt
+	case state&severed != 0:
+		return syscall.ECONNRESET
 	}
 	if e.peerEnd() != nil && !e.tx.Empty() {
 		e.lose()
@@ -552,6 +559,8 @@ func (e *End) lost() error {
 		return net.ErrClosed
 	case state&corrupted != 0:
 		return errCorrupt
+	case state&severed != 0:
+		return syscall.ECONNRESET
 	case state&writeClosed != 0:
 		return syscall.EPIPE
 	}

@@ -64,6 +64,8 @@ func (e *End) resumeWriting() error {
 		return net.ErrClosed
 	case state&corrupted != 0:
 		return errCorrupt
+	case state&severed != 0:
+		return syscall.ECONNRESET
 	case state&writeClosed != 0:
 		return syscall.EPIPE
 	}
@@ -89,7 +91,7 @@ func (e *End) endStream() {
 
 // tellEnd tells the peer that the stream has ended. No goroutine publishes any more.
 func (e *End) tellEnd() {
-	if e.state.Load()&corrupted != 0 {
+	if e.state.Load()&(corrupted|severed) != 0 {
 		e.tx.Reset()
 	} else {
 		e.tx.Fin()
@@ -127,6 +129,21 @@ func (e *End) Abort() {
 	e.Close()
 }
 
+// Sever resets the connection from outside: calls at this end return ECONNRESET at once, and the peer
+// gets it after the bytes that were written. The user still has to close the end. It returns false
+// if the end is closed.
+func (e *End) Sever() bool {
+	if !e.gate.enter() {
+		return false
+	}
+	e.state.Or(severed)
+	e.rx.Close()
+	e.endStream()
+	e.wakeAll()
+	e.Leave()
+	return true
+}
+
 // Refuse closes an end without telling the peer: the slot's state word tells it that there is
 // no connection. Refuse calls first before [Peer].LetGo, unless the end was closed before.
 func (e *End) Refuse(first func()) {
@@ -147,7 +164,7 @@ func (e *End) shutdown() {
 		return
 	}
 	e.rx.Close()
-	reset := e.state.Load()&(lingerZero|corrupted) != 0
+	reset := e.state.Load()&(lingerZero|corrupted|severed) != 0
 	if !reset && e.rx.Unread() {
 		if e.gate.postpone(reading, gateShut) {
 			return

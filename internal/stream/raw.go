@@ -65,7 +65,7 @@ func (e *End) RawControl(f func(fd uintptr)) error {
 // it stops the consumer, as any other call that returns the end does.
 func (e *End) showEnd(s *standin.Socket) {
 	state := e.state.Load() // before the fifo, see readEnd
-	if state&corrupted != 0 {
+	if state&(corrupted|severed) != 0 {
 		s.End(true)
 		return
 	}

@@ -1,0 +1,200 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cutthrough.example/conformance/internal/harness"
+	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/leakcheck"
+	"github.com/stretchr/testify/require"
+)
+
+// inspected returns the Snapshot of a process, or nil.
+func inspected(t *testing.T, pid int) (found *ctnet.Snapshot) {
+	t.Helper()
+	all, _ := ctnet.Inspect(t.Context()) // other processes on the machine may not answer
+	for _, s := range all {
+		if s.PID == pid {
+			require.Nil(t, found, "twice the same application")
+			found = &s
+		}
+	}
+	return found
+}
+
+// TestInspectDialer finds a process that only dials: one that has a connection, and one that only has
+// one through the kernel.
+func TestInspectDialer(t *testing.T) {
+	for _, dir := range []string{"", t.TempDir()} {
+		t.Setenv("CTNET_DIR", dir)
+		ln := listenOn(t, ctnet.ListenConfig{App: harness.NewApp(t)})
+		p := launch(t, "dial", "CTNET_TEST_NETWORK=ct", "CTNET_TEST_BACK="+t.Name())
+		defer p.end()
+		p.line(t)
+		var s *ctnet.Snapshot
+		harness.Eventually(t, func() bool { // it is shown in a goroutine
+			s = inspected(t, p.cmd.Process.Pid)
+			return s != nil
+		})
+		require.Empty(t, s.Listeners)
+		require.Len(t, s.Sockets, 1)
+		require.Len(t, s.Connections, 1)
+		require.Equal(t, t.Name(), s.Connections[0].Remote)
+		require.Equal(t, os.Getpid(), s.Connections[0].Peer.PID)
+		require.Equal(t, os.Geteuid(), s.UID)
+		exe, err := os.Executable()
+		require.NoError(t, err)
+		require.Equal(t, exe, s.Exe)
+		ln.Close()
+
+		kernel, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer kernel.Close()
+		p = launch(t, "dial", "CTNET_TEST_NETWORK=tcp", "CTNET_TEST_BACK="+kernel.Addr().String())
+		defer p.end()
+		p.line(t)
+		harness.Eventually(t, func() bool {
+			s = inspected(t, p.cmd.Process.Pid)
+			return s != nil
+		})
+		require.Empty(t, s.Connections)
+		require.Len(t, s.Fallbacks, 1)
+		require.Equal(t, ctnet.ReasonAbsent, s.Fallbacks[0].Reason)
+	}
+}
+
+// TestShownOnce has an application that dials be found by one socket, which goes with it, and an
+// application that listens by that of its listener.
+func TestShownOnce(t *testing.T) {
+	leakcheck.Check(t)
+	a, server := harness.NewApp(t), harness.NewApp(t)
+	ln := listenOn(t, ctnet.ListenConfig{App: server})
+	for range 3 {
+		d := ctnet.Dialer{App: a}
+		c, err := d.Dial("ct", t.Name())
+		require.NoError(t, err)
+		s, err := ln.Accept()
+		require.NoError(t, err)
+		c.Close()
+		s.Close()
+	}
+	harness.Eventually(t, func() bool { return len(a.Snapshot().Sockets) == 1 })
+	require.Len(t, server.Snapshot().Sockets, 1)
+	require.NoError(t, a.Close())
+	require.Empty(t, a.Snapshot().Sockets)
+}
+
+// TestInspectStopped asks when processes are stopped, with several sockets each: all of them together
+// take little more than half a second.
+func TestInspectStopped(t *testing.T) {
+	var pids []int
+	for _, name := range []string{"a", "b", "c"} {
+		cmd := startProcess(t, "echo", t.Name()+name)
+		pids = append(pids, cmd.Process.Pid)
+	}
+	running := startProcess(t, "echo", t.Name())
+	for _, pid := range pids {
+		require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+		defer syscall.Kill(pid, syscall.SIGCONT)
+		harness.Eventually(t, func() bool {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			return err == nil && strings.Contains(string(b), "State:\tT")
+		})
+	}
+	start := time.Now()
+	all, err := ctnet.Inspect(t.Context())
+	took := time.Since(start)
+	require.ErrorIs(t, err, syscall.ETIMEDOUT)
+	require.GreaterOrEqual(t, strings.Count(err.Error(), "it is stopped"), 3)
+	require.GreaterOrEqual(t, took, 500*time.Millisecond)
+	require.Less(t, took, 2500*time.Millisecond, "one after the other, or as for one that runs")
+	var found bool
+	for _, s := range all {
+		require.NotContains(t, pids, s.PID)
+		found = found || s.PID == running.Process.Pid
+	}
+	require.True(t, found)
+}
+
+// TestResetConn resets connections of other processes, and of this one, from outside.
+func TestResetConn(t *testing.T) {
+	a := harness.NewApp(t)
+	cmd := startProcess(t, "echo", t.Name())
+	c, other := dial(t, a, t.Name()), dial(t, a, t.Name())
+	defer c.Close()
+	defer other.Close()
+	requireEcho(t, c)
+	requireEcho(t, other)
+	read := make(chan error, 1)
+	go func() {
+		_, err := c.Read(make([]byte, 1))
+		read <- err
+	}()
+	s := inspected(t, cmd.Process.Pid)
+	require.NotNil(t, s)
+	var id string
+	for _, info := range s.Connections {
+		if info.Remote == c.LocalAddr().String() {
+			id = info.ID
+		}
+	}
+	require.NotEmpty(t, id)
+	require.NoError(t, s.ResetConn(t.Context(), id))
+	require.ErrorIs(t, <-read, syscall.ECONNRESET)
+	requireEcho(t, other)
+	harness.Eventually(t, func() bool { return errors.Is(s.ResetConn(t.Context(), id), syscall.ESRCH) })
+	require.ErrorIs(t, s.ResetConn(t.Context(), strings.Repeat("9", 300)), syscall.ESRCH)
+	require.ErrorIs(t, (&ctnet.Snapshot{}).ResetConn(t.Context(), id), syscall.EINVAL)
+
+	// At this end: the call that waits returns the same error, as do later ones.
+	go func() {
+		_, err := other.Read(make([]byte, 1))
+		read <- err
+	}()
+	own := inspected(t, os.Getpid())
+	require.NotNil(t, own)
+	require.Len(t, own.Connections, 2)
+	for _, info := range own.Connections {
+		if info.Local == other.LocalAddr().String() {
+			require.NoError(t, own.ResetConn(t.Context(), info.ID))
+		}
+	}
+	require.ErrorIs(t, <-read, syscall.ECONNRESET)
+	_, err := other.Write([]byte("x"))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	require.NoError(t, other.Close())
+
+	// A Dial that was not answered fails.
+	server := harness.NewApp(t)
+	ln, err := (&ctnet.ListenConfig{App: server, Backlog: 1}).Listen(t.Context(), "ct", t.Name()+"2")
+	require.NoError(t, err)
+	defer ln.Close()
+	d := ctnet.Dialer{App: a}
+	first, err := d.Dial("ct", t.Name()+"2")
+	require.NoError(t, err)
+	defer first.Close()
+	dialed := make(chan error, 1)
+	go func() {
+		_, err := d.DialContext(context.Background(), "ct", t.Name()+"2")
+		dialed <- err
+	}()
+	halfOpen := func() (id string) {
+		for _, info := range a.Snapshot().Connections {
+			if info.State == ctnet.StateHalfOpen {
+				id = info.ID
+			}
+		}
+		return id
+	}
+	harness.Eventually(t, func() bool { return halfOpen() != "" })
+	require.NoError(t, own.ResetConn(t.Context(), halfOpen()))
+	require.Error(t, <-dialed)
+}
