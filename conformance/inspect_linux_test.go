@@ -39,11 +39,8 @@ func TestInspectDialer(t *testing.T) {
 		p := launch(t, "dial", "CTNET_TEST_NETWORK=ct", "CTNET_TEST_BACK="+t.Name())
 		defer p.end()
 		p.line(t)
-		var s *ctnet.Snapshot
-		harness.Eventually(t, func() bool { // it is shown in a goroutine
-			s = inspected(t, p.cmd.Process.Pid)
-			return s != nil
-		})
+		s := inspected(t, p.cmd.Process.Pid)
+		require.NotNil(t, s)
 		require.Empty(t, s.Listeners)
 		require.Len(t, s.Sockets, 1)
 		require.Len(t, s.Connections, 1)
@@ -61,10 +58,8 @@ func TestInspectDialer(t *testing.T) {
 		p = launch(t, "dial", "CTNET_TEST_NETWORK=tcp", "CTNET_TEST_BACK="+kernel.Addr().String())
 		defer p.end()
 		p.line(t)
-		harness.Eventually(t, func() bool {
-			s = inspected(t, p.cmd.Process.Pid)
-			return s != nil
-		})
+		s = inspected(t, p.cmd.Process.Pid)
+		require.NotNil(t, s)
 		require.Empty(t, s.Connections)
 		require.Len(t, s.Fallbacks, 1)
 		require.Equal(t, ctnet.ReasonAbsent, s.Fallbacks[0].Reason)
@@ -86,7 +81,7 @@ func TestShownOnce(t *testing.T) {
 		c.Close()
 		s.Close()
 	}
-	harness.Eventually(t, func() bool { return len(a.Snapshot().Sockets) == 1 })
+	require.Len(t, a.Snapshot().Sockets, 1)
 	require.Len(t, server.Snapshot().Sockets, 1)
 	require.NoError(t, a.Close())
 	require.Empty(t, a.Snapshot().Sockets)

@@ -37,9 +37,10 @@ var goOn = flag.Duration("hostile.time", 0, "how long each attack goes on")
 
 // roles are what other processes do.
 var roles = map[string]func(){
-	"victim":   playVictim,
-	"honest":   playHonest,
-	"attacker": playAttacker,
+	"victim":    playVictim,
+	"honest":    playHonest,
+	"attacker":  playAttacker,
+	"inspected": attackInspector,
 }
 
 func TestMain(m *testing.M) { harness.Main(m, roles) }

@@ -1,27 +1,22 @@
 package pair
 
-import (
-	"cutthrough.example/internal/rendezvous"
-)
+import "cutthrough.example/internal/rendezvous"
 
 // An application is found, by whoever wants a snapshot of it, through the sockets on which it
-// listens. One that only dials has none, so it makes one for that alone at its first Dial.
+// listens. One that only dials has none, so it makes one for that alone.
 
-// Show lets the application be found, if it isn't yet. It doesn't wait. If it fails the application
-// is seen from the other ends of its connections only.
+// Show lets the application be found, if it isn't yet. It doesn't wait for anybody. If it fails the
+// application is seen from the other ends of its connections only.
 func (h *Host) Show() {
 	if h.shown.Load() {
 		return
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed || len(h.doors) > 0 || h.shown.Swap(true) {
+	needless := h.closed || len(h.doors) > 0 || h.shown.Swap(true)
+	h.mu.Unlock()
+	if needless {
 		return
 	}
-	go h.show()
-}
-
-func (h *Host) show() {
 	socket, err := rendezvous.Show(h.ID)
 	if err != nil {
 		return
@@ -32,9 +27,10 @@ func (h *Host) show() {
 	closed := h.closed
 	h.mu.Unlock()
 	if closed {
-		d.Close() // Close may not have seen it
+		d.Close() // Host.Close has not seen it
+		return
 	}
-	d.Serve()
+	go d.Serve()
 }
 
 // Sockets returns the names or paths of the sockets through which the application is found.

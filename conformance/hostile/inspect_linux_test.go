@@ -1,0 +1,169 @@
+package hostile
+
+import (
+	"bytes"
+	"context"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/leakcheck"
+	"cutthrough.example/internal/rendezvous"
+	"cutthrough.example/internal/segpool"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// answerInspect is what attackers answer to whom asks them for a snapshot.
+var answerInspect = map[string]func(ch rendezvous.Channel) error{
+	"nothing": func(ch rendezvous.Channel) error {
+		_, _, err := ch.Receive() // until the other side has had enough
+		return err
+	},
+	"hangs up":  func(ch rendezvous.Channel) error { return nil },
+	"no packet": func(ch rendezvous.Channel) error { _, err := ch.Write([]byte("garbage")); return err },
+	"garbage":   func(ch rendezvous.Channel) error { return sendSnapshot(ch, bytes.Repeat([]byte{0xff, 0}, 1<<20), 0) },
+	"deep":      func(ch rendezvous.Channel) error { return sendSnapshot(ch, bytes.Repeat([]byte("["), 8<<20), 0) },
+	"cut off":   func(ch rendezvous.Channel) error { return sendSnapshot(ch, []byte(`{"Connections":[{"ID":"1.0.`), 0) },
+	"256 MB": func(ch rendezvous.Channel) error {
+		return sendSnapshot(ch, []byte(`{}`), 256<<20)
+	},
+	"4 GB": func(ch rendezvous.Channel) error {
+		return sendSnapshot(ch, []byte(`{}`), 1<<32-1)
+	},
+	"other size": func(ch rendezvous.Channel) error { return sendSnapshot(ch, []byte(`{}`), 3) },
+	// 100 MB of elements of 3 bytes would be 15 GB.
+	"millions of connections": func(ch rendezvous.Channel) error {
+		return sendSnapshot(ch, []byte(`{"Connections":[`+strings.Repeat(`{},`, 33<<20)+`{}]}`), 0)
+	},
+	"millions of zeros": func(ch rendezvous.Channel) error {
+		return sendSnapshot(ch, []byte(`{"Fallbacks":[`+strings.Repeat(`0,`, 50<<20)+`0]}`), 0)
+	},
+	"refuses": func(ch rendezvous.Channel) error {
+		return ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(syscall.EPROTO)})
+	},
+	"done": func(ch rendezvous.Channel) error { return ch.Send(rendezvous.Message{Kind: rendezvous.KindDone}) },
+}
+
+// sendSnapshot sends a snapshot, of which it says that it has size bytes; 0 is the right number.
+func sendSnapshot(ch rendezvous.Channel, b []byte, size uint32) error {
+	mem, fd, err := segpool.CreateShared("ctnet snapshot", len(b), segpool.ByMaker)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	defer mem.Free()
+	copy(mem.Bytes, b)
+	if size == 0 {
+		size = uint32(len(b))
+	}
+	return ch.Send(rendezvous.Message{Kind: rendezvous.KindSnapshot, Size: size}, fd)
+}
+
+type inspectArgs struct{ Name, Answer string }
+
+// attackInspector listens, and answers whoever asks.
+func attackInspector() {
+	a := args[inspectArgs]()
+	socket, err := rendezvous.Bind(background, key(a.Name), false)
+	if err != nil {
+		panic(err)
+	}
+	answer("ready", true)
+	for {
+		ch, err := socket.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer ch.Close()
+			if _, _, err := ch.Receive(); err == nil {
+				answerInspect[a.Answer](ch)
+			}
+		}()
+	}
+}
+
+// TestInspectHostile asks processes that answer anything, all at once and beside an honest one. Each
+// gets an error of its own, the honest one is seen, and it takes neither long nor much memory.
+func TestInspectHostile(t *testing.T) {
+	useDir(t)
+	honest, err := ctnet.NewApp(ctnet.AppConfig{})
+	require.NoError(t, err)
+	defer honest.Close()
+	ln, err := (&ctnet.ListenConfig{App: honest}).Listen(background, "ct", "honest")
+	require.NoError(t, err)
+	defer ln.Close()
+	for what := range answerInspect {
+		start(t, "inspected", inspectArgs{"evil " + what, what}).expect("ready")
+	}
+	_, err = ctnet.Inspect(background) // what is made once
+	require.Error(t, err)
+	before := leakcheck.Now()
+	var at runtime.MemStats
+	runtime.ReadMemStats(&at)
+	allocated := at.TotalAlloc
+	began := time.Now()
+	all, err := ctnet.Inspect(background)
+	took := time.Since(began)
+	runtime.ReadMemStats(&at)
+	require.Error(t, err)
+	require.Len(t, all, 1)
+	require.Equal(t, "honest", all[0].Listeners[0].Address)
+	lines := strings.Split(err.Error(), "\n")
+	require.Len(t, lines, len(answerInspect), err)
+	for _, want := range []string{"it does not answer", "it has exited, or hung up", "its answer is larger than any answer may be", "more than 100000 elements", "broke the protocol"} {
+		require.Contains(t, err.Error(), want)
+	}
+	require.Less(t, took, limit)
+	require.Less(t, at.TotalAlloc-allocated, uint64(2<<30), "of which most was garbage at once")
+	leakcheck.RequireBack(t, before)
+}
+
+// TestResetHostile asks them to reset a connection.
+func TestResetHostile(t *testing.T) {
+	useDir(t)
+	socket, err := rendezvous.Bind(background, key("it"), false)
+	require.NoError(t, err)
+	defer socket.Close()
+	serve := func(f func(ch rendezvous.Channel) error) {
+		go func() {
+			ch, err := socket.Accept()
+			if err != nil {
+				return
+			}
+			defer ch.Close()
+			if _, _, err := ch.Receive(); err == nil {
+				f(ch)
+			}
+		}()
+	}
+	serve(func(ch rendezvous.Channel) error { return sendSnapshot(ch, []byte(`{"App":"1"}`), 0) })
+	all, err := ctnet.Inspect(background)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	before := leakcheck.Now()
+	for what, f := range answerInspect {
+		if what == "nothing" || strings.HasPrefix(what, "millions") {
+			continue
+		}
+		serve(f)
+		err := all[0].ResetConn(background, "1.2.3.4")
+		switch what {
+		case "done":
+			require.NoError(t, err)
+		case "refuses": // as an older version does
+			require.ErrorContains(t, err, "can't reset a connection from outside")
+		default:
+			require.Error(t, err, what)
+		}
+	}
+	ctx, cancel := context.WithTimeout(background, 50*time.Millisecond)
+	defer cancel()
+	serve(answerInspect["nothing"])
+	require.Error(t, all[0].ResetConn(ctx, "1.2.3.4"))
+	leakcheck.RequireBack(t, before)
+}
