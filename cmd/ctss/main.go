@@ -1,47 +1,103 @@
-// Command ctss shows the listeners and connections of the programs on this
-// machine that use ctnet, as ss and netstat do for sockets. It shows those of
-// applications that listen, and belong to the caller's user; root sees all.
+// Command ctss shows the listeners and connections of the programs on this machine that use ctnet,
+// as ss does for sockets, and with the same flags and filters:
+//
+//	ctss -tap                                   # all, with their processes
+//	ctss -i state established '( dport = :8080 )'
+//	ctss --why                                  # what took the kernel's way, and why
+//	ctss -w                                     # a view that is redrawn each second
+//	ctss -K dst 127.0.0.1:8080                  # reset these
+//
+// It shows the applications of the caller's user; root sees all. docs/ctss.md has the rest.
 package main
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"text/tabwriter"
+	"strings"
+	"syscall"
 
 	"cutthrough.example/ctnet"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	all, err := ctnet.Inspect(ctx)
-	show(os.Stdout, all)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "ctss:", err)
-		os.Exit(1)
-	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(status)
 }
 
-// show prints a line for each listener and each end of a connection, with the
-// columns of ss: a listener's queue is that of the connections to be accepted.
-func show(out io.Writer, all []ctnet.Snapshot) {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	defer w.Flush()
-	fmt.Fprintln(w, "State\tRecv-Q\tSend-Q\tLocal\tRemote\tPeer\tProcess")
-	for _, s := range all {
-		process := fmt.Sprintf("%s/%d", s.Program, s.PID)
-		for _, l := range s.Listeners {
-			fmt.Fprintf(w, "LISTEN\t%d\t%d\t%s\t*\t\t%s\n", l.Waiting, l.Backlog, l.Address, process)
-		}
-		for _, c := range s.Connections {
-			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%d\t%s\n", c.State, c.RecvQueue, c.SendQueue, c.Local, c.Remote, c.Peer.PID, process)
+// run is the command. It returns the exit status: 2 if the arguments make no sense, and 1 if
+// something could not be shown or done.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "completion" {
+		return exit(stderr, complete(stdout, args[1:]))
+	}
+	o, err := parseOptions(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "ctss: %v; ctss -h shows what there is\n", err)
+		return 2
+	}
+	if o.help {
+		_, err := io.WriteString(stdout, usage)
+		return exit(stderr, err)
+	}
+	if o.watch {
+		return exit(stderr, watch(ctx, o, stdout))
+	}
+	all, problems := look(ctx, o)
+	out := bufio.NewWriter(stdout)
+	switch {
+	case o.kill:
+		var failed error
+		failed = kill(ctx, out, o, all)
+		problems = errors.Join(problems, failed)
+	case o.json:
+		err = writeJSON(out, o, all, problems)
+	case o.why:
+		writeWhy(out, width(stdout), all)
+	case o.summary:
+		writeSummary(out, all)
+	case o.names != "":
+		writeNames(out, o.names, all)
+	default:
+		writeTable(out, o, width(stdout), all)
+	}
+	return exit(stderr, errors.Join(err, out.Flush(), problems))
+}
+
+// exit prints errors and returns the exit status. When nobody reads the output any more there is
+// nobody to tell.
+func exit(stderr io.Writer, err error) int {
+	if err == nil {
+		return 0
+	}
+	if !errors.Is(err, syscall.EPIPE) {
+		for line := range strings.Lines(err.Error()) {
+			fmt.Fprintln(stderr, "ctss:", clean(strings.TrimSuffix(line, "\n")))
 		}
 	}
-	for _, s := range all {
-		fmt.Fprintf(w, "\n%s/%d: %d connections, %d segments of %d MiB together", s.Program, s.PID, s.Conns, s.Segments, s.Bytes>>20)
+	return 1
+}
+
+// A host is what was found on this machine.
+type host struct {
+	apps   []ctnet.Snapshot
+	kernel []kernelConn // of these applications' processes
+}
+
+// look asks all applications. The error says which could not be asked; the rest is there.
+func look(ctx context.Context, o *options) (host, error) {
+	apps, err := ctnet.Inspect(ctx)
+	h := host{apps: apps}
+	if ctx.Err() == nil && !o.kill && !o.why {
+		var kernelErr error
+		h.kernel, kernelErr = kernelConns(apps)
+		err = errors.Join(err, kernelErr)
 	}
-	fmt.Fprintln(w)
+	return h, err
 }

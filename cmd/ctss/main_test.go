@@ -1,28 +1,300 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	"cutthrough.example/ctnet"
 	"github.com/stretchr/testify/require"
 )
 
-func TestShow(t *testing.T) {
-	var b strings.Builder
-	show(&b, []ctnet.Snapshot{{
-		App: "5f3c0a1b9d2e4c71", PID: 42, Program: "echod",
-		Conns: 1, Segments: 1, Bytes: 128 << 20,
-		Listeners: []ctnet.ListenerInfo{{Network: "ct", Address: "svc/echo", Backlog: 4096, Waiting: 3}},
-		Connections: []ctnet.ConnInfo{{
-			State: ctnet.StateEstablished, Local: "svc/echo", Remote: "00000000000000aa:7",
-			Peer: ctnet.Cred{PID: 43}, RecvQueue: 5, SendQueue: 6,
-		}},
-	}})
-	require.Equal(t, `State        Recv-Q  Send-Q  Local     Remote              Peer  Process
-LISTEN       3       4096    svc/echo  *                         echod/42
-ESTABLISHED  5       6       svc/echo  00000000000000aa:7  43    echod/42
+var update = flag.Bool("update", false, "write the golden files")
 
-echod/42: 1 connections, 1 segments of 128 MiB together
-`, b.String())
+// golden compares text with a file, and requires that no line is longer than 80 columns.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	for line := range strings.Lines(got) {
+		require.LessOrEqual(t, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")), 80, line)
+	}
+	path := filepath.Join("testdata", name+".txt")
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got)
+}
+
+// options parses arguments that must be right.
+func parsed(t *testing.T, args ...string) *options {
+	t.Helper()
+	o, err := parseOptions(args)
+	require.NoError(t, err)
+	return o
+}
+
+// example is a host with something of everything.
+func example() host {
+	server := ctnet.Snapshot{
+		App: "5f3c0a1b9d2e4c71", PID: 4242, UID: 4000000, Program: "hello", Exe: "/srv/bin/hello",
+		Conns: 3, Segments: 2, Bytes: 256 << 20, Memory: 96 << 10, Refused: 1, Reset: 2, Cancelled: 3, CutOff: 1,
+		Violations: ctnet.Violations{Message: 1},
+		Listeners: []ctnet.ListenerInfo{
+			{Network: "tcp", Address: "127.0.0.1:8080", Backlog: 4096, Waiting: 1},
+			{Network: "ct", Address: "svc/a-name-so-long-that-it-does-not-fit-into-its-column-at-all/echo", Backlog: 128},
+		},
+		Connections: []ctnet.ConnInfo{
+			{
+				ID: "1.0.1.5", State: ctnet.StateEstablished, Network: "tcp", Local: "127.0.0.1:8080", Remote: "127.0.0.1:5630",
+				Peer: ctnet.Cred{PID: 4243, UID: 1000, GID: 1000}, RecvQueue: 5, RecvBuffer: 1 << 20, SendQueue: 65536, SendBuffer: 1 << 20,
+				Recv: ctnet.FlowInfo{Bytes: 12345678, Ops: 4711, High: 4096, Stalls: 7, Stalled: 90 * time.Second, Polls: 4700, Wakes: 1, Elided: 4710},
+				Send: ctnet.FlowInfo{Bytes: 98765432109, Ops: 4711, High: 65536, Stalls: 12, Stalled: 1234 * time.Millisecond, Asleep: true, Wakes: 3, Elided: 4708},
+				Age:  26 * time.Hour, Idle: 12 * time.Millisecond, Pair: "1", Worker: 1, Slot: 1,
+			},
+			{ID: "1.0.2.1", State: ctnet.StateCloseWait, Network: "tcp", Local: "127.0.0.1:8080", Remote: "127.0.0.1:5631", Peer: ctnet.Cred{PID: 4243}, Pair: "1"},
+			{ID: "2.0.0.1", State: ctnet.StateHalfOpen, Network: "ct", Remote: "0123456789abcdef:18446744073709551615", Pair: "2"},
+		},
+		Pairs: []ctnet.PairInfo{
+			{ID: "1", Role: ctnet.RoleListened, Name: "tcp:127.0.0.1:8080", Peer: ctnet.Cred{PID: 4243, UID: 1000}, PeerExe: "/usr/bin/client", Conns: 2, Segments: 1, FreeSlots: 62, Mapped: 128 << 20, Resident: 81920},
+			{ID: "2", Role: ctnet.RoleInside, Worker: -1, Conns: 1, Segments: 1, FreeSlots: 63, Mapped: 128 << 20, Resident: -1},
+		},
+		Fallbacks: []ctnet.FallbackInfo{
+			{Op: "dial", Network: "tcp", Address: "127.0.0.1:9090", Reason: ctnet.ReasonAbsent, UID: -1, Count: 3, Error: "no ctnet listener is there: connection refused"},
+			{Op: "dial", Network: "tcp", Address: "127.0.0.1:7070", Reason: ctnet.ReasonNotTrusted, UID: 1001, Count: 12,
+				Error: "permission denied: the listener belongs to user 1001; Dialer.Allow or CTNET_ALLOW can say that this user is trusted"},
+		},
+	}
+	return host{
+		apps:   []ctnet.Snapshot{server},
+		kernel: []kernelConn{{PID: 4242, Network: "tcp", State: ctnet.StateEstablished, Local: "127.0.0.1:45678", Remote: "127.0.0.1:9090", RecvQueue: 1}},
+	}
+}
+
+func table80(t *testing.T, h host, args ...string) string {
+	t.Helper()
+	var b bytes.Buffer
+	writeTable(&b, parsed(t, args...), 80, h)
+	return b.String()
+}
+
+// TestGolden has the output of all flags, in 80 columns.
+func TestGolden(t *testing.T) {
+	for name, args := range map[string][]string{
+		"default": {"-n"}, "all": {"-an"}, "listening": {"-ln"}, "everything": {"-anpmie"}, "info": {"-ni", "state", "established"},
+		"tcp": {"-nat", "dport", "=", ":5630"},
+	} {
+		golden(t, name, table80(t, example(), args...))
+	}
+	var b bytes.Buffer
+	writeSummary(&b, example())
+	golden(t, "summary", b.String())
+	b.Reset()
+	writeWhy(&b, 80, example())
+	golden(t, "why", b.String())
+	b.Reset()
+	writeWhy(&b, 80, host{})
+	require.Equal(t, "nothing took the kernel's way\n", b.String())
+	golden(t, "usage", usage)
+	golden(t, "empty", table80(t, host{}, "-anpmie"))
+}
+
+// TestOptions has arguments that make no sense.
+func TestOptions(t *testing.T) {
+	o := parsed(t, "-tn", "-K", "--processes", "dst", "127.0.0.1")
+	require.True(t, o.numeric && o.kill && o.processes && o.networks["tcp"] && !o.all)
+	for _, args := range [][]string{{"-y"}, {"--nothing"}, {"-K"}, {"state"}, {"state", "up"}, {"(", "src", "x"}, {"src"}, {"sport", "<", "x y"}, {"dport", "=", "70000"}, {"src", "<", "a"}, {"what", "=", "1"}, {"src", "a", ")"}, {strings.Repeat("( ", 1000)}, {strings.Repeat("! ", 1000)}, {"src", "a", "or"}, {"dst", "1.2.3.4:nothing-such"}} {
+		_, err := parseOptions(args)
+		require.Error(t, err, args)
+		var out, errs bytes.Buffer
+		require.Equal(t, 2, run(t.Context(), args, &out, &errs), args)
+		require.Contains(t, errs.String(), "ctss -h shows what there is")
+		require.Empty(t, out.String())
+	}
+}
+
+// TestFilter selects rows as ss would.
+func TestFilter(t *testing.T) {
+	h := example()
+	for expression, want := range map[string]int{
+		"":                                       4, // the listeners are left out
+		"state all":                              6,
+		"state listening":                        2,
+		"state listen":                           2,
+		"state connected":                        4,
+		"state established":                      2,
+		"state established state close-wait":     3,
+		"exclude established":                    4,
+		"state connected exclude close-wait":     3,
+		"dport = :5630":                          1,
+		"state established ( dport = :5630 )":    1,
+		"( dport = :5630 or dport = 9090 )":      2,
+		"dport eq 5630":                          1,
+		"dport >= 5631":                          2,
+		"dport > :5630 and dport < :9000":        1,
+		"sport != :8080":                         1,
+		"not sport = :8080":                      2,
+		"! sport = :8080":                        2,
+		"dst 127.0.0.1":                          3,
+		"dst 127.0.0.1:9090":                     1,
+		"dst 127.0.0.0/8":                        3,
+		"dst != 127.0.0.1":                       1,
+		"dst :9090":                              1,
+		"dst *:9090":                             1,
+		"dst ::1":                                0,
+		"dst [::1]:80":                           0,
+		"src 127.0.0.1 dst :9090":                1,
+		"src 127.0.0.1 & dst :9090 | dport 5630": 2,
+		"state all src svc/*":                    1,
+		"state all src svc/*/echo":               1,
+		"state all src svc/*/ech":                0,
+		"dst 0123*":                              1,
+		"id = 1.0.2.1":                           1,
+		"id != 1.0.2.1":                          3,
+		"pid = 4242":                             4,
+		"pid = 1":                                0,
+		"(((dport=:5630)))":                      1,
+	} {
+		o := parsed(t, strings.Fields(expression)...)
+		require.Len(t, h.rows(o), want, expression)
+	}
+}
+
+// TestNarrow writes the tables for terminals of all widths, and of no width.
+func TestNarrow(t *testing.T) {
+	for _, width := range []int{0, 1, 10, 39, 40, 41, 60, 79, 80, 81, 200, 100000} {
+		for _, args := range [][]string{{"-an"}, {"-anpmie"}} {
+			var b bytes.Buffer
+			writeTable(&b, parsed(t, args...), width, example())
+			writeWhy(&b, width, example())
+			for line := range strings.Lines(b.String()) {
+				n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n"))
+				if width >= 64 && !strings.Contains(line, ":((") { // a word is not broken
+					require.LessOrEqual(t, n, width)
+				}
+			}
+		}
+	}
+}
+
+// TestThousands shows many sessions.
+func TestThousands(t *testing.T) {
+	h := example()
+	one := h.apps[0].Connections[0]
+	for range 20_000 {
+		h.apps[0].Connections = append(h.apps[0].Connections, one)
+	}
+	h.apps[0].Omitted = 7
+	start := time.Now()
+	got := table80(t, h, "-anpmie")
+	require.Less(t, time.Since(start), 20*time.Second)
+	require.Greater(t, strings.Count(got, "\n"), 20_000)
+	require.Contains(t, got, "hello/4242 has 7 connections more than it shows\n")
+}
+
+// TestHostileText has an application that says anything of itself: nothing of it gets into the
+// terminal but text.
+func TestHostileText(t *testing.T) {
+	h := example()
+	evil := "\x1b[2J\x1b]0;owned\x07\r\n\u009b31m\u202e" + strings.Repeat("x", 10_000) + "\xff"
+	a := &h.apps[0]
+	a.Program, a.Exe, a.App = evil, evil, evil
+	for i := range a.Listeners {
+		a.Listeners[i] = ctnet.ListenerInfo{Network: evil, Address: evil}
+	}
+	for i := range a.Connections {
+		a.Connections[i] = ctnet.ConnInfo{ID: evil, State: evil, Network: evil, Local: evil, Remote: evil, Pair: evil}
+	}
+	a.Connections = append(a.Connections, ctnet.ConnInfo{Age: -1, Idle: -1 << 62, Recv: ctnet.FlowInfo{Bytes: 1<<64 - 1}, RecvQueue: -1})
+	a.Pairs = []ctnet.PairInfo{{ID: evil, Name: evil, PeerExe: evil, Mapped: -1, Resident: 1<<63 - 1}}
+	a.Fallbacks = []ctnet.FallbackInfo{{Op: evil, Network: evil, Address: evil, Reason: ctnet.Reason(evil), Error: evil}}
+	var b bytes.Buffer
+	writeTable(&b, parsed(t, "-anpmie"), 80, h)
+	writeWhy(&b, 80, h)
+	writeSummary(&b, h)
+	writeNames(&b, "names", h)
+	b.WriteString(new(view).draw(parsed(t, "-a"), h, &os.PathError{Op: evil, Path: evil, Err: os.ErrInvalid}, time.Now(), 80, 24))
+	exit(&b, &os.PathError{Op: "inspect", Path: evil, Err: os.ErrInvalid})
+	for _, r := range b.String() {
+		require.True(t, r == '\n' || r >= ' ' && r < 0x7f, "%q", r)
+	}
+}
+
+// TestJSON has what docs/ctss.md describes, and only what the filter selects.
+func TestJSON(t *testing.T) {
+	var b bytes.Buffer
+	require.NoError(t, writeJSON(&b, parsed(t, "-aj", "state", "established"), example(), os.ErrPermission))
+	var r report
+	d := json.NewDecoder(&b)
+	d.DisallowUnknownFields()
+	require.NoError(t, d.Decode(&r))
+	require.Equal(t, jsonVersion, r.Version)
+	require.Len(t, r.Applications, 1)
+	require.Equal(t, example().apps[0].Connections[:1], r.Applications[0].Connections)
+	require.Empty(t, r.Applications[0].Listeners)
+	require.Equal(t, example().kernel, r.Kernel)
+	require.Equal(t, []string{os.ErrPermission.Error()}, r.Errors)
+	require.WithinDuration(t, time.Now(), r.Time, time.Minute)
+}
+
+// TestJSONDocumented makes sure that docs/ctss.md has each field.
+func TestJSONDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/ctss.md")
+	require.NoError(t, err)
+	for _, v := range []any{report{}, ctnet.Snapshot{}, ctnet.ListenerInfo{}, ctnet.ConnInfo{}, ctnet.FlowInfo{}, ctnet.PairInfo{}, ctnet.FallbackInfo{}, ctnet.Violations{}, ctnet.Cred{}, kernelConn{}} {
+		typ := reflect.TypeOf(v)
+		for i := range typ.NumField() {
+			if f := typ.Field(i); f.IsExported() {
+				require.Contains(t, string(doc), "`"+f.Name+"`", "%s.%s", typ.Name(), f.Name)
+			}
+		}
+	}
+}
+
+// TestDraw has rates, and frames that fit the terminal.
+func TestDraw(t *testing.T) {
+	var v view
+	h := example()
+	start := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	first := v.draw(parsed(t, "-n"), h, nil, start, 80, 24)
+	require.NotContains(t, first, "1.0M")
+	h.apps[0].Connections[0].Recv.Bytes += 2 << 20
+	h.apps[0].Connections[0].Send.Bytes += 20
+	second := v.draw(parsed(t, "-n"), h, os.ErrPermission, start.Add(2*time.Second), 80, 24)
+	golden(t, "live", second)
+	require.Contains(t, second, "in 1.0M/s, out 10/s")
+	require.Contains(t, second, os.ErrPermission.Error())
+	h.apps[0].Connections[0].Recv.Bytes = 0 // it lies, or is another one
+	require.Contains(t, v.draw(parsed(t, "-n"), h, nil, start.Add(3*time.Second), 80, 24), "in 0/s")
+
+	for lines := range 30 {
+		frame := v.draw(parsed(t, "-anpmie"), h, nil, start, 80, lines)
+		if lines > 1 {
+			require.LessOrEqual(t, strings.Count(frame, "\n"), lines)
+			require.LessOrEqual(t, strings.Count(inPlace(frame), "\n"), lines-1, "the screen would scroll")
+		}
+	}
+	require.Contains(t, v.draw(parsed(t, "-anpmie"), h, nil, start, 80, 5), "lines more\n")
+	require.Equal(t, goHome+"a"+clearLine+"\r\nb"+clearLine+clearBelow, inPlace("a\nb\n"))
+}
+
+// TestRunHelp has what needs no application.
+func TestRunHelp(t *testing.T) {
+	var out, errs bytes.Buffer
+	require.Zero(t, run(t.Context(), []string{"-h"}, &out, &errs))
+	require.Equal(t, usage, out.String())
+	require.Equal(t, 1, run(t.Context(), []string{"completion", "tcsh"}, &out, &errs))
+	require.Contains(t, errs.String(), "bash, zsh and fish")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Zero(t, run(ctx, []string{"-w"}, &out, &errs))
 }

@@ -1,0 +1,26 @@
+# bash completion for ctss. Load it with: source <(ctss completion bash)
+_ctss() {
+	local word=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD-1]} before=
+	[ "$COMP_CWORD" -ge 2 ] && before=${COMP_WORDS[COMP_CWORD-2]}
+	# bash takes a colon for the end of a word.
+	[ "$last" = : ] && { word=:$word; last=$before; before=${COMP_WORDS[COMP_CWORD-3]}; }
+	[ "$word" = : ] && { last=$before; [ "$COMP_CWORD" -ge 3 ] && before=${COMP_WORDS[COMP_CWORD-3]}; }
+	case $last in
+	'=' | '!=' | '<' | '>' | '<=' | '>=' | '==') last=$before ;;
+	esac
+	local words
+	case $last in
+	state | exclude) words="established half-open fin-wait close-wait closing reset closed listening connected all" ;;
+	sport | dport) words=$(ctss --complete=ports 2>/dev/null) ;;
+	src | dst) words=$(ctss --complete=names 2>/dev/null) ;;
+	completion) words="bash zsh fish" ;;
+	*) words="state exclude src dst sport dport id pid and or not completion
+		--all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --kill --help" ;;
+	esac
+	COMPREPLY=()
+	local w
+	while read -r w; do
+		[[ $w == "$word"* ]] && COMPREPLY+=("${w#"${word%"${word##*:}"}"}")
+	done < <(printf '%s\n' $words)
+}
+complete -F _ctss ctss

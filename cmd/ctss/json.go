@@ -1,0 +1,53 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"strings"
+	"time"
+
+	"cutthrough.example/ctnet"
+)
+
+// jsonVersion changes when a field changes its name or meaning, and not when one is added.
+const jsonVersion = 1
+
+// A report is what -j prints. docs/ctss.md describes it.
+type report struct {
+	Version      int
+	Time         time.Time
+	Applications []ctnet.Snapshot
+	Kernel       []kernelConn
+	Errors       []string // what could not be seen
+}
+
+// writeJSON prints what the options select. An application is there also if nothing of it is
+// selected.
+func writeJSON(out io.Writer, o *options, h host, problems error) error {
+	r := report{Version: jsonVersion, Time: time.Now().UTC(), Applications: []ctnet.Snapshot{}, Kernel: []kernelConn{}, Errors: []string{}}
+	for i := range h.apps {
+		a := h.apps[i]
+		one := host{apps: h.apps[i : i+1]}
+		listeners, conns := []ctnet.ListenerInfo{}, []ctnet.ConnInfo{}
+		for _, row := range one.rows(o) {
+			if row.conn != nil {
+				conns = append(conns, *row.conn)
+			} else {
+				listeners = append(listeners, ctnet.ListenerInfo{Network: row.network, Address: row.local, Backlog: row.sendQ, Waiting: row.recvQ})
+			}
+		}
+		a.Listeners, a.Connections = listeners, conns
+		r.Applications = append(r.Applications, a)
+	}
+	for _, k := range h.kernel {
+		if row := k.row(nil); o.shows(&row) {
+			r.Kernel = append(r.Kernel, k)
+		}
+	}
+	if problems != nil {
+		r.Errors = strings.Split(problems.Error(), "\n")
+	}
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}

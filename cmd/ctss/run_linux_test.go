@@ -1,0 +1,259 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cutthrough.example/ctnet"
+	"github.com/stretchr/testify/require"
+)
+
+// roleEnv has the test's binary be the command.
+const roleEnv = "CTSS_TEST_RUN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(roleEnv) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// command returns ctss with arguments, as a process.
+func command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
+	cmd.Env = append(os.Environ(), roleEnv+"=1")
+	return cmd
+}
+
+// meet makes a connection on an address of network tcp.
+func meet(t *testing.T) (c, s net.Conn) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ctss-") // t.TempDir's is too long for a socket
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv("CTNET_DIR", dir)
+	ln, err := ctnet.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
+	c, err = ctnet.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	s, err = ln.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+	require.IsType(t, (*ctnet.Conn)(nil), c)
+	return c, s
+}
+
+// TestRun asks a real process, this one, in all ways.
+func TestRun(t *testing.T) {
+	c, s := meet(t)
+	_, err := c.Write([]byte("hello"))
+	require.NoError(t, err)
+	here := fmt.Sprintf(",pid=%d)", os.Getpid())
+	out, err := command(t, "-tanpmie").Output()
+	require.NoError(t, err)
+	text := string(out)
+	require.Contains(t, text, here)
+	require.Contains(t, text, "bytes_sent:5")
+	require.Contains(t, text, "exe:"+os.Args[0])
+	require.Regexp(t, `(?m)^tcp +LISTEN +0 +4096 `+s.LocalAddr().String()+` +\*$`, text)
+	require.Regexp(t, `(?m)^tcp/k +LISTEN +0 +- `+s.LocalAddr().String()+` +\*$`, text)
+	require.Regexp(t, `(?m)^tcp +ESTABLISHED +5 +0 `+s.LocalAddr().String()+` +`+c.LocalAddr().String()+`$`, text)
+	require.Contains(t, text, " itself ")
+
+	out, err = command(t, "-n").Output()
+	require.NoError(t, err)
+	require.NotContains(t, string(out), "LISTEN")
+	out, err = command(t, "-s").Output()
+	require.NoError(t, err)
+	require.Contains(t, string(out), "of 1 applications")
+	out, err = command(t, "--complete=ports").Output()
+	require.NoError(t, err)
+	_, port, err := net.SplitHostPort(s.LocalAddr().String())
+	require.NoError(t, err)
+	require.Contains(t, string(out), ":"+port+"\n")
+	kernel, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer kernel.Close()
+	out, err = command(t, "--why").Output()
+	require.NoError(t, err)
+	require.NotContains(t, string(out), kernel.Addr().String())
+	k, err := ctnet.Dial("tcp", kernel.Addr().String())
+	require.NoError(t, err)
+	defer k.Close()
+	out, err = command(t, "--why").Output()
+	require.NoError(t, err)
+	require.Contains(t, string(out), "absent")
+	require.Contains(t, string(out), kernel.Addr().String())
+	out, err = command(t, "-n", "dst", kernel.Addr().String()).Output()
+	require.NoError(t, err)
+	require.Regexp(t, `(?m)^tcp/k +ESTABLISHED +0 +0 `+k.LocalAddr().String()+` +`+kernel.Addr().String()+`$`, string(out))
+
+	out, err = command(t, "-aj").Output()
+	require.NoError(t, err)
+	var r report
+	require.NoError(t, json.Unmarshal(out, &r))
+	require.Len(t, r.Applications, 1)
+	require.Len(t, r.Applications[0].Connections, 2)
+}
+
+// TestKill resets a connection, and nothing that the filter does not select.
+func TestKill(t *testing.T) {
+	c, s := meet(t)
+	read := make(chan error, 1)
+	go func() {
+		_, err := c.Read(make([]byte, 1))
+		read <- err
+	}()
+	var errs bytes.Buffer
+	cmd := command(t, "-K", "dst", "127.0.0.1:1")
+	cmd.Stderr = &errs
+	require.Error(t, cmd.Run())
+	require.Contains(t, errs.String(), "no connection was reset")
+	out, err := command(t, "-K", "sport = "+s.LocalAddr().String()[strings.LastIndexByte(s.LocalAddr().String(), ':'):]).Output()
+	require.NoError(t, err)
+	require.Contains(t, string(out), c.LocalAddr().String())
+	require.ErrorIs(t, <-read, syscall.ECONNRESET)
+	_, err = s.Read(make([]byte, 1))
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+}
+
+// TestClosedPipe has nobody read the output: the command ends, and says nothing of a panic.
+func TestClosedPipe(t *testing.T) {
+	meet(t)
+	for _, args := range [][]string{{"-anpmie"}, {"-w"}, {"-aj"}} {
+		r, w, err := os.Pipe()
+		require.NoError(t, err)
+		require.NoError(t, r.Close())
+		cmd := command(t, args...)
+		var errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = w, &errs
+		require.NoError(t, cmd.Start())
+		w.Close()
+		require.Error(t, cmd.Wait())
+		require.Empty(t, errs.String())
+	}
+	// So it is when the writer is another one than standard output.
+	require.Equal(t, 1, run(t.Context(), []string{"-a"}, closedPipe{}, io.Discard))
+	require.Equal(t, 1, run(t.Context(), []string{"-w"}, closedPipe{}, io.Discard))
+}
+
+type closedPipe struct{}
+
+func (closedPipe) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+
+// TestWatch has the live view written to a pipe, until it is interrupted.
+func TestWatch(t *testing.T) {
+	c, _ := meet(t)
+	cmd := command(t, "-wn")
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	frames := 0
+	for s := bufio.NewScanner(out); s.Scan(); {
+		require.NotContains(t, s.Text(), "\x1b")
+		if strings.Contains(s.Text(), "1 applications, ") {
+			frames++
+		}
+		if frames == 2 && strings.Contains(s.Text(), c.LocalAddr().String()) {
+			require.NoError(t, cmd.Process.Signal(os.Interrupt))
+			break
+		}
+	}
+	require.Equal(t, 2, frames)
+	io.Copy(io.Discard, out)
+	require.NoError(t, cmd.Wait())
+}
+
+// TestNoPermission looks at the kernel's sockets of a process that this one may not look at, and of
+// one that has exited.
+func TestNoPermission(t *testing.T) {
+	_, err := kernelConns([]ctnet.Snapshot{{PID: 1 << 30}})
+	require.NoError(t, err, "it has exited")
+	if os.Geteuid() == 0 {
+		t.Skip("root may look at all processes")
+	}
+	_, err = kernelConns([]ctnet.Snapshot{{PID: 1}})
+	require.ErrorIs(t, err, os.ErrPermission)
+	require.ErrorContains(t, err, "the kernel's sockets of process 1")
+}
+
+// TestReadSockets reads what the kernel writes, and anything else.
+func TestReadSockets(t *testing.T) {
+	table := make(map[string]kernelConn)
+	readSockets(strings.NewReader(`  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000003 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0
+   1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000100007F:D431 01 00000010:00000005 00:00000000 00000000     0        0 4712 1 0000000000000000
+   2: 00000000000000000000000001000000:0050 00000000000000000000000001000000:C000 08 00000000:00000000 00:00000000 00000000     0        0 4713
+garbage
+   3: zz:1 0:2 01 0 0 0 0 0 0 0 0
+`), table)
+	require.Equal(t, map[string]kernelConn{
+		"4711": {Network: "tcp", State: "LISTEN", Local: "127.0.0.1:8080", Remote: "*", RecvQueue: 3, SendQueue: -1},
+		"4712": {Network: "tcp", State: "ESTABLISHED", Local: "127.0.0.1:8080", Remote: "127.0.0.1:54321", RecvQueue: 5, SendQueue: 16},
+		"4713": {Network: "tcp", State: "CLOSE-WAIT", Local: "[::1]:80", Remote: "[::1]:49152"},
+	}, table)
+}
+
+// TestCompletion has bash complete words.
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		out, err := command(t, "completion", shell).Output()
+		require.NoError(t, err)
+		if path, err := exec.LookPath(shell); err == nil {
+			cmd := exec.Command(path, "-n")
+			cmd.Stdin = bytes.NewReader(out)
+			text, err := cmd.CombinedOutput()
+			require.NoError(t, err, "%s", text)
+		}
+	}
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("there is no bash")
+	}
+	script, err := command(t, "completion", "bash").Output()
+	require.NoError(t, err)
+	for words, want := range map[string]string{
+		"ctss st":            "state",
+		"ctss state est":     "established",
+		"ctss --wh":          "--why",
+		"ctss dport = : 80":  "8080 8081",
+		"ctss dport = :":     "443 8080 8081",
+		"ctss sport : 8":     "8080 8081",
+		"ctss dst svc/":      "svc/echo",
+		"ctss completion f":  "fish",
+		"ctss -a exclude cl": "close-wait closing closed",
+	} {
+		fake := `ctss() { case $1 in --complete=ports) printf ':443\n:8080\n:8081\n' ;; --complete=names) echo svc/echo ;; esac; }
+COMP_WORDS=(` + quote(words) + `); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _ctss; echo "${COMPREPLY[*]}"`
+		cmd := exec.Command(bash)
+		cmd.Stdin = strings.NewReader(string(script) + fake)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err)
+		require.Equal(t, want+"\n", string(out), words)
+	}
+}
+
+// quote quotes each word for bash.
+func quote(words string) string {
+	var all []string
+	for _, w := range strings.Fields(words) {
+		all = append(all, "'"+w+"'")
+	}
+	return strings.Join(all, " ")
+}
