@@ -50,6 +50,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exit(stderr, watch(ctx, o, stdout))
 	}
 	all, problems := look(ctx, o)
+	if len(all.apps) == 0 && problems == nil && os.Geteuid() != 0 {
+		fmt.Fprintln(stderr, "ctss: no program of this user uses ctnet here; root sees those of all users")
+	}
 	out := bufio.NewWriter(stdout)
 	switch {
 	case o.kill:

@@ -23,8 +23,13 @@ import (
 const roleEnv = "CTSS_TEST_RUN"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(roleEnv) != "" {
+	switch os.Getenv(roleEnv) {
+	case "ctss":
 		main()
+	case "look": // at the kernel's sockets of the parent
+		_, err := kernelConns([]ctnet.Snapshot{{PID: os.Getppid()}})
+		fmt.Println(err)
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
@@ -35,7 +40,7 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append(os.Environ(), roleEnv+"=1")
+	cmd.Env = append(os.Environ(), roleEnv+"=ctss", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 
@@ -180,17 +185,35 @@ func TestWatch(t *testing.T) {
 	require.NoError(t, cmd.Wait())
 }
 
-// TestNoPermission looks at the kernel's sockets of a process that this one may not look at, and of
-// one that has exited.
+// TestNoPermission has another user look, who may see nothing of this one's.
 func TestNoPermission(t *testing.T) {
 	_, err := kernelConns([]ctnet.Snapshot{{PID: 1 << 30}})
 	require.NoError(t, err, "it has exited")
-	if os.Geteuid() == 0 {
-		t.Skip("root may look at all processes")
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be another user")
 	}
-	_, err = kernelConns([]ctnet.Snapshot{{PID: 1}})
-	require.ErrorIs(t, err, os.ErrPermission)
-	require.ErrorContains(t, err, "the kernel's sockets of process 1")
+	meet(t)
+	stranger := func(role string) (stdout, stderr string) {
+		cmd := command(t, "-anp")
+		cmd.Path = "/proc/self/exe" // the other user may not go into the directory where it is
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 54321, Gid: 54321}}
+		cmd.Env = append(cmd.Env, "CTNET_DIR=", roleEnv+"="+role)
+		var out, errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		require.NoError(t, cmd.Run(), errs.String())
+		return out.String(), errs.String()
+	}
+	// In the network namespace, where this process listens too.
+	t.Setenv("CTNET_DIR", "")
+	ln, err := ctnet.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	out, errs := stranger("ctss")
+	require.NotContains(t, out, ln.Addr().String())
+	require.Equal(t, 1, strings.Count(out, "\n"), out)
+	require.Equal(t, "ctss: no program of this user uses ctnet here; root sees those of all users\n", errs)
+	out, _ = stranger("look")
+	require.Regexp(t, fmt.Sprintf("^the kernel's sockets of process %d: .*permission denied\n$", os.Getpid()), out)
 }
 
 // TestReadSockets reads what the kernel writes, and anything else.

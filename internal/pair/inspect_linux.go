@@ -44,8 +44,15 @@ func (i *Inspection) Snapshot(ctx context.Context) ([]byte, error) {
 	if err := i.ch.Send(rendezvous.Message{Kind: rendezvous.KindInspect}); err != nil {
 		return nil, err
 	}
-	m, fds, err := i.ch.Expect(rendezvous.KindSnapshot, 1)
+	m, fds, err := i.ch.Receive()
 	defer func() { go fds.Close() }() // the other process can make that block
+	switch {
+	case err != nil:
+	case m.Kind == rendezvous.KindWelcome && i.Cred.UID != os.Geteuid():
+		err = syscall.EACCES // root's, which tells nobody else
+	default:
+		err = m.Check(rendezvous.KindSnapshot, 1, fds)
+	}
 	if err != nil {
 		return nil, err
 	}

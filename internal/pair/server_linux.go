@@ -214,6 +214,9 @@ func (d *Door) answer(v *visitor, hello rendezvous.Message, fds foreign.FDs) (*s
 	if d.served(v, hello) {
 		return nil, nil
 	}
+	if k := hello.Kind; (k == rendezvous.KindInspect || k == rendezvous.KindReset) && !rendezvous.Ours(v.cred) {
+		return nil, syscall.EACCES
+	}
 	if err := hello.Check(rendezvous.KindHello, 3, fds); err != nil {
 		return nil, err
 	}
