@@ -63,6 +63,10 @@ func TestInspectDialer(t *testing.T) {
 		require.Empty(t, s.Connections)
 		require.Len(t, s.Fallbacks, 1)
 		require.Equal(t, ctnet.ReasonAbsent, s.Fallbacks[0].Reason)
+		if dir != "" {
+			t.Setenv("CTNET_DIR", "")
+			require.Nil(t, inspected(t, p.cmd.Process.Pid), "it is in another place")
+		}
 	}
 }
 
@@ -83,6 +87,15 @@ func TestShownOnce(t *testing.T) {
 	}
 	require.Len(t, a.Snapshot().Sockets, 1)
 	require.Len(t, server.Snapshot().Sockets, 1)
+	both := harness.NewApp(t)
+	other, err := (&ctnet.ListenConfig{App: both}).Listen(t.Context(), "ct", t.Name()+"2")
+	require.NoError(t, err)
+	defer other.Close()
+	d := ctnet.Dialer{App: both}
+	c, err := d.Dial("ct", t.Name())
+	require.NoError(t, err)
+	defer c.Close()
+	require.Len(t, both.Snapshot().Sockets, 1)
 	require.NoError(t, a.Close())
 	require.Empty(t, a.Snapshot().Sockets)
 }

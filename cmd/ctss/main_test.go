@@ -112,7 +112,7 @@ func TestGolden(t *testing.T) {
 func TestOptions(t *testing.T) {
 	o := parsed(t, "-tn", "-K", "--processes", "dst", "127.0.0.1")
 	require.True(t, o.numeric && o.kill && o.processes && o.networks["tcp"] && !o.all)
-	for _, args := range [][]string{{"-y"}, {"--nothing"}, {"-K"}, {"state"}, {"state", "up"}, {"(", "src", "x"}, {"src"}, {"sport", "<", "x y"}, {"dport", "=", "70000"}, {"src", "<", "a"}, {"what", "=", "1"}, {"src", "a", ")"}, {strings.Repeat("( ", 1000)}, {strings.Repeat("! ", 1000)}, {"src", "a", "or"}, {"dst", "1.2.3.4:nothing-such"}} {
+	for _, args := range [][]string{{"-y"}, {"--nothing"}, {"-K"}, {"state"}, {"state", "up"}, {"(", "src", "x"}, {"src"}, {"sport", "<", "x y"}, {"dport", "=", "70000"}, {"src", "<", "a"}, {"what", "=", "1"}, {"src", "a", ")"}, {strings.Repeat("( ", 1000)}, {strings.Repeat("! ", 1000) + "src x"}, {"src", "a", "or"}, {"dst", "1.2.3.4:nothing-such"}} {
 		_, err := parseOptions(args)
 		require.Error(t, err, args)
 		var out, errs bytes.Buffer

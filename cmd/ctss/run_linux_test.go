@@ -154,8 +154,10 @@ func TestClosedPipe(t *testing.T) {
 		require.Empty(t, errs.String())
 	}
 	// So it is when the writer is another one than standard output.
-	require.Equal(t, 1, run(t.Context(), []string{"-a"}, closedPipe{}, io.Discard))
-	require.Equal(t, 1, run(t.Context(), []string{"-w"}, closedPipe{}, io.Discard))
+	var errs bytes.Buffer
+	require.Equal(t, 1, run(t.Context(), []string{"-a"}, closedPipe{}, &errs))
+	require.Equal(t, 1, run(t.Context(), []string{"-w"}, closedPipe{}, &errs))
+	require.Empty(t, errs.String())
 }
 
 type closedPipe struct{}

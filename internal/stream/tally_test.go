@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,6 +109,8 @@ func TestTallyStalls(t *testing.T) {
 		require.NotZero(t, status(t, s).Recv.Wakes)
 		require.EqualValues(t, 1+6<<10, status(t, s).Recv.Bytes)
 		require.EqualValues(t, 2, status(t, c).Send.Ops)
+		require.Zero(t, status(t, c).Send.Queue)
+		require.Equal(t, 4<<10, status(t, c).Send.High)
 	})
 }
 
@@ -284,5 +287,39 @@ func TestStatusReset(t *testing.T) {
 		require.True(t, status(t, s).Reset)
 		require.True(t, s.WasReset())
 		require.False(t, c.WasReset())
+	})
+}
+
+// TestSever resets a connection from outside, with goroutines that wait at both ends, and bytes that
+// the peer can still read. Neither end is closed.
+func TestSever(t *testing.T) {
+	eachMeeting(t, 4<<10, func(t *testing.T, m meeting) {
+		c, s := m.connect()
+		reading, writing := make(chan error, 1), make(chan error, 1)
+		go func() {
+			_, err := s.Read(make([]byte, 1))
+			reading <- err
+		}()
+		go func() {
+			_, err := s.Write(make([]byte, 8<<10))
+			writing <- err
+		}()
+		awaitStatus(t, s, func(s Status) bool { return s.Recv.Asleep && s.Send.Asleep })
+		require.True(t, s.Sever())
+		require.ErrorIs(t, <-reading, syscall.ECONNRESET)
+		require.ErrorIs(t, <-writing, syscall.ECONNRESET)
+		require.True(t, status(t, s).Reset)
+		_, err := s.Write([]byte("x"))
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+
+		n, err := io.ReadFull(c, make([]byte, 4<<10))
+		require.NoError(t, err)
+		require.Equal(t, 4<<10, n)
+		_, err = c.Read(make([]byte, 1))
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+		_, err = c.Write([]byte("x"))
+		require.ErrorIs(t, err, syscall.ECONNRESET)
+		require.NoError(t, s.Close())
+		require.False(t, s.Sever())
 	})
 }
