@@ -54,7 +54,7 @@ type End struct {
 
 	made     time.Duration // since epoch
 	sighting sighting
-	recorded [2]atomic.Pointer[recorded] // by the last Status, for each kind of lock
+	recorded atomic.Pointer[[2]recorded] // by the last Status, for each kind of lock
 }
 
 // A half is the state of waiting that reading and writing each have.
@@ -62,10 +62,10 @@ type half struct {
 	wait.Waiter
 	wait.Deadline
 	spin    sched.Spin
+	resting atomic.Uint32
 	waiters *waiters // for the gate's lock
 
-	tally   tally // guarded by the gate's lock, and resting
-	resting atomic.Uint32
+	tally tally // guarded by the gate's lock, and resting
 }
 
 // nearAhead is how many bytes a writer gets ahead of a reader in its own process before it

@@ -196,8 +196,11 @@ func (e *End) RawWrite(f func(fd uintptr) (done bool)) error {
 		if e.gate.resume(writing) {
 			return net.ErrClosed
 		}
-		if e.state.Load()&corrupted != 0 {
+		switch state := e.state.Load(); {
+		case state&corrupted != 0:
 			return errCorrupt
+		case state&severed != 0:
+			return syscall.ECONNRESET
 		}
 	}
 }
@@ -211,7 +214,7 @@ func (e *End) unread() bool {
 // not read any more, if it was. It also returns if the deadline passes or this end is closed.
 func (e *End) awaitRoom(room, over bool) {
 	ready := func() bool {
-		return e.wr.Passed() || e.state.Load()&(isClosed|corrupted) != 0 || !over && e.unread() ||
+		return e.wr.Passed() || e.state.Load()&(isClosed|corrupted|severed) != 0 || !over && e.unread() ||
 			!room && (e.tx.HasSpace(1) || e.tx.Starves())
 	}
 	for !ready() {

@@ -103,22 +103,24 @@ type recorded struct {
 
 // counts returns the half's tally, see above.
 func (e *End) counts(kind int) recorded {
-	h, last := &e.rd, &e.recorded[reading]
+	h := &e.rd
 	if kind == writing {
-		h, last = &e.wr, &e.recorded[writing]
+		h = &e.wr
+	}
+	var last [2]recorded
+	if p := e.recorded.Load(); p != nil {
+		last = *p
 	}
 	const looks = 100
 	for range looks {
 		if r, ok := e.tryCounts(kind, h); ok {
-			last.Store(&r)
-			return r
+			last[kind] = r
+			e.recorded.Store(&last)
+			break
 		}
 		runtime.Gosched()
 	}
-	if r := last.Load(); r != nil {
-		return *r
-	}
-	return recorded{}
+	return last[kind]
 }
 
 // tryCounts returns the half's tally if nobody can change it. In a testing/synctest bubble it does
