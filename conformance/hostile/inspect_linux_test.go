@@ -3,6 +3,8 @@ package hostile
 import (
 	"bytes"
 	"context"
+	"io"
+	"os"
 	"runtime"
 	"strings"
 	"syscall"
@@ -73,6 +75,10 @@ func attackInspector() {
 		panic(err)
 	}
 	answer("ready", true)
+	go func() {
+		io.Copy(io.Discard, os.Stdin) // until the test's process is gone
+		os.Exit(0)
+	}()
 	for {
 		ch, err := socket.Accept()
 		if err != nil {
