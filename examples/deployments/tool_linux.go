@@ -4,7 +4,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -22,7 +21,7 @@ import (
 
 // The tool makes a part of a place's surroundings, and then becomes the command that follows. Each
 // option is carried out as it is met.
-var toolOptions = []string{"-own-tmp", "-read-only", "-proc", "-no", "-up", "-veth", "-hold", "-memory", "-listen", "-users"}
+var toolOptions = []string{"-own-tmp", "-read-only", "-proc", "-no", "-up", "-veth", "-hold", "-memory"}
 
 func isTool(arg string) bool {
 	for _, o := range toolOptions {
@@ -35,7 +34,7 @@ func isTool(arg string) bool {
 
 func tool(args []string) error {
 	runtime.LockOSThread() // namespaces and filters are a thread's
-	group, users := "", 0
+	group := ""
 	f := flag.NewFlagSet("tool", flag.ContinueOnError)
 	f.BoolFunc("own-tmp", "a /tmp of its own; the directory $KEEP stays", func(string) error { return ownTmp(os.Getenv("KEEP")) })
 	f.BoolFunc("read-only", "the root directory is read-only", func(string) error {
@@ -44,21 +43,12 @@ func tool(args []string) error {
 	f.Func("proc", "a /proc with these options", func(options string) error {
 		return unix.Mount("proc", "/proc", "proc", 0, options)
 	})
-	f.Func("no", "unix or netlink: such sockets fail, as with systemd's RestrictAddressFamilies=; memfd: so does memfd_create", func(what string) error {
-		switch what {
-		case "unix":
-			return forbid(unix.SYS_SOCKET, unix.AF_UNIX, unix.EAFNOSUPPORT)
-		case "netlink":
-			return forbid(unix.SYS_SOCKET, unix.AF_NETLINK, unix.EAFNOSUPPORT)
-		case "memfd":
-			return forbid(unix.SYS_MEMFD_CREATE, 0, unix.EPERM)
+	f.Func("no", "sockets of the family unix or netlink fail, as with systemd's RestrictAddressFamilies=", func(family string) error {
+		number, ok := map[string]uint32{"unix": unix.AF_UNIX, "netlink": unix.AF_NETLINK}[family]
+		if !ok {
+			return errors.New("no such family")
 		}
-		return errors.New("no such thing")
-	})
-	f.Func("listen", "listens on an address, and passes the socket on as descriptor 3, as systemd does", listen)
-	f.Func("users", "a user namespace with 65,536 users, which begin at this one here", func(first string) (err error) {
-		users, err = strconv.Atoi(first)
-		return err
+		return forbid(number)
 	})
 	f.Func("up", "brings an interface up: name, or name=address", func(s string) error {
 		name, address, ok := strings.Cut(s, "=")
@@ -86,8 +76,8 @@ func tool(args []string) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	if group != "" || users > 0 {
-		return runChild(f.Args(), group, users)
+	if group != "" {
+		return runIn(group, f.Args())
 	}
 	path, err := exec.LookPath(f.Arg(0))
 	if err != nil {
@@ -121,9 +111,8 @@ func ownTmp(keep string) error {
 	return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", fd), keep, "", unix.MS_BIND|unix.MS_REC, "")
 }
 
-// forbid has a system call fail in this process and what it becomes. Of socket, only calls with the
-// first argument given fail.
-func forbid(call, argument uint32, errno unix.Errno) error {
+// forbid has sockets of a family fail with EAFNOSUPPORT in this process and what it becomes.
+func forbid(family uint32) error {
 	const (
 		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
@@ -131,29 +120,19 @@ func forbid(call, argument uint32, errno unix.Errno) error {
 
 		number, firstArgument = 0, 16 // in struct seccomp_data, little-endian
 	)
-	filter := []unix.SockFilter{{Code: load, K: number}, {Code: equal, Jf: 3, K: call}, {Code: load, K: firstArgument}, {Code: equal, Jf: 1, K: argument}}
-	if call != unix.SYS_SOCKET {
-		filter = []unix.SockFilter{{Code: load, K: number}, {Code: equal, Jf: 1, K: call}}
+	filter := []unix.SockFilter{
+		{Code: load, K: number},
+		{Code: equal, Jf: 3, K: unix.SYS_SOCKET},
+		{Code: load, K: firstArgument},
+		{Code: equal, Jf: 1, K: family},
+		{Code: end, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)},
+		{Code: end, K: unix.SECCOMP_RET_ALLOW},
 	}
-	filter = append(filter, unix.SockFilter{Code: end, K: unix.SECCOMP_RET_ERRNO | uint32(errno)}, unix.SockFilter{Code: end, K: unix.SECCOMP_RET_ALLOW})
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0)
-}
-
-// listen makes descriptor 3 a listener.
-func listen(address string) error {
-	ln, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	f, err := ln.(*net.TCPListener).File()
-	if err != nil {
-		return err
-	}
-	return unix.Dup3(int(f.Fd()), 3, 0)
 }
 
 const noGroup = "no control group with a limit of memory can be made here"
@@ -193,19 +172,11 @@ func limitMemory(limit string) (group string, err error) {
 	return "", fmt.Errorf("%s: %w", noGroup, err)
 }
 
-// runChild runs a command in the control group, which this process has entered, and then removes the
-// group; or in a user namespace.
-func runChild(args []string, group string, users int) error {
+// runIn runs a command in the control group, which this process has entered, and then removes it.
+func runIn(group string, args []string) error {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if users > 0 {
-		all := []syscall.SysProcIDMap{{ContainerID: 0, HostID: users, Size: 1 << 16}}
-		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = all, all
-		cmd.SysProcAttr.GidMappingsEnableSetgroups = true
-		cmd.SysProcAttr.Credential = &syscall.Credential{}
-	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	if err := cmd.Start(); err != nil {
@@ -216,9 +187,7 @@ func runChild(args []string, group string, users int) error {
 		cmd.Process.Signal(syscall.SIGTERM)
 	}()
 	err := cmd.Wait()
-	if group != "" {
-		os.WriteFile(filepath.Join(filepath.Dir(group), "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
-		os.Remove(group)
-	}
+	os.WriteFile(filepath.Join(filepath.Dir(group), "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
+	os.Remove(group)
 	return err
 }

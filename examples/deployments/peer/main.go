@@ -36,9 +36,9 @@ func main() {
 	}
 }
 
-// listen serves, and says when it is ready. Network fd is the listener that is descriptor 3.
+// listen serves, and says when it is ready.
 func listen(network, address string) error {
-	ln, err := listener(network, address)
+	ln, err := ctnet.Listen(network, address)
 	if err != nil {
 		return err
 	}
@@ -50,17 +50,6 @@ func listen(network, address string) error {
 	}()
 	fmt.Println("ready", ln.Addr())
 	return http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }))
-}
-
-func listener(network, address string) (net.Listener, error) {
-	if network != "fd" {
-		return ctnet.Listen(network, address)
-	}
-	inner, err := net.FileListener(os.NewFile(3, "listener"))
-	if err != nil {
-		return nil, err
-	}
-	return ctnet.NewListener(inner)
 }
 
 // call prints the way, the reason or "-", and the requests in a second.
