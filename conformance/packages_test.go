@@ -19,7 +19,6 @@ var arrows = map[string][]string{
 	"internal/foreign":    nil,
 	"internal/hostnet":    nil,
 	"internal/leakcheck":  nil,
-	"internal/netif":      nil,
 	"internal/pair":       {"internal/foreign", "internal/rendezvous", "internal/sched", "internal/segpool", "internal/stream", "internal/syserr"},
 	"internal/pattern":    nil,
 	"internal/rawpacket":  nil,

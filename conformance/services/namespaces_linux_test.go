@@ -5,12 +5,14 @@ package services
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,7 +27,6 @@ import (
 	"cutthrough.example/conformance/internal/harness"
 	"cutthrough.example/ctnet"
 	"cutthrough.example/internal/leakcheck"
-	"cutthrough.example/internal/netif"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -328,11 +329,11 @@ func (s *stage) obey(args []string, file *os.File) (answer string, err error) {
 	case "environment": // name, value
 		return "set", os.Setenv(arg(1), arg(2))
 	case "up": // interface, address with prefix or none
-		return "up", netif.Up(arg(1), args[2:]...)
+		return "up", interfaceUp(arg(1), args[2:])
 	case "veth": // name, name and process of the other end
 		pid, err := strconv.Atoi(arg(3))
 		harness.Check(err)
-		return "made", netif.AddVeth(arg(1), arg(2), pid)
+		return "made", addVeth(arg(1), arg(2), pid)
 	case "private":
 		return "private", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 	case "proc":
@@ -574,6 +575,89 @@ func exchange(c net.Conn) error {
 	}
 	if !bytes.Equal(sent, got) {
 		return errors.New("other bytes than were sent")
+	}
+	return nil
+}
+
+// interfaceUp gives a network interface of this thread's network namespace an
+// address of IPv4, if one is said, and brings it up.
+func interfaceUp(name string, address []string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	if len(address) > 0 {
+		prefix, err := netip.ParsePrefix(address[0])
+		if err != nil {
+			return err
+		}
+		if err := req.SetInet4Addr(prefix.Addr().AsSlice()); err != nil {
+			return err
+		}
+		if err := unix.IoctlIfreq(fd, unix.SIOCSIFADDR, req); err != nil {
+			return err
+		}
+		req.SetInet4Addr(net.CIDRMask(prefix.Bits(), 32))
+		if err := unix.IoctlIfreq(fd, unix.SIOCSIFNETMASK, req); err != nil {
+			return err
+		}
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, req); err != nil {
+		return err
+	}
+	req.SetUint16(req.Uint16() | unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
+}
+
+// addVeth makes two network interfaces that are joined: one here, the other one in
+// the network namespace of a process.
+func addVeth(name, peer string, pid int) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	native := binary.NativeEndian
+	attribute := func(kind uint16, parts ...[]byte) []byte {
+		value := bytes.Join(parts, nil)
+		b := native.AppendUint16(nil, uint16(4+len(value)))
+		b = append(native.AppendUint16(b, kind), value...)
+		return append(b, make([]byte, -len(b)&3)...)
+	}
+	const vethInfoPeer = 1 // VETH_INFO_PEER
+	link := make([]byte, unix.SizeofIfInfomsg)
+	body := bytes.Join([][]byte{
+		link,
+		attribute(unix.IFLA_IFNAME, []byte(name), []byte{0}),
+		attribute(unix.IFLA_LINKINFO,
+			attribute(unix.IFLA_INFO_KIND, []byte("veth")),
+			attribute(unix.IFLA_INFO_DATA,
+				attribute(vethInfoPeer, link,
+					attribute(unix.IFLA_IFNAME, []byte(peer), []byte{0}),
+					attribute(unix.IFLA_NET_NS_PID, native.AppendUint32(nil, uint32(pid)))))),
+	}, nil)
+	m := native.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+	m = native.AppendUint16(m, unix.RTM_NEWLINK)
+	m = native.AppendUint16(m, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	m = append(append(m, make([]byte, 8)...), body...) // sequence number, sender
+	if err := unix.Sendto(fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	b := make([]byte, 1<<10)
+	n, _, err := unix.Recvfrom(fd, b, 0)
+	if err != nil {
+		return err
+	}
+	if n < unix.SizeofNlMsghdr+4 || native.Uint16(b[4:]) != unix.NLMSG_ERROR {
+		return errors.New("not an answer of netlink's")
+	}
+	if errno := -int32(native.Uint32(b[unix.SizeofNlMsghdr:])); errno != 0 {
+		return os.NewSyscallError("RTM_NEWLINK", syscall.Errno(errno))
 	}
 	return nil
 }
