@@ -151,3 +151,25 @@ func TestImitates(t *testing.T) {
 		}
 	}
 }
+
+// TestPage makes sure that docs/deployments.md has each place, with the way that its connections
+// take, and each file.
+func TestPage(t *testing.T) {
+	b, err := os.ReadFile("../deployments.md")
+	require.NoError(t, err)
+	page := string(b)
+	for _, p := range allPlaces(t) {
+		link := "](deployments/places/" + p.name + ".sh)"
+		require.Contains(t, page, link)
+		_, row, _ := strings.Cut(page, "| ["+p.title+link)
+		row, _, _ = strings.Cut(row, "\n")
+		cells := strings.Split(row, " | ")
+		require.Len(t, cells, 7, p.title)
+		require.Equal(t, p.way, cells[3], p.title)
+		require.Equal(t, p.because+" |", cells[6], p.title)
+		for _, part := range p.imitates {
+			file, _, _ := strings.Cut(part, ": ")
+			require.Contains(t, page, "](deployments/"+file+")", p.title)
+		}
+	}
+}

@@ -53,12 +53,13 @@ network() {
 }
 
 # container runs a command in a network namespace that network has made, and in mount, PID, IPC and
-# UTS namespaces of its own, as the containers of a pod are.
+# UTS namespaces of its own, with an empty /tmp, as the containers of a pod are.
 container() {
 	name=$1
 	shift
 	nsenter --net="/run/netns/$name" \
-		unshare --mount --pid --ipc --uts --fork --kill-child --mount-proc "$@"
+		unshare --mount --pid --ipc --uts --fork --kill-child --mount-proc \
+		sh -c 'mount -t tmpfs -o mode=1777 tmpfs /tmp && exec "$@"' sh "$@"
 }
 
 # volume makes a directory that members of group 2000 may write to, as Kubernetes makes one with
