@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert/yaml"
 	"github.com/stretchr/testify/require"
+
+	_ "cutthrough.example/ctnet" // which the programs use: if it changes, a cached result is not valid
 )
 
 func allPlaces(t *testing.T) []place {
@@ -35,6 +37,14 @@ func buildPrograms(t *testing.T) (dir string) {
 	}
 	dir = filepath.Join(t.TempDir(), "programs")
 	require.NoError(t, build(".", dir, ""))
+	// A cached result is not valid either if one of the files changes that this process opens.
+	sources, err := filepath.Glob("*/*.go")
+	require.NoError(t, err)
+	require.NotEmpty(t, sources)
+	for _, path := range append(sources, "places/lib.sh") {
+		_, err := os.ReadFile(path)
+		require.NoError(t, err)
+	}
 	return dir
 }
 
