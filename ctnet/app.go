@@ -96,7 +96,11 @@ var processApp = sync.OnceValue(func() *app {
 	if err := rendezvous.CheckAllowed(); err != nil {
 		slog.Warn("ctnet: a part of CTNET_ALLOW has no effect", "error", err)
 	}
-	if err := rendezvous.Check(); err != nil && !kernelOnly() && a.a.sayUnusable() {
+	err = rendezvous.Check()
+	if err == nil {
+		err = segpool.CheckShared()
+	}
+	if err != nil && !kernelOnly() && a.a.sayUnusable() {
 		a.a.log().Warn("ctnet: no cut-through, connections take the kernel's socket", "error", err)
 	}
 	return a.a

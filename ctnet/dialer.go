@@ -135,11 +135,11 @@ func (d *Dialer) dialName(ctx context.Context, name string) (*conn, error) {
 		return nil, syserr.New(syscall.ECONNREFUSED, "nobody listens on this name in the same testing/synctest bubble")
 	}
 	c, err := a.dialRemote(ctx, t.keys[0], t, ask, d.allow())
-	if err == rendezvous.ErrNobody {
+	if err != nil {
 		t.look() // for the error's text
-		return nil, newFallback(networkCT, name, t, err)
+		return nil, explain(networkCT, name, t, err)
 	}
-	return c, err
+	return c, nil
 }
 
 // allow returns Allow as package pair calls it.

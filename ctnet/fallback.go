@@ -75,7 +75,7 @@ const (
 	ReasonSilent         Reason = "silent"           // the listener's process did not answer in time
 	ReasonClosing        Reason = "closing"          // the listener is closing, or was just replaced
 	ReasonHandedOn       Reason = "handed-on"        // the listener was handed on with [Listener.File]
-	ReasonUnusable       Reason = "unusable"         // sockets can't be made, or the directory in CTNET_DIR can't be used
+	ReasonUnusable       Reason = "unusable"         // on either side sockets or memory can't be made, or the directory in CTNET_DIR can't be used
 	ReasonHasLocalAddr   Reason = "has-local-addr"   // Dialer.Kernel.LocalAddr is set
 	ReasonSwitchedOff    Reason = "switched-off"     // by CTNET_KERNEL_ONLY
 	ReasonInBubble       Reason = "in-bubble"        // the program runs in a testing/synctest bubble
@@ -140,6 +140,8 @@ func reasonOf(err error) Reason {
 		return ReasonOutOfResources
 	case syscall.ECONNREFUSED:
 		return ReasonClosing
+	case syscall.EPERM, syscall.ENOSYS: // from memfd_create
+		return ReasonUnusable
 	}
 	return ReasonFailed
 }
@@ -164,6 +166,14 @@ func newFallback(network, address string, t *target, err error) *Fallback {
 		f.Looked = t.looked()
 	}
 	return f
+}
+
+// explain returns the error of a Dial that has failed with err and has no other way. t may be nil.
+func explain(network, address string, t *target, err error) error {
+	if err == context.Canceled || err == context.DeadlineExceeded || err == net.ErrClosed {
+		return err
+	}
+	return newFallback(network, address, t, foundOut(err, nil))
 }
 
 // foundOut returns the cause of a Dial that has found no listener: why it could not find one, if that

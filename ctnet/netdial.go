@@ -121,7 +121,7 @@ func (n *netDial) run(ctx context.Context) (net.Conn, error) {
 	case n.hasFallback():
 		return n.fallBack(ctx, a)
 	default:
-		return nil, failure("dial", n.network, n.address, n.explain(a, n.address))
+		return nil, failure("dial", n.network, n.address, explain(n.network, n.address, a.target, a.err))
 	}
 }
 
@@ -143,14 +143,6 @@ func (n *netDial) report(a attempt, address string, kernel net.Conn) {
 	if n.tell != nil {
 		n.tell(newFallback(n.network, address, a.target, cause))
 	}
-}
-
-// explain returns the error of an attempt at an address, if there is no other way.
-func (n *netDial) explain(a attempt, address string) error {
-	if a.err == context.Canceled || a.err == context.DeadlineExceeded || a.err == net.ErrClosed {
-		return a.err
-	}
-	return newFallback(n.network, address, a.target, foundOut(a.err, nil))
 }
 
 // hasFallback reports whether the kernel's socket may be used.
@@ -204,7 +196,7 @@ func (r *resolvingDial) beforeConnect(ctx context.Context, network, address stri
 		r.failed = append(r.failed, failedAttempt{address, a})
 		return nil
 	default:
-		return r.explain(a, address)
+		return explain(r.network, address, a.target, a.err)
 	}
 }
 

@@ -175,6 +175,7 @@ func TestReasonOf(t *testing.T) {
 		syscall.ENFILE:       ReasonOutOfResources,
 		syscall.ENOMEM:       ReasonOutOfResources,
 		syscall.EBADF:        ReasonFailed,
+		syscall.EPERM:        ReasonUnusable,
 		errNotShared:         ReasonNotHere,
 
 		os.NewSyscallError("socket", syscall.EMFILE): ReasonOutOfResources,

@@ -346,6 +346,16 @@ func TestReasonOnCT(t *testing.T) {
 	require.ErrorContains(t, err, f.Looked[0])
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	require.False(t, told)
+
+	ln := listenEcho(t, harness.NewApp(t), "ct", t.Name(), "real")
+	defer ln.drain()
+	d.Allow = func(ctnet.Cred) bool { return false }
+	_, err = d.Dial("ct", t.Name())
+	require.ErrorAs(t, err, &f)
+	require.Equal(t, ctnet.ReasonNotTrusted, f.Reason)
+	require.Equal(t, os.Geteuid(), f.UID)
+	require.ErrorIs(t, err, syscall.EACCES)
+	require.False(t, told)
 }
 
 // TestPathKernelIsNoFallback dials with Path Kernel, as the program wants it.

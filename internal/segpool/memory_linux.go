@@ -65,6 +65,16 @@ func CreateShared(name string, size int, written Writer) (m *Memory, fd int, err
 	return m, fd, nil
 }
 
+// CheckShared returns an error if this process can't make memory that can be passed to another one.
+func CheckShared() error {
+	m, fd, err := CreateShared("ctnet check", os.Getpagesize(), ByMaker)
+	if err != nil {
+		return err
+	}
+	m.Free()
+	return unix.Close(fd)
+}
+
 // fill sets the size of a new memfd, maps it, and seals it. The seals come last, as
 // F_SEAL_FUTURE_WRITE forbids new writable mappings.
 func fill(fd, size int, written Writer) (*Memory, error) {

@@ -14,3 +14,6 @@ func CreatePrivate(size int) (*Memory, error) {
 // segmentBytes is 0, so each connection has a segment of its own: memory in the Go heap is
 // occupied even if it isn't used.
 const segmentBytes = 0
+
+// CheckShared returns nil: there are no other processes.
+func CheckShared() error { return nil }
