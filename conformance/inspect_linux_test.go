@@ -52,7 +52,17 @@ func TestInspectDialer(t *testing.T) {
 		require.Equal(t, exe, s.Exe)
 		ln.Close()
 
+		// A server without ctnet is none of the faults for which the process stays visible.
 		kernel, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer kernel.Close()
+		p = launch(t, "dial", "CTNET_TEST_NETWORK=tcp", "CTNET_TEST_BACK="+kernel.Addr().String())
+		defer p.end()
+		p.line(t)
+		require.Nil(t, inspected(t, p.cmd.Process.Pid))
+
+		forbids := ctnet.ListenConfig{App: harness.NewApp(t), Allow: func(ctnet.Cred) bool { return false }}
+		kernel, err = forbids.Listen(t.Context(), "tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		defer kernel.Close()
 		p = launch(t, "dial", "CTNET_TEST_NETWORK=tcp", "CTNET_TEST_BACK="+kernel.Addr().String())
@@ -62,7 +72,7 @@ func TestInspectDialer(t *testing.T) {
 		require.NotNil(t, s)
 		require.Empty(t, s.Connections)
 		require.Len(t, s.Fallbacks, 1)
-		require.Equal(t, ctnet.ReasonAbsent, s.Fallbacks[0].Reason)
+		require.Equal(t, ctnet.ReasonForbidden, s.Fallbacks[0].Reason)
 		if dir != "" {
 			t.Setenv("CTNET_DIR", "")
 			require.Nil(t, inspected(t, p.cmd.Process.Pid), "it is in another place")
@@ -96,6 +106,13 @@ func TestShownOnce(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	require.Len(t, both.Snapshot().Sockets, 1)
+	// Without a pair it is not found any more, and then again.
+	harness.Eventually(t, func() bool { return len(a.Snapshot().Sockets) == 0 })
+	d = ctnet.Dialer{App: a}
+	c, err = d.Dial("ct", t.Name())
+	require.NoError(t, err)
+	defer c.Close()
+	require.Len(t, a.Snapshot().Sockets, 1)
 	require.NoError(t, a.Close())
 	require.Empty(t, a.Snapshot().Sockets)
 }

@@ -189,10 +189,11 @@ func (a *app) absent(name string) (rendezvous.Stamp, error) {
 	return a.remote.Absences.Absent(name, a.opened.Load())
 }
 
-// show lets [Inspect] find the application, also if it only dials.
-func (a *app) show() {
+// show lets [Inspect] find the application, also if it only dials: while it is connected with another
+// application or, with stay, from now on.
+func (a *app) show(stay bool) {
 	if !wait.InBubble() { // the goroutine would belong to the bubble
-		a.remote.Show()
+		a.remote.Show(stay)
 	}
 }
 

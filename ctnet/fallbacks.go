@@ -108,9 +108,11 @@ func (t *fallbackTable) list() []FallbackInfo {
 // fellBack counts a connection or listener that uses the kernel's socket, logs the first of its
 // kind, and returns the cause.
 func (a *app) fellBack(op, network, address string, cause error, kernel net.Conn) error {
-	a.show()
 	found, first := a.fallbacks.add(fallbackKey{op, network, address, reasonOf(cause)}, cause, kernel)
 	if first {
+		if reasonOf(found).isFault() {
+			a.show(true)
+		}
 		// In a goroutine: the handler may hold a lock of its own while it dials.
 		go a.logFallback(op, network, address, found)
 	}

@@ -30,7 +30,9 @@ const (
 
 // Inspect returns a [Snapshot] of each application that listens in this network namespace, or in
 // the directory that CTNET_DIR names, or has dialed there, and that belongs to this user or to root;
-// for root, of each application. Those that only dial are found in this network namespace. A
+// for root, of each application. Those that only dial are found in this network
+// namespace, while they have a connection through shared memory, or after a fault has made a Dial of theirs use
+// the kernel's socket. A
 // connection with any other application is seen from the end that is in one of these.
 //
 // All are asked at the same time. Inspect waits for half a second for a process that is stopped, and

@@ -26,7 +26,7 @@ func (a *app) dialRemote(ctx context.Context, key string, t *target, ask sizes, 
 		d := &dialedConn{conn: conn{remote: t.addr}}
 		err := a.remote.Dial(ctx, to, d)
 		if err == nil {
-			a.show()
+			a.show(false)
 			return &d.conn, nil
 		}
 		if err != pair.ErrRetired {

@@ -37,6 +37,7 @@ type Host struct {
 
 	shown atomic.Bool // see Show
 	own   *Door       // what Show has made, or nil; guarded by mu
+	stay  bool        // own stays until Close; guarded by mu
 
 	complaints complaints
 	violations [violations]atomic.Uint64
@@ -184,11 +185,8 @@ func (h *Host) Close() {
 	h.closed = true
 	all := slices.Collect(maps.Keys(h.all))
 	channels := slices.Collect(maps.Keys(h.channels))
-	own := h.own
 	h.mu.Unlock()
-	if own != nil {
-		own.Close()
-	}
+	h.hide()
 	for _, m := range all {
 		m.each(func(e *stream.End, _ any, _ Spot, _ bool) { e.Abort() })
 	}

@@ -30,7 +30,7 @@ func (*Host) Each(func(owner any, at Spot, halfOpen bool)) {}
 func (*Host) Infos(time.Time) []Info { return nil }
 
 // Show does nothing.
-func (*Host) Show() {}
+func (*Host) Show(stay bool) {}
 
 // Sockets returns nil.
 func (*Host) Sockets() []string { return nil }

@@ -62,6 +62,7 @@ func (p *pair) unref() {
 			p.closing.Do(p.source.Bell.Close)
 			p.closing.Do(p.remote.Bell.Close)
 			p.self.gone()
+			p.host.hide()
 		}()
 	}
 }

@@ -5,13 +5,15 @@ import "cutthrough.example/internal/rendezvous"
 // An application is found, by whoever wants a snapshot of it, through the sockets on which it
 // listens. One that only dials has none, so it makes one for that alone.
 
-// Show lets the application be found, if it isn't yet. It doesn't wait for anybody. If it fails the
-// application is seen from the other ends of its connections only.
-func (h *Host) Show() {
-	if h.shown.Load() {
+// Show lets the application be found, if it isn't yet, while it has pairs; or, with stay, until it is
+// closed. It doesn't wait for anybody. If it fails the application is seen from the other ends of its
+// connections only.
+func (h *Host) Show(stay bool) {
+	if h.shown.Load() && !stay {
 		return
 	}
 	h.mu.Lock()
+	h.stay = h.stay || stay
 	needless := h.closed || len(h.doors) > 0 || h.shown.Swap(true)
 	h.mu.Unlock()
 	if needless {
@@ -24,13 +26,23 @@ func (h *Host) Show() {
 	d := h.door(nobody{}, socket)
 	h.mu.Lock()
 	h.own = d
-	closed := h.closed
 	h.mu.Unlock()
-	if closed {
-		d.Close() // Host.Close has not seen it
+	go d.Serve()
+	h.hide() // the last pair may have ended meanwhile, or Host.Close was called
+}
+
+// hide undoes Show if the application has no pair any more. It is called after each pair's end.
+func (h *Host) hide() {
+	h.mu.Lock()
+	d := h.own
+	if d == nil || !h.closed && (h.stay || len(h.all) > 0) {
+		h.mu.Unlock()
 		return
 	}
-	go d.Serve()
+	h.own = nil
+	h.shown.Store(false)
+	h.mu.Unlock()
+	d.Close()
 }
 
 // Sockets returns the names or paths of the sockets through which the application is found.
