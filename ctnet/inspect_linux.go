@@ -30,10 +30,9 @@ const (
 
 // Inspect returns a [Snapshot] of each application that listens in this network namespace, or in
 // the directory that CTNET_DIR names, or has dialed there, and that belongs to this user or to root;
-// for root, of each application. Those that only dial are found in this network
-// namespace, while they have a connection through shared memory, or after a fault has made a Dial of theirs use
-// the kernel's socket. A
-// connection with any other application is seen from the end that is in one of these.
+// for root, of each application. One that only dials is found in its network namespace: while it has a
+// connection through shared memory, and from then on when a fault has made a Dial use the kernel's
+// socket. A connection with any other application is seen from the end that is in one of these.
 //
 // All are asked at the same time. Inspect waits for half a second for a process that is stopped, and
 // for three for one that does not answer. The error names those; the other Snapshots are returned.
