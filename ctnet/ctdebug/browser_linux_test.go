@@ -157,8 +157,9 @@ func slowReader(all *sync.WaitGroup, c [2]net.Conn, interval time.Duration, stop
 }
 
 // serve serves the page of a fleet, in which the others have their names, and returns its URL.
-func (f *fleet) serve(t testing.TB) string {
+func (f *fleet) serve(t testing.TB, interval time.Duration) string {
 	h := newHandler(f.app)
+	h.hub.interval = interval
 	h.guard = &ownUser{app: f.app} // as Chromium asks from this host and user
 	h.hub.snapshot = func() ctnet.Snapshot {
 		s := f.app.Snapshot()
@@ -205,7 +206,11 @@ func TestPage(t *testing.T) {
 	b := startBrowser(t)
 	b.size(1280, 760, false)
 	b.colours("light")
-	url := f.serve(t)
+	interval := 200 * time.Millisecond
+	if *pictures {
+		interval = time.Second
+	}
+	url := f.serve(t, interval)
 	b.call("Page.navigate", map[string]any{"url": url}, nil)
 	want := len(whole)
 	b.await(fmt.Sprintf(`document.readyState === "complete" && document.querySelector("#count").textContent === "%d sessions"`, want))
@@ -217,12 +222,12 @@ func TestPage(t *testing.T) {
 	texts := func(column string) []string {
 		return eval[[]string](b, visible+`.map((r) => r.querySelector(".c-`+column+`").textContent)`)
 	}
-	require.Less(t, len(texts("remote")), 60)
+	require.Less(t, eval[int](b, `document.querySelectorAll(".row").length`), 60)
 	known := make(map[string]bool)
 	for _, c := range f.app.Snapshot().Connections {
 		known[c.Local+" "+c.Remote] = true
 	}
-	addresses := eval[[]string](b, visible+`.map((r) => r.querySelector(".c-local").textContent + " " + r.querySelector(".c-remote").textContent)`)
+	addresses := eval[[]string](b, visible+`.map((r) => r.querySelector(".c-local").title + " " + r.querySelector(".c-remote").title)`)
 	require.Greater(t, len(addresses), 10)
 	for _, a := range addresses {
 		require.True(t, known[a], a)
@@ -291,7 +296,9 @@ func TestPage(t *testing.T) {
 	require.True(t, eval[bool](b, `document.querySelector("#detail").hidden`))
 
 	// The other views.
-	b.await(`tick > 25`)
+	if *pictures {
+		b.await(`tick > 45`)
+	}
 	picture("sessions")
 	open := func(view string) {
 		eval[any](b, `document.querySelector("#tab-`+view+`").click()`)
@@ -389,10 +396,14 @@ func TestManySessions(t *testing.T) {
 	defer f.close()
 	b := startBrowser(t)
 	b.size(1440, 900, false)
-	b.call("Page.navigate", map[string]any{"url": f.serve(t)}, nil)
+	b.call("Page.navigate", map[string]any{"url": f.serve(t, time.Second)}, nil)
 	b.await(`document.readyState === "complete" && document.querySelector("#count").textContent === "10,000 sessions"`)
 	t.Logf("all of it: %d bytes, shown in %.1f ms", eval[int](b, "cost.bytes"), eval[float64](b, "cost.apply"))
-	for _, share := range []float64{0, 0.01, 0.1, 1} {
+	shares, length := []float64{0, 1}, 1000
+	if os.Getenv("CTNET_LONG_TEST") != "" {
+		shares, length = []float64{0, 0.01, 0.1, 1}, 10_000
+	}
+	for _, share := range shares {
 		stop := make(chan struct{})
 		var all sync.WaitGroup
 		if share > 0 {
@@ -400,18 +411,26 @@ func TestManySessions(t *testing.T) {
 		}
 		b.await(fmt.Sprintf("cost.updates >= %d", eval[int](b, "cost.updates")+3))
 		before := eval[[]float64](b, "[cost.total, cost.updates]")
-		times := eval[[]float64](b, fmt.Sprintf(frames, 6000))
+		times := eval[[]float64](b, fmt.Sprintf(frames, length))
+		b.await(fmt.Sprintf("cost.updates >= %v", before[1]+2))
 		after := eval[[]float64](b, "[cost.total, cost.updates]")
 		apply := eval[float64](b, "cost.apply")
+		script := eval[float64](b, `(() => {
+			const grid = document.querySelector("#grid"), start = performance.now();
+			for (let i = 0; i < 50; i++) { grid.scrollTop = i * 700; drawRows(); }
+			return (performance.now() - start) / 50;
+		})()`)
 		close(stop)
 		all.Wait()
 		bytes := int((after[0] - before[0]) / max(1, after[1]-before[1]))
 		at := func(q float64) float64 { return times[int(q*float64(len(times)-1))] }
-		t.Logf("%4.0f %% move: frames %d, p50 %.1f ms, p99 %.1f ms, longest %.1f ms; %d updates of %d bytes, the last shown in %.1f ms",
-			share*100, len(times), at(0.5), at(0.99), at(1), int(after[1]-before[1]), bytes, apply)
-		require.GreaterOrEqual(t, after[1]-before[1], 1.0)
-		require.Less(t, at(0.5), 34.0, "half of the frames take longer than two of a screen")
-		require.Less(t, bytes, 1500+int(share*10_000*120))
+		t.Logf("%4.0f %% move: frames %d, p50 %.1f ms, p99 %.1f ms, longest %.1f ms, script %.1f ms; %d updates of %d bytes, the last shown in %.1f ms",
+			share*100, len(times), at(0.5), at(0.99), at(1), script, int(after[1]-before[1]), bytes, apply)
+		// A table with an element for each session takes seconds. Other work on the machine, and a Chromium
+		// that has no GPU, make these bounds generous.
+		require.Less(t, at(0.5), 150.0)
+		require.Less(t, script, 100.0)
+		require.Less(t, bytes, 1500+int(share*10_000*80))
 	}
 	require.Less(t, eval[int](b, `document.querySelectorAll(".row").length`), 60)
 	require.Empty(t, b.happened("Runtime.exceptionThrown"))

@@ -21,8 +21,8 @@ const (
 	writeTime = 10 * time.Second
 
 	// minRest is how long the hub rests after a snapshot at least, in times of what that took: so
-	// snapshots take one part in 20 of a CPU.
-	minRest = 19
+	// snapshots take a tenth of a CPU at most.
+	minRest = 9
 )
 
 // A hub serves the event stream. While there are clients one goroutine takes a snapshot each

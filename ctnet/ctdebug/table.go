@@ -100,9 +100,10 @@ type message struct {
 
 	Totals totals
 
-	Add json.RawMessage `json:",omitempty"` // rows
-	Set json.RawMessage `json:",omitempty"` // changes of rows
-	Del []int           `json:",omitempty"` // the numbers of rows that are gone
+	// Add and Set are rows, and changes of rows. They are JSON already, and come last.
+	add, set []byte
+
+	Del []int `json:",omitempty"` // the numbers of rows that are gone
 
 	Pairs     []ctnet.PairInfo     `json:",omitempty"` // those that are new or have changed
 	PairsGone []string             `json:",omitempty"`
@@ -162,7 +163,7 @@ func (t *table) update(s *ctnet.Snapshot, now time.Time, took time.Duration) []b
 		t.order = append(t.order, r)
 		add = append(r.append(add), ',')
 	}
-	m.Add, m.Set = closeArray(add), closeArray(set)
+	m.add, m.set = closeArray(add), closeArray(set)
 
 	t.totals = totals{
 		Sessions: len(s.Connections) + s.Omitted, Omitted: len(s.Connections) + s.Omitted - len(t.rows),
@@ -209,7 +210,7 @@ func (t *table) full(app *identity) []byte {
 		add = append(r.append(add), ',')
 	}
 	m := message{
-		Time: t.time.UnixMilli(), App: app, Totals: t.totals, Add: closeArray(add),
+		Time: t.time.UnixMilli(), App: app, Totals: t.totals, add: closeArray(add),
 		Pairs: slices.Collect(maps.Values(t.pairs)), Listeners: t.listeners, Fallbacks: t.fallbacks,
 	}
 	return m.encode()
@@ -221,11 +222,18 @@ func (m *message) encode() []byte {
 	if err != nil {
 		panic(err) // there is nothing in it that has no JSON
 	}
-	return b
+	b = b[:len(b)-1]
+	if m.add != nil {
+		b = append(append(b, `,"Add":`...), m.add...)
+	}
+	if m.set != nil {
+		b = append(append(b, `,"Set":`...), m.set...)
+	}
+	return append(b, '}')
 }
 
 // closeArray ends a JSON array. It returns nil for an empty one.
-func closeArray(b []byte) json.RawMessage {
+func closeArray(b []byte) []byte {
 	if len(b) == 1 {
 		return nil
 	}

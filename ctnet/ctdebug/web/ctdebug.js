@@ -418,6 +418,12 @@ class View {
     this.rate = el("canvas");
     this.recv = el("i", { class: "recv" });
     this.send = el("i", { class: "send" });
+    this.fifo = cell("c-fifo fifo", this.recv, this.send);
+    this.fifo.addEventListener("mouseenter", () => {
+      const r = this.row;
+      this.fifo.title = `${binary(r.recvQueue)} of ${binary(r.recvSize)} wait to be read here, ${binary(r.recvHigh)} at most\n` +
+        `${binary(r.sendQueue)} of ${binary(r.sendSize)} wait to be read by the peer, ${binary(r.sendHigh)} at most`;
+    });
     this.stalls = el("canvas");
     this.stall = el("span");
     this.stallCell = cell("c-stall stall", this.stalls, this.stall);
@@ -428,12 +434,20 @@ class View {
     this.line2 = cell("line2");
     this.el = el("div", { role: "row", class: "row" },
       cell("c-state state", this.dot, this.state), this.local, this.remote, this.peer, this.in, this.out,
-      cell("c-rate", this.rate), cell("c-fifo fifo", this.recv, this.send), this.stallCell,
+      cell("c-rate", this.rate), this.fifo, this.stallCell,
       this.idle, this.age, this.worker, this.slot, this.line2);
     this.el.addEventListener("click", () => open(this.row.n));
     this.row = null;
     this.drawn = -1;
     this.texts = new Map();
+  }
+
+  // address shows one. Of that of a dialing end on network ct the number comes first to mind, so if it
+  // is too long the middle is left out.
+  address(e, s) {
+    if (this.texts.get(e) === s) return;
+    this.text(e, s);
+    e.textContent = s.replace(/^([0-9a-f]{6})[0-9a-f]{10}:(\d+)$/, "$1…:$2");
   }
 
   // text sets an element's text, if it is another one.
@@ -452,20 +466,20 @@ class View {
     if (this.row === r && this.drawn === tick) return;
     this.row = r;
     this.drawn = tick;
-    this.el.setAttribute("aria-rowindex", index + 2);
-    this.dot.dataset.state = r.state;
+    if (this.index !== index) this.el.setAttribute("aria-rowindex", (this.index = index) + 2);
+    mark(this.dot, "state", r.state);
     this.text(this.state, r.state);
-    this.text(this.local, r.local || "–");
-    this.text(this.remote, r.remote);
+    this.address(this.local, r.local || "–");
+    this.address(this.remote, r.remote);
     this.text(this.peer, r.peer());
     this.text(this.in, rate(r.recvRate));
     this.text(this.out, rate(r.sendRate));
-    this.in.dataset.zero = r.recvRate === 0;
-    this.out.dataset.zero = r.sendRate === 0;
-    bar(this.recv, "recv", r.recvFill(), r.recvHigh / r.recvSize, `${binary(r.recvQueue)} of ${binary(r.recvSize)} wait to be read here, ${binary(r.recvHigh)} at most`);
-    bar(this.send, "send", r.sendFill(), r.sendHigh / r.sendSize, `${binary(r.sendQueue)} of ${binary(r.sendSize)} wait to be read by the peer, ${binary(r.sendHigh)} at most`);
+    mark(this.in, "zero", r.recvRate === 0);
+    mark(this.out, "zero", r.sendRate === 0);
+    bar(this.recv, r.recvFill(), r.recvHigh / r.recvSize);
+    bar(this.send, r.sendFill(), r.sendHigh / r.sendSize);
     this.text(this.stall, r.stall > 0 ? percent(r.stall) : "–");
-    this.stallCell.dataset.hot = r.stall >= 0.1;
+    mark(this.stallCell, "hot", r.stall >= 0.1);
     this.text(this.idle, short(r.idle()));
     this.text(this.age, short(r.age()));
     this.text(this.worker, r.worker < 0 ? "–" : String(r.worker));
@@ -478,24 +492,36 @@ class View {
   }
 }
 
-function bar(e, name, fill, high, title) {
-  e.style.setProperty("--fill", fill.toFixed(3));
-  e.style.setProperty("--high", Math.min(1, high || 0).toFixed(3));
-  e.className = name + (fill > 0.9 ? " full" : "");
-  e.title = title;
+// mark sets an element's data attribute, if it is another one: each change costs the browser something.
+function mark(e, name, value) {
+  const key = "mark_" + name;
+  if (e[key] === value) return;
+  e[key] = value;
+  e.dataset[name] = value;
+}
+
+function bar(e, fill, high) {
+  fill = fill.toFixed(3);
+  high = Math.min(1, high || 0).toFixed(3);
+  if (e.fill !== fill) e.style.setProperty("--fill", e.fill = fill);
+  if (e.high !== high) e.style.setProperty("--high", e.high = high);
+  mark(e, "full", fill > 0.9);
 }
 
 const views = [];
 let rowHeight = 32;
 
-// The sizes of the rows' sparklines: to ask each of them would have the browser lay out the page anew
-// for each.
-const sparkSizes = { rate: [0, 0], stall: [0, 0] };
+// The sizes of the rows' sparklines, once they are measured: to ask each of them would have the browser
+// lay out the page anew for each.
+let sparkSizes = null;
+
+// measure has the sizes of rows measured anew.
+function measure() { sparkSizes = null; }
 
 function drawRows() {
   const grid = $("grid"), body = $("body");
   if ($("sessions").hidden) return;
-  rowHeight = parseInt(getComputedStyle(document.documentElement).getPropertyValue("--row"), 10);
+  if (!sparkSizes) rowHeight = parseInt(getComputedStyle(document.documentElement).getPropertyValue("--row"), 10);
   const height = shown.length * rowHeight;
   if (body.style.height !== height + "px") body.style.height = height + "px";
   const head = $("head").offsetHeight;
@@ -507,10 +533,10 @@ function drawRows() {
     views.push(v);
     body.append(v.el);
   }
-  if (need) {
-    views[0].el.hidden = false;
-    sparkSizes.rate = [views[0].rate.clientWidth, views[0].rate.clientHeight];
-    sparkSizes.stall = [views[0].stalls.clientWidth, views[0].stalls.clientHeight];
+  if (need && !sparkSizes) {
+    const { el, rate, stalls } = views[0];
+    el.hidden = false;
+    sparkSizes = { rate: [rate.clientWidth, rate.clientHeight], stall: [stalls.clientWidth, stalls.clientHeight] };
   }
   // Row i always has the view i modulo their number, so to scroll by a row changes one of them.
   views.forEach((v) => { v.used = false; });
@@ -912,6 +938,7 @@ function show(name) {
     $("tab-" + id).tabIndex = id === view ? 0 : -1;
   }
   if (location.hash.slice(1) !== view) history.replaceState(null, "", "#" + view);
+  measure();
   draw();
 }
 
@@ -943,7 +970,7 @@ document.querySelector("nav").addEventListener("keydown", (e) => {
   $("tab-" + view).focus();
 });
 addEventListener("hashchange", () => show(location.hash.slice(1)));
-addEventListener("resize", soon(draw));
+addEventListener("resize", soon(() => { measure(); draw(); }));
 $("grid").addEventListener("scroll", soon(drawRows), { passive: true });
 $("filter").addEventListener("input", soon(() => {
   filter($("filter").value);
