@@ -160,7 +160,7 @@ func slowReader(all *sync.WaitGroup, c [2]net.Conn, interval time.Duration, stop
 func (f *fleet) serve(t testing.TB, interval time.Duration) string {
 	h := newHandler(f.app)
 	h.hub.interval = interval
-	h.guard = &ownUser{app: f.app} // as Chromium asks from this host and user
+	h.guard = &ownUser{look: f.app.Snapshot} // as Chromium asks from this host and user
 	h.hub.snapshot = func() ctnet.Snapshot {
 		s := f.app.Snapshot()
 		s.Program, s.Exe = "orders", "/usr/bin/orders"

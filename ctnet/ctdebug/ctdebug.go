@@ -37,7 +37,7 @@ func init() { http.Handle("/debug/ctnet/", Handler(nil)) }
 // of other Apps of this process are strangers to it without [ConnContext].
 func Handler(app *ctnet.App) http.Handler {
 	h := newHandler(app)
-	h.guard = &ownUser{app: app}
+	h.guard = &ownUser{look: app.Snapshot}
 	return h
 }
 

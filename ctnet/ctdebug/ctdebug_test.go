@@ -385,8 +385,8 @@ func TestQuiet(t *testing.T) {
 // gone.
 func TestClients(t *testing.T) {
 	leakcheck.Check(t)
-	app := newApp(t)
-	h := quickHandler(app)
+	h := quickHandler(newApp(t))
+	h.hub.interval = time.Hour // so that nobody is dropped as he is slow
 	web := newServer(t, h)
 	before := leakcheck.Now()
 	for range 2 {
@@ -401,6 +401,8 @@ func TestClients(t *testing.T) {
 		resp, _ := get(t, web.URL+"/events", nil)
 		require.Equal(t, 503, resp.StatusCode)
 		require.NotEmpty(t, resp.Header.Get("Retry-After"))
+		resp, _ = get(t, web.URL+"/events", func(r *http.Request) { r.Method = "HEAD" })
+		require.Equal(t, 200, resp.StatusCode, "it is no client")
 		for _, s := range all {
 			s.close()
 		}

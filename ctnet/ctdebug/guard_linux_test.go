@@ -10,11 +10,14 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"cutthrough.example/ctnet"
 	"cutthrough.example/internal/asuser"
+	"cutthrough.example/internal/hostnet"
 	"cutthrough.example/internal/leakcheck"
 )
 
@@ -79,25 +82,82 @@ func TestTCPUser(t *testing.T) {
 	}
 }
 
+// request returns a request as a server has it from a connection with these addresses.
+func request(local net.Addr, remote string) *http.Request {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Host = "localhost"
+	r.RemoteAddr = remote
+	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
+}
+
+// TestCtnetUser asks over connections of ctnet that this user and others have: the one with both of the
+// addresses counts, and if there were two with the same ones, both.
+func TestCtnetUser(t *testing.T) {
+	ct := listen(t, newApp(t), "svc/x").Addr()
+	tcp := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 3}
+	conn := func(network, local, remote string, uid int) ctnet.ConnInfo {
+		return ctnet.ConnInfo{Network: network, Local: local, Remote: remote, Peer: ctnet.Cred{UID: uid}}
+	}
+	own := os.Geteuid()
+	g := &ownUser{look: func() ctnet.Snapshot {
+		return ctnet.Snapshot{Connections: []ctnet.ConnInfo{
+			conn("ct", "svc/x", "a:1", own),
+			conn("ct", "svc/x", "a:2", stranger),
+			conn("ct", "svc/y", "a:1", stranger),
+			conn("ct", "svc/y", "a:3", own),
+			conn("tcp", "svc/x", "a:1", stranger),
+			conn("tcp", "svc/x", "a:4", own),
+			conn("tcp", "127.0.0.1:3", "127.0.0.1:20030", own),
+			conn("tcp", "127.0.0.1:3", "127.0.0.1:20031", stranger),
+			conn("tcp", "127.0.0.1:3", "127.0.0.1:20032", own),
+			conn("tcp", "127.0.0.1:3", "127.0.0.1:20032", stranger),
+			conn("tcp", "127.0.0.1:4", "127.0.0.1:20033", own),
+		}}
+	}}
+	for remote, pass := range map[string]bool{"a:1": true, "a:2": false, "a:3": false, "a:4": false} {
+		require.Equal(t, pass, g.refuse(request(ct, remote)) == "", remote)
+	}
+	for remote, pass := range map[string]bool{"127.0.0.1:20030": true, "127.0.0.1:20031": false, "127.0.0.1:20032": false, "127.0.0.1:20033": false} {
+		require.Equal(t, pass, g.refuse(request(tcp, remote)) == "", remote)
+	}
+}
+
 // TestBothHaveIt has a connection of the kernel's with the addresses of one of ctnet's: whichever of them
-// the request has come over, both users are to be trusted.
+// the request has come over, both users are to be trusted. Where ctnet can't have one no snapshot is taken.
 func TestBothHaveIt(t *testing.T) {
 	needRoot(t)
 	leakcheck.Check(t)
-	app := newApp(t)
-	s := newServer(t, Handler(app))
-	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 20024}}).Dial("tcp", s.Listener.Addr().String())
-	require.NoError(t, err)
-	defer c.Close()
-	r := httptest.NewRequest("GET", "/", nil)
-	r.RemoteAddr = c.LocalAddr().String()
-	r.Host = "localhost"
-	r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, c.RemoteAddr()))
-	g := &ownUser{app: app}
-	require.Empty(t, g.refuse(r))
-	giveTo(t, c, stranger)
-	require.NotEmpty(t, g.refuse(r))
-	require.NoError(t, c.(*net.TCPConn).SetLinger(0))
+	s := newServer(t, nil)
+	for _, test := range []struct{ port, kernel, ctnet, looks int }{
+		{0, 0, -1, 0},
+		{0, stranger, -1, 0},
+		{20024, 0, -1, 1},
+		{20024, 0, 0, 1},
+		{20024, 0, stranger, 1},
+		{20024, stranger, 0, 0},
+	} {
+		d := net.Dialer{Control: reuse, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: test.port}}
+		c, err := d.Dial("tcp", s.Listener.Addr().String())
+		require.NoError(t, err)
+		giveTo(t, c, test.kernel)
+		looks := 0
+		g := &ownUser{look: func() (s ctnet.Snapshot) {
+			looks++
+			if test.ctnet >= 0 {
+				s.Connections = []ctnet.ConnInfo{{Network: "tcp", Local: c.RemoteAddr().String(), Remote: c.LocalAddr().String(), Peer: ctnet.Cred{UID: test.ctnet}}}
+			}
+			return s
+		}}
+		pass := test.kernel == 0 && test.ctnet <= 0
+		require.Eventually(t, func() bool {
+			_, ok := hostnet.SocketUID(c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort())
+			return ok
+		}, leakcheck.Patience, time.Millisecond)
+		require.Equal(t, pass, g.refuse(request(c.RemoteAddr(), c.LocalAddr().String())) == "", test)
+		require.Equal(t, test.looks, looks, test)
+		require.NoError(t, c.(*net.TCPConn).SetLinger(0))
+		c.Close()
+	}
 }
 
 // reuse lets a port be bound again that was used just now.
@@ -123,12 +183,9 @@ func TestOthers(t *testing.T) {
 
 	h := Handler(newApp(t))
 	for _, remote := range []string{"", "@", "127.0.0.1", "127.0.0.1:1", "[::1]:1"} {
-		r := httptest.NewRequest("GET", "/", nil)
-		r.Host = "localhost"
-		r.RemoteAddr = remote
 		for _, local := range []net.Addr{nil, s.Listener.Addr(), &net.UnixAddr{Net: "unix", Name: "/x"}} {
 			w := httptest.NewRecorder()
-			h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local)))
+			h.ServeHTTP(w, request(local, remote))
 			require.Equal(t, 403, w.Code, "%v %v", remote, local)
 		}
 	}

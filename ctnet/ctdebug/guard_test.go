@@ -138,7 +138,7 @@ func TestConnUser(t *testing.T) {
 // after the request had come.
 func TestSharedLook(t *testing.T) {
 	leakcheck.Check(t)
-	g := &ownUser{app: newApp(t)}
+	g := &ownUser{look: newApp(t).Snapshot}
 	g.at = time.Now() // so all of them wait
 	first := g.at
 	var all sync.WaitGroup
