@@ -161,7 +161,7 @@ func (f *fleet) serve(t testing.TB, interval time.Duration) string {
 	h := newHandler(f.app)
 	h.hub.interval = interval
 	h.guard = &ownUser{look: f.app.Snapshot} // as Chromium asks from this host and user
-	h.hub.snapshot = func() ctnet.Snapshot {
+	h.snapshot = func() ctnet.Snapshot {
 		s := f.app.Snapshot()
 		s.Program, s.Exe = "orders", "/usr/bin/orders"
 		for i := range s.Pairs {
@@ -171,6 +171,7 @@ func (f *fleet) serve(t testing.TB, interval time.Duration) string {
 		}
 		return s
 	}
+	h.hub.snapshot = h.snapshot
 	return newServer(t, h).URL + "/"
 }
 

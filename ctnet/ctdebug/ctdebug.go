@@ -63,14 +63,14 @@ var files = map[string]struct{ file, kind string }{
 
 // A handler serves the page for one application.
 type handler struct {
-	app   *ctnet.App
-	guard guard
-	hub   hub
-	busy  chan struct{} // has an element for each snapshot that is being made
+	snapshot func() ctnet.Snapshot
+	guard    guard
+	hub      hub
+	busy     chan struct{} // has an element for each snapshot that is being made
 }
 
 func newHandler(app *ctnet.App) *handler {
-	return &handler{app: app, hub: hub{snapshot: app.Snapshot, interval: time.Second}, busy: make(chan struct{}, maxBusy)}
+	return &handler{snapshot: app.Snapshot, hub: hub{snapshot: app.Snapshot, interval: time.Second}, busy: make(chan struct{}, maxBusy)}
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -144,6 +145,28 @@ func TestSnapshot(t *testing.T) {
 		resp, _ := get(t, s.URL+"/snapshot"+query, nil)
 		require.Equal(t, 400, resp.StatusCode, query)
 	}
+}
+
+// TestSnapshotBounds has more in a snapshot than there may be in an answer.
+func TestSnapshotBounds(t *testing.T) {
+	h := newHandler(nil)
+	h.snapshot = func() ctnet.Snapshot {
+		return ctnet.Snapshot{
+			Connections: make([]ctnet.ConnInfo, maxLimit+10), Omitted: 5,
+			Pairs: make([]ctnet.PairInfo, maxPairs+1), Listeners: make([]ctnet.ListenerInfo, maxListeners+2),
+		}
+	}
+	h.guard = guardFunc(open)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/snapshot?limit=100000", nil))
+	var a snapshotAnswer
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &a))
+	require.Len(t, a.Connections, maxLimit)
+	require.Equal(t, maxLimit+15, a.Total)
+	require.Equal(t, 5, a.Omitted)
+	require.Len(t, a.Pairs, maxPairs)
+	require.Len(t, a.Listeners, maxListeners)
+	require.Equal(t, []int{1, 2}, []int{a.PairsOmitted, a.ListenersOmitted})
 }
 
 // TestSnapshotBusy has more requests at a time than there may be.
@@ -317,6 +340,19 @@ func TestStream(t *testing.T) {
 		return true
 	})
 
+	// Once more: it is the difference.
+	_, err = c.Write(make([]byte, 500))
+	require.NoError(t, err)
+	_, err = io.ReadFull(s, make([]byte, 500))
+	require.NoError(t, err)
+	for row[rowNums+recvBytes].(float64) < 1500 {
+		m = st.until(func(m told) bool { return len(m.Set) > 0 })
+		apply(row, m.Set[0])
+	}
+	require.EqualValues(t, 1500, row[rowNums+recvBytes])
+	last := row[rowNums+moved].(float64)
+	require.InDelta(t, time.Now().UnixMilli(), last, 10_000)
+
 	// A state, another session, another listener, and all of their ends.
 	require.NoError(t, c.(*ctnet.Conn).CloseWrite())
 	st.until(func(m told) bool {
@@ -325,6 +361,7 @@ func TestStream(t *testing.T) {
 		}
 		return row[rowState] == "CLOSE-WAIT"
 	})
+	require.Equal(t, last, row[rowNums+moved], "no bytes have moved")
 	c2, s2 := connect(t, client, ln)
 	m = st.until(func(m told) bool { return len(m.Add) > 0 })
 	second := m.Add[0]
@@ -459,6 +496,10 @@ func TestShutdown(t *testing.T) {
 	require.True(t, ok)
 	_, _, ok = st2.next()
 	require.True(t, ok)
+	_, _, ok = events(t, web.URL).next()
+	require.True(t, ok)
+	hooks := func(s *httptest.Server) int { return reflect.ValueOf(s.Config).Elem().FieldByName("onShutdown").Len() }
+	require.Equal(t, hooks(other), hooks(web), "a server has one for all streams")
 	ctx, cancel := context.WithTimeout(t.Context(), leakcheck.Patience)
 	defer cancel()
 	require.NoError(t, web.Config.Shutdown(ctx))
@@ -473,10 +514,12 @@ func TestShutdown(t *testing.T) {
 // TestNoDeadline serves where a write can't be bounded.
 func TestNoDeadline(t *testing.T) {
 	h := quickHandler(newApp(t))
+	looked := false
+	h.hub.snapshot = func() (s ctnet.Snapshot) { looked = true; return s }
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/events", nil))
 	require.Equal(t, http.StatusNotImplemented, w.Code)
-	require.Nil(t, h.hub.stop)
+	require.False(t, looked)
 }
 
 // TestRest bounds the share of a CPU that snapshots take.

@@ -95,7 +95,6 @@ func (h *hub) join(server *http.Server) *client {
 	if h.stop == nil {
 		s, now, took := h.look()
 		h.app = identity{s.App, s.PID, s.UID, s.Program, s.Exe, h.interval.Milliseconds()}
-		h.table = table{}
 		h.table.update(&s, now, took)
 		h.clients = make(map[*client]struct{})
 		h.stop = make(chan struct{})

@@ -58,7 +58,7 @@ func (h *handler) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) encodeSnapshot(offset, limit int) ([]byte, error) {
-	a := snapshotAnswer{Snapshot: h.app.Snapshot(), Offset: offset}
+	a := snapshotAnswer{Snapshot: h.snapshot(), Offset: offset}
 	a.Total = len(a.Connections) + a.Omitted
 	all := a.Connections
 	all = all[min(offset, len(all)):]
