@@ -195,13 +195,21 @@ func TestPage(t *testing.T) {
 	whole := f.conns
 	defer func() { (&fleet{conns: whole}).close() }()
 	n := len(whole)
-	quiet, slow := whole[n-7], whole[n-6:]
-	f.conns = whole[:n-7]
+	stuck, quiet, slow := whole[n-8], whole[n-7], whole[n-6:]
+	f.conns = whole[:n-8]
 	all.Go(func() { f.drive(t, 0.7, stop) })
 	for i, c := range slow {
 		slowReader(&all, c, time.Duration(i+2)*10*time.Millisecond, stop)
 	}
+	all.Go(func() {
+		for {
+			if _, err := stuck[1].Write(make([]byte, 64<<10)); err != nil {
+				return
+			}
+		}
+	})
 	defer all.Wait()
+	defer stuck[0].Close()
 	defer close(stop)
 
 	b := startBrowser(t)
@@ -252,6 +260,8 @@ func TestPage(t *testing.T) {
 	// A writer that waits for space is found.
 	eval[any](b, `document.querySelector("#head .c-stall button").click()`)
 	b.await(`shown[0].stall > 0.5 && document.querySelector('.stall[data-hot="true"]')`)
+	// So is one whose reader does nothing, though nothing is told of it any more.
+	b.await(`[...rows.values()].some((r) => r.stall > 0.9 && r.sendRate === 0 && r.at < clock)`)
 	eval[any](b, `document.querySelector("#head .c-rate button").click()`)
 
 	// The filter.

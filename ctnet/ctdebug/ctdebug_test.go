@@ -583,4 +583,25 @@ func TestHostileNames(t *testing.T) {
 	require.Equal(t, want, m.Add[0][3])
 	require.Equal(t, want, m.Add[0][rowLocal])
 	require.Equal(t, float64(1<<53), m.Add[0][rowNums+recvBytes])
+
+	for _, part := range []string{"\n", "\"", "\\", "<", "\x7f", "\u2028"} {
+		b := appendString(nil, "a"+part)
+		var s string
+		require.NoError(t, json.Unmarshal(b, &s), "%q", b)
+		require.Equal(t, "a"+part, s)
+		require.NotContains(t, string(b), "<")
+	}
+}
+
+// TestSameTwice has a snapshot with two sessions that can't be told apart: one is shown.
+func TestSameTwice(t *testing.T) {
+	s := ctnet.Snapshot{Connections: []ctnet.ConnInfo{{ID: "1", Recv: ctnet.FlowInfo{Ops: 1}}, {ID: "1", Recv: ctnet.FlowInfo{Ops: 2}}}}
+	var tab table
+	for i := range 3 {
+		var m told
+		require.NoError(t, json.Unmarshal(tab.update(&s, time.Now(), 0), &m))
+		require.Equal(t, i == 0, len(m.Add) == 1)
+		require.Empty(t, m.Set)
+		require.Equal(t, 1, m.Totals.Omitted)
+	}
 }
