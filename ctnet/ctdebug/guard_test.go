@@ -162,6 +162,25 @@ func TestSharedLook(t *testing.T) {
 	require.Empty(t, g.snapshot(ctx).App)
 }
 
+// TestLateLook has a request come while a snapshot is being made, which may not have its connection.
+func TestLateLook(t *testing.T) {
+	leakcheck.Check(t)
+	begun, goOn := make(chan struct{}, 2), make(chan struct{})
+	g := &ownUser{look: func() ctnet.Snapshot {
+		begun <- struct{}{}
+		<-goOn
+		return ctnet.Snapshot{App: "a"}
+	}}
+	var all sync.WaitGroup
+	all.Go(func() { g.snapshot(t.Context()) })
+	<-begun
+	all.Go(func() { g.snapshot(t.Context()) })
+	require.Eventually(t, func() bool { return g.waiting.Load() == 2 }, leakcheck.Patience, time.Millisecond)
+	close(goOn)
+	all.Wait()
+	require.Len(t, begun, 1, "there is a second one")
+}
+
 func (g *ownUser) begun() time.Time {
 	g.mu.Lock()
 	defer g.mu.Unlock()
