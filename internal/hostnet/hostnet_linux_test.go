@@ -112,6 +112,10 @@ func TestPorts(t *testing.T) {
 	require.Equal(t, 3, rs.Count())
 	for i, want := range []uint32{1024, 1025, 60000} {
 		require.Equal(t, want, rs.At(i))
+		require.True(t, rs.Has(uint16(want)))
+	}
+	for _, port := range []uint16{0, 1023, 1026, 59999, 60001} {
+		require.False(t, rs.Has(port), port)
 	}
 }
 

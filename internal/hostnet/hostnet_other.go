@@ -4,6 +4,7 @@ package hostnet
 
 import (
 	"net"
+	"net/netip"
 	"path/filepath"
 )
 
@@ -38,3 +39,9 @@ func Owns(uid int, addr net.Addr) bool { return false }
 
 // PeerElsewhere returns false: there is only one namespace.
 func PeerElsewhere(kernel net.Conn) bool { return false }
+
+// SocketUID returns false: the kernel can't be asked.
+func SocketUID(local, remote netip.AddrPort) (uid int, ok bool) { return -1, false }
+
+// PeerUID returns false: the kernel can't be asked.
+func PeerUID(kernel net.Conn) (uid int, ok bool) { return -1, false }

@@ -99,52 +99,58 @@ type (
 
 const (
 	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY
+	tcpEstablished   = 1  // TCP_ESTABLISHED
 	tcpListen        = 10 // TCP_LISTEN
 )
 
 // askOwner asks the kernel for the listener that it would choose for a connection to addr. It
 // returns false if the kernel can't be asked.
 func askOwner(addr netip.AddrPort) (uid int, ok bool) {
+	// The source is the local end. The other one is the same host, with a port that nobody has.
+	m, ok := askSocket(addr, netip.AddrPortFrom(addr.Addr(), 0), tcpListen)
+	return int(m.uid), ok
+}
+
+// askSocket asks the kernel for the TCP socket with these addresses, which both are of one family,
+// or for the listener at the local one. It returns false if the kernel can't be asked, or if that
+// socket is in another state.
+func askSocket(local, remote netip.AddrPort, state uint8) (m inetDiagMsg, ok bool) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return -1, false
+		return m, false
 	}
 	defer unix.Close(fd)
 	req := inetDiagReq{
 		family:   unix.AF_INET6,
 		protocol: unix.IPPROTO_TCP,
-		states:   1 << tcpListen,
+		states:   1 << state,
 		id:       inetDiagSockID{cookie: [2]uint32{^uint32(0), ^uint32(0)}},
 	}
 	req.header = unix.NlMsghdr{Len: uint32(unsafe.Sizeof(req)), Type: sockDiagByFamily, Flags: unix.NLM_F_REQUEST}
-	if addr.Addr().Is4() {
+	if local.Addr().Is4() {
 		req.family = unix.AF_INET
 	}
-	// The source is the local end. The other one is the same host, with a port that nobody has.
-	copy(req.id.src[:], addr.Addr().AsSlice())
-	copy(req.id.dst[:], addr.Addr().AsSlice())
-	binary.BigEndian.PutUint16(req.id.sport[:], addr.Port())
+	copy(req.id.src[:], local.Addr().AsSlice())
+	copy(req.id.dst[:], remote.Addr().AsSlice())
+	binary.BigEndian.PutUint16(req.id.sport[:], local.Port())
+	binary.BigEndian.PutUint16(req.id.dport[:], remote.Port())
 	b := unsafe.Slice((*byte)(unsafe.Pointer(&req)), unsafe.Sizeof(req))
 	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return -1, false
+		return m, false
 	}
 	var answer [4096]byte
 	n, from, err := unix.Recvfrom(fd, answer[:], unix.MSG_DONTWAIT) // the kernel has answered
 	if kernel, ok := from.(*unix.SockaddrNetlink); err != nil || !ok || kernel.Pid != 0 || n < unix.SizeofNlMsghdr+4 {
-		return -1, false
+		return m, false
 	}
-	var m inetDiagMsg
 	switch kind := binary.NativeEndian.Uint16(answer[4:]); {
 	case kind == unix.NLMSG_ERROR:
-		return -1, false // ENOENT: there is no such socket, or the kernel has no such module
+		return m, false // ENOENT: there is no such socket, or the kernel has no such module
 	case kind != sockDiagByFamily || n < int(unsafe.Sizeof(m)):
-		return -1, false
+		return m, false
 	}
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m)), answer[:n])
-	if m.state != tcpListen {
-		return -1, false
-	}
-	return int(m.uid), true
+	return m, m.state == state
 }
 
 // readOwner looks for the listener in /proc/net/tcp, and returns -1 if there is none.

@@ -36,6 +36,16 @@ func (rs Ports) Count() (n int) {
 	return n
 }
 
+// Has reports whether a port is one of them.
+func (rs Ports) Has(port uint16) bool {
+	for _, r := range rs {
+		if r.First <= uint32(port) && uint32(port) <= r.Last {
+			return true
+		}
+	}
+	return false
+}
+
 // At returns the i-th port.
 func (rs Ports) At(i int) uint32 {
 	for _, r := range rs {
