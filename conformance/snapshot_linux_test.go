@@ -178,7 +178,9 @@ func TestSnapshotCounts(t *testing.T) {
 		require.NoError(t, ln.Close())
 		<-p.done
 		require.ErrorIs(t, p.err, syscall.ECONNREFUSED)
-		require.EqualValues(t, 1, server.Snapshot().Refused)
+		refused := server.Snapshot().Refused
+		require.Positive(t, refused)
+		require.LessOrEqual(t, refused, uint64(3), "a Dial tries three times")
 		first.Close()
 	})
 }
