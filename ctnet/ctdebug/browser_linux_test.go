@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -156,8 +157,8 @@ func slowReader(all *sync.WaitGroup, c [2]net.Conn, interval time.Duration, stop
 	})
 }
 
-// serve serves the page of a fleet, in which the others have their names, and returns its URL.
-func (f *fleet) serve(t testing.TB, interval time.Duration) string {
+// serve serves the page of a fleet, in which the others have their names.
+func (f *fleet) serve(t testing.TB, interval time.Duration) *httptest.Server {
 	h := newHandler(f.app)
 	h.hub.interval = interval
 	h.guard = &ownUser{look: f.app.Snapshot} // as Chromium asks from this host and user
@@ -172,7 +173,7 @@ func (f *fleet) serve(t testing.TB, interval time.Duration) string {
 		return s
 	}
 	h.hub.snapshot = h.snapshot
-	return newServer(t, h).URL + "/"
+	return newServer(t, h)
 }
 
 // TestPage looks at the page with some sessions: what it shows, sorts and filters, in light and dark,
@@ -219,7 +220,8 @@ func TestPage(t *testing.T) {
 	if *pictures {
 		interval = time.Second
 	}
-	url := f.serve(t, interval)
+	server := f.serve(t, interval)
+	url := server.URL + "/"
 	b.call("Page.navigate", map[string]any{"url": url}, nil)
 	want := len(whole)
 	b.await(fmt.Sprintf(`document.readyState === "complete" && document.querySelector("#count").textContent === "%d sessions"`, want))
@@ -328,10 +330,12 @@ func TestPage(t *testing.T) {
 	open("kernel")
 	require.Contains(t, eval[string](b, `document.querySelector("#kernel").textContent`), string(ctnet.ReasonAbsent))
 	open("listeners")
-	listen(t, f.app, hostileName)
+	hostile := listen(t, f.app, hostileName)
 	b.await(`document.querySelectorAll("#listeners td.mono").length === 3`)
 	require.Contains(t, eval[[]string](b, `[...document.querySelectorAll("#listeners td.mono")].map((e) => e.textContent)`), hostileName)
 	require.False(t, eval[bool](b, `Boolean(document.querySelector("#listeners img"))`))
+
+	hostile.Close()
 
 	// Dark, in which text and background change places.
 	open("sessions")
@@ -375,6 +379,12 @@ func TestPage(t *testing.T) {
 	}
 	require.Empty(t, b.happened("Runtime.exceptionThrown"))
 	require.Empty(t, b.happened("Log.entryAdded"))
+
+	// A stream that breaks is opened anew.
+	eval[any](b, `window.was = source, 0`)
+	server.CloseClientConnections()
+	b.await(`source !== was && document.querySelector("#live").textContent === "live"`)
+	require.Equal(t, want, eval[int](b, `rows.size`))
 }
 
 // frames is JavaScript that scrolls through the sessions for some ms, by some pixels a frame, and returns
@@ -407,7 +417,7 @@ func TestManySessions(t *testing.T) {
 	defer f.close()
 	b := startBrowser(t)
 	b.size(1440, 900, false)
-	b.call("Page.navigate", map[string]any{"url": f.serve(t, time.Second)}, nil)
+	b.call("Page.navigate", map[string]any{"url": f.serve(t, time.Second).URL + "/"}, nil)
 	b.await(`document.readyState === "complete" && document.querySelector("#count").textContent === "10,000 sessions"`)
 	t.Logf("all of it: %d bytes, shown in %.1f ms", eval[int](b, "cost.bytes"), eval[float64](b, "cost.apply"))
 	shares, length := []float64{0, 1}, 1000

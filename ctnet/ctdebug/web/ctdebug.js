@@ -442,8 +442,8 @@ class View {
     this.texts = new Map();
   }
 
-  // address shows one. Of that of a dialing end on network ct the number comes first to mind, so if it
-  // is too long the middle is left out.
+  // address shows one. That of a dialing end on network ct is long, and its end tells most: the middle is
+  // left out.
   address(e, s) {
     if (this.texts.get(e) === s) return;
     this.text(e, s);
@@ -637,7 +637,7 @@ const TILES = [
   ["Sessions", () => count(totals.Sessions), () => `${count(totals.Segments)} segments`],
   ["Received", () => rate(sums.recv[tick % HISTORY]), () => "read here", "recv", () => sums.recv],
   ["Sent", () => rate(sums.send[tick % HISTORY]), () => "written here", "send", () => sums.send],
-  ["Writers that wait", () => sums.stall[tick % HISTORY].toFixed(1), () => "for space, on average", "stall", () => sums.stall],
+  ["Stalled writers", () => sums.stall[tick % HISTORY].toFixed(1), () => "for space, on average", "stall", () => sums.stall],
   ["Memory of fifos", () => binary(totals.Memory), () => binary(totals.Bytes) + " mapped"],
   ["Kernel’s way", () => count(fallbacks.reduce((n, f) => n + f.Count, 0)), () => fallbacks.length ? fallbacks[0].Reason : "never taken"],
   ["Reset, refused", () => `${count(totals.Reset)}, ${count(totals.Refused)}`, () => `${count(totals.Cancelled)} Dials cancelled`],
@@ -716,9 +716,9 @@ function drawPeers() {
   const box = $("peers");
   const width = Math.max(300, box.clientWidth - 32), narrow = width < 720;
   const NODE = 54, GAP = 14, PAD = 16;
-  const nodeWidth = narrow ? Math.min(150, width * 0.4) : Math.min(240, width * 0.26);
+  const nodeWidth = narrow ? width * 0.48 : Math.min(240, width * 0.26);
   const g = el("svg:svg", { role: "img", "aria-label": "Who talks to whom" });
-  const own = { w: narrow ? width * 0.44 : Math.min(260, width * 0.28) };
+  const own = { w: narrow ? width * 0.36 : Math.min(260, width * 0.28) };
   const lines = [app.Program, `pid ${app.PID} · uid ${app.UID}`, ...listeners.slice(0, 8).map((l) => `${l.Network}:${l.Address}`)];
   if (listeners.length > 8) lines.push(`and ${count(listeners.length - 8)} more listeners`);
   if (inside >= 1) lines.push(`${count(inside)} connections inside`);
@@ -735,7 +735,7 @@ function drawPeers() {
 
   const place = (list, onLeft) => list.forEach((n, i) => {
     const y = (height - (list.length * (NODE + GAP) - GAP)) / 2 + i * (NODE + GAP);
-    const x = onLeft ? PAD : width - PAD - nodeWidth;
+    const x = onLeft ? PAD : width - (narrow ? PAD / 2 : PAD) - nodeWidth;
     const from = onLeft ? x + nodeWidth : own.x + own.w, to = onLeft ? own.x : x;
     const ownY = own.y + 14 + (own.h - 28) * ((i + 0.5) / list.length);
     const mid = y + NODE / 2;
