@@ -237,8 +237,14 @@ func answerAll(t *testing.T, at string, version, kind uint16) (stop func()) {
 	t.Helper()
 	netns, err := os.Readlink("/proc/self/ns/net")
 	require.NoError(t, err)
-	ln, err := net.Listen("unixpacket", rendezvous.NewLookup("tcp:"+netns+"/"+at).Name())
+	name := rendezvous.NewLookup("tcp:" + netns + "/" + at).Name()
+	ln, err := net.Listen("unixpacket", name)
 	require.NoError(t, err)
+	if rendezvous.Dir() == "" {
+		beacon, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+		require.NoError(t, err)
+		t.Cleanup(func() { beacon.Close() })
+	}
 	var message bytes.Buffer
 	require.NoError(t, binary.Write(&message, binary.LittleEndian, rendezvous.Message{Magic: rendezvous.Magic, Version: version, Kind: kind}))
 	attend(t, ln, func(c net.Conn) {

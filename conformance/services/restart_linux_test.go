@@ -153,6 +153,14 @@ func warmProcess(t *testing.T) {
 	c, err := ctnet.Dial("ct", ln.Addr().String())
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
+	// After a fault it has the socket on which others can ask it for a snapshot.
+	forbids := ctnet.ListenConfig{App: a, Allow: func(ctnet.Cred) bool { return false }}
+	ln, err = forbids.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	c, err = ctnet.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	require.Equal(t, "kernel", wayOf(c))
+	hangUp(c)
 	require.NoError(t, a.Close())
 }
 
