@@ -86,8 +86,11 @@ const cutPatience = 250 * time.Millisecond
 
 // dialNet connects on a network that the kernel has too.
 func (d *Dialer) dialNet(ctx context.Context, network, address string) (net.Conn, error) {
-	n := netDial{app: d.App.app(), path: d.Path, kernel: d.Kernel, network: network, address: address, allow: d.allow(), tell: d.Fallback}
 	barrier := d.Path.barrier()
+	if barrier == errPathKernel {
+		return d.Kernel.DialContext(ctx, network, address) // as the program wants it: no fallback
+	}
+	n := netDial{app: d.App.app(), path: d.Path, kernel: d.Kernel, network: network, address: address, allow: d.allow(), tell: d.Fallback}
 	if barrier == nil && d.Path == AnyPath && d.Kernel.LocalAddr != nil {
 		barrier = errLocalAddr
 	}
@@ -136,9 +139,6 @@ func (n *netDial) fallBack(ctx context.Context, a attempt) (net.Conn, error) {
 
 // report says why a connection takes the kernel's socket.
 func (n *netDial) report(a attempt, address string, kernel net.Conn) {
-	if a.err == errPathKernel {
-		return // as the program wants it
-	}
 	cause := n.app.fellBack("dial", n.network, address, a.err, kernel)
 	if n.tell != nil {
 		n.tell(newFallback(n.network, address, a.target, cause))
