@@ -39,9 +39,9 @@ func OnlyIPv6(kernel net.Listener) bool {
 	return only
 }
 
-// rawConn returns the socket of a listener of the kernel's, or nil if the listener doesn't give
+// rawConn returns the socket of a listener or connection of the kernel's, or nil if that doesn't give
 // access to it.
-func rawConn(kernel net.Listener) syscall.RawConn {
+func rawConn(kernel any) syscall.RawConn {
 	c, ok := kernel.(syscall.Conn)
 	if !ok {
 		return nil

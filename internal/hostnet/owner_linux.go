@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"iter"
 	"net"
 	"net/netip"
 	"os"
@@ -157,36 +158,57 @@ func askSocket(local, remote netip.AddrPort, state uint8) (m inetDiagMsg, ok boo
 func readOwner(addr netip.AddrPort) (uid int) {
 	uid = -1
 	best := 0
-	for _, file := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
-		b, err := os.ReadFile(file)
-		if err != nil {
+	for s := range tcpSockets("0A") {
+		if s.local.Port() != addr.Port() {
 			continue
 		}
-		for line := range bytes.Lines(b) {
-			// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid ...
-			f := strings.Fields(string(line))
-			if len(f) < 8 || f[3] != "0A" {
-				continue
-			}
-			local, ok := parseProcAddr(f[1])
-			if !ok || local.Port() != addr.Port() {
-				continue
-			}
-			fit := 0
-			switch ip := local.Addr(); {
-			case ip.Unmap() == addr.Addr():
-				fit = 3
-			case ip.IsUnspecified() && ip.Is4() == addr.Addr().Is4():
-				fit = 2
-			case ip.IsUnspecified() && ip.Is6():
-				fit = 1 // of IPv6, and perhaps of IPv4 too
-			}
-			if n, err := strconv.Atoi(f[7]); err == nil && fit > best {
-				uid, best = n, fit
-			}
+		fit := 0
+		switch ip := s.local.Addr(); {
+		case ip.Unmap() == addr.Addr():
+			fit = 3
+		case ip.IsUnspecified() && ip.Is4() == addr.Addr().Is4():
+			fit = 2
+		case ip.IsUnspecified() && ip.Is6():
+			fit = 1 // of IPv6, and perhaps of IPv4 too
+		}
+		if fit > best {
+			uid, best = s.uid, fit
 		}
 	}
 	return uid
+}
+
+// A tcpSocket is a line of /proc/net/tcp or tcp6.
+type tcpSocket struct {
+	local, remote netip.AddrPort
+	uid           int
+	inode         string // "0" if no process has it open
+}
+
+// tcpSockets returns the sockets of the calling thread's network namespace in a state, which is a
+// number in hexadecimal.
+func tcpSockets(state string) iter.Seq[tcpSocket] {
+	return func(yield func(tcpSocket) bool) {
+		for _, file := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				continue
+			}
+			for line := range bytes.Lines(b) {
+				// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode ...
+				f := strings.Fields(string(line))
+				if len(f) < 10 || f[3] != state {
+					continue
+				}
+				local, ok := parseProcAddr(f[1])
+				remote, ok2 := parseProcAddr(f[2])
+				uid, err := strconv.Atoi(f[7])
+				if ok && ok2 && err == nil && !yield(tcpSocket{local, remote, uid, f[9]}) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // parseProcAddr parses an address of /proc/net/tcp: its 32-bit words are in the machine's order.

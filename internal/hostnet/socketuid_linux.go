@@ -1,14 +1,9 @@
 package hostnet
 
 import (
-	"bytes"
 	"math"
 	"net"
 	"net/netip"
-	"os"
-	"strconv"
-	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,25 +30,9 @@ func plain(a netip.AddrPort) netip.AddrPort {
 
 // readSocketUID looks for the socket in /proc/net/tcp.
 func readSocketUID(local, remote netip.AddrPort) (uid int, ok bool) {
-	for _, file := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		for line := range bytes.Lines(b) {
-			// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode ...
-			f := strings.Fields(string(line))
-			if len(f) < 10 || f[3] != "01" || f[9] == "0" {
-				continue
-			}
-			l, ok := parseProcAddr(f[1])
-			r, ok2 := parseProcAddr(f[2])
-			if !ok || !ok2 || plain(l) != local || plain(r) != remote {
-				continue
-			}
-			if uid, err := strconv.Atoi(f[7]); err == nil {
-				return uid, true
-			}
+	for s := range tcpSockets("01") {
+		if s.inode != "0" && plain(s.local) == local && plain(s.remote) == remote {
+			return s.uid, true
 		}
 	}
 	return -1, false
@@ -72,14 +51,11 @@ func PeerUID(kernel net.Conn) (uid int, ok bool) {
 // peerCred returns the credentials of the process that has connected a unix socket, or nil if the
 // connection doesn't give access to its socket. Sockets of other families have the UID -1.
 func peerCred(kernel net.Conn) (peer *unix.Ucred) {
-	c, ok := kernel.(syscall.Conn)
-	if !ok {
+	raw := rawConn(kernel)
+	if raw == nil {
 		return nil
 	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil
-	}
+	var err error
 	raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
 	if err != nil {
 		return nil
