@@ -61,7 +61,7 @@ func removePages() (all, forbidden int) {
 
 // playStrict echoes in strict mode, and tries to remove pages when it is told to.
 func playStrict() {
-	segpool.Strict = func() bool { return true }
+	segpool.PretendStrict(true)
 	go echoOn(listen())
 	fmt.Println("ready")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
@@ -72,9 +72,7 @@ func playStrict() {
 // TestStrictProcesses has two processes connected as where vm.overcommit_memory is 2. All pages of
 // their shared memory are there, and neither side can remove one.
 func TestStrictProcesses(t *testing.T) {
-	old := segpool.Strict
-	segpool.Strict = func() bool { return true }
-	defer func() { segpool.Strict = old }()
+	defer segpool.PretendStrict(true)()
 	p := launch(t, "strict", "CTNET_TEST_NETWORK=ct", "CTNET_TEST_NAME="+t.Name())
 	require.Equal(t, "ready", p.line(t))
 	a := harness.NewApp(t)
@@ -144,7 +142,7 @@ const strictSlots = 8
 // playStrained has connections between two applications, and uses them and dials as it is told.
 func playStrained() {
 	if os.Getenv("CTNET_TEST_BACK") == "blind" {
-		segpool.Strict = func() bool { return false }
+		segpool.PretendStrict(false)
 	}
 	go echoOn(listen())
 	client, err := ctnet.NewApp(ctnet.AppConfig{})

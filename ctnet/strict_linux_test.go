@@ -15,9 +15,7 @@ import (
 
 // beStrict has vm.overcommit_memory be 2, as far as ctnet knows.
 func beStrict(t *testing.T) {
-	old := segpool.Strict
-	t.Cleanup(func() { segpool.Strict = old })
-	segpool.Strict = func() bool { return true }
+	t.Cleanup(segpool.PretendStrict(true))
 }
 
 // punch removes the last page, which nobody touches.

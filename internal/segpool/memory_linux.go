@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,8 +30,11 @@ const (
 // memfd when it is first touched, and if no page is left by then the access is a fault. So all
 // pages are allocated before memory is used, and stay. The mode may change at any time, and
 // holds for what is made or opened afterwards. A process that can't read it takes it for another
-// mode. Tests replace Strict.
-var Strict = func() bool {
+// mode.
+func Strict() bool {
+	if pretended := pretended.Load(); pretended != nil {
+		return *pretended
+	}
 	// Raw system calls, as none of these waits for anything: many handshakes at once would
 	// have a thread each in os.ReadFile.
 	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, unix.AT_FDCWD&(1<<bits.UintSize-1),
@@ -45,6 +49,15 @@ var Strict = func() bool {
 }
 
 var overcommit = []byte("/proc/sys/vm/overcommit_memory\x00")
+
+var pretended atomic.Pointer[bool]
+
+// PretendStrict has Strict return a value until undo. Tests call it, while other goroutines may make
+// shared memory.
+func PretendStrict(strict bool) (undo func()) {
+	old := pretended.Swap(&strict)
+	return func() { pretended.Store(old) }
+}
 
 // CreateShared makes memory that can be passed to another process: a mapping,
 // and the file descriptor to pass, which the caller closes. If both sides write to it, it must

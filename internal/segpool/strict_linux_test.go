@@ -18,9 +18,7 @@ const strictSize = 16 * pageSize
 
 // setStrict has vm.overcommit_memory be 2, or not.
 func setStrict(t *testing.T, strict bool) {
-	old := Strict
-	t.Cleanup(func() { Strict = old })
-	Strict = func() bool { return strict }
+	t.Cleanup(PretendStrict(strict))
 }
 
 func createShared(t *testing.T, written Writer) (*Memory, int) {
