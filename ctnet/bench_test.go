@@ -2,6 +2,7 @@ package ctnet_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -130,35 +131,62 @@ func BenchmarkRoundTrip(b *testing.B) {
 // includes the reading of all bytes.
 func BenchmarkStream(b *testing.B) {
 	eachVia(b, func(b *testing.B, ln net.Listener, dial dialFunc) {
-		const size = 64 << 10
 		client, server := connect(b, ln, dial)
-		done := make(chan int, 1)
-		go func() {
-			total, buf := 0, make([]byte, size)
-			for {
-				n, err := server.Read(buf)
-				total += n
-				if err != nil {
-					done <- total
-					return
-				}
-			}
-		}()
-		b.SetBytes(size)
-		buf := make([]byte, size)
-		b.ResetTimer()
-		for range b.N {
-			if _, err := client.Write(buf); err != nil {
+		stream(b, client, server)
+	})
+}
+
+// BenchmarkBuffers is BenchmarkStream between two applications, with fifos of several sizes.
+func BenchmarkBuffers(b *testing.B) {
+	if runtime.GOOS != "linux" {
+		b.Skip("applications connect on Linux only")
+	}
+	for _, size := range []int{ctnet.MinBuffer, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20} {
+		b.Run(fmt.Sprintf("KiB=%d", size>>10), func(b *testing.B) {
+			lc := ctnet.ListenConfig{App: newApp(b)}
+			d := ctnet.Dialer{App: newApp(b), WriteBuffer: size}
+			ln, err := lc.Listen(b.Context(), "ct", "bench")
+			if err != nil {
 				b.Fatal(err)
 			}
+			defer ln.Close()
+			client, server := connect(b, ln, func(ctx context.Context) (net.Conn, error) {
+				return d.DialContext(ctx, "ct", "bench")
+			})
+			stream(b, client, server)
+		})
+	}
+}
+
+// stream writes b.N times 64 KiB, and closes the client when the bytes are on their way.
+func stream(b *testing.B, client, server net.Conn) {
+	const size = 64 << 10
+	done := make(chan int, 1)
+	go func() {
+		total, buf := 0, make([]byte, size)
+		for {
+			n, err := server.Read(buf)
+			total += n
+			if err != nil {
+				done <- total
+				return
+			}
 		}
-		client.Close()
-		total := <-done
-		b.StopTimer()
-		if total != b.N*size {
-			b.Fatalf("%d bytes of %d arrived", total, b.N*size)
+	}()
+	b.SetBytes(size)
+	buf := make([]byte, size)
+	b.ResetTimer()
+	for range b.N {
+		if _, err := client.Write(buf); err != nil {
+			b.Fatal(err)
 		}
-	})
+	}
+	client.Close()
+	total := <-done
+	b.StopTimer()
+	if total != b.N*size {
+		b.Fatalf("%d bytes of %d arrived", total, b.N*size)
+	}
 }
 
 // BenchmarkDial connects, sends a byte, waits for it to come back, and closes.
