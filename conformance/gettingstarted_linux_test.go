@@ -119,11 +119,18 @@ func newUser(t *testing.T) *user {
 	ln, err := net.Listen("tcp", "localhost:0")
 	require.NoError(t, err)
 	defer ln.Close()
-	return &user{t, root, t.TempDir(), append(os.Environ(),
+	u := &user{t, root, root, append(os.Environ(),
 		"CTNET="+root, "CTNET_DIR="+t.TempDir(), "COLUMNS=80",
 		// What programs need is in the module cache, as the tests need it too.
-		"GOFLAGS=-mod=mod", "GOPROXY=off", "GONOSUMDB=*", "GOWORK=off",
+		"GOPROXY=off", "GONOSUMDB=*", "GOWORK=off",
 	), fmt.Sprint(ln.Addr().(*net.TCPAddr).Port)}
+	list := exec.Command("go", "list", "-deps", "./ctnet", "./cmd/ctss")
+	list.Dir, list.Env = u.dir, u.env
+	if out, err := list.CombinedOutput(); err != nil {
+		t.Skipf("this user can't build programs: %v\n%s", err, out)
+	}
+	u.dir = t.TempDir()
+	return u
 }
 
 // read returns a document.
