@@ -25,4 +25,15 @@ func TestFallbackTable(t *testing.T) {
 		}
 	}
 	require.Len(t, table.list(), 1)
+	require.Equal(t, map[Reason]uint64{ReasonAbsent: 5}, table.sums("dial"))
+	require.Empty(t, table.sums("listen"))
+
+	// What is found out later leaves the earlier counts as they are.
+	table.entries[key].asked = time.Now().Add(-2 * askTime)
+	table.add(key, errNotHere, nil)
+	require.Equal(t, ReasonNotHere, table.list()[0].Reason)
+	require.EqualValues(t, 6, table.list()[0].Count)
+	require.Equal(t, map[Reason]uint64{ReasonAbsent: 5, ReasonNotHere: 1}, table.sums("dial"))
+	table.add(key, rendezvous.ErrNobody, nil)
+	require.Equal(t, map[Reason]uint64{ReasonAbsent: 5, ReasonNotHere: 2}, table.sums("dial"))
 }

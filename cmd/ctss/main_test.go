@@ -250,7 +250,7 @@ func TestJSON(t *testing.T) {
 func TestJSONDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/ctss.md")
 	require.NoError(t, err)
-	for _, v := range []any{report{}, ctnet.Snapshot{}, ctnet.ListenerInfo{}, ctnet.ConnInfo{}, ctnet.FlowInfo{}, ctnet.PairInfo{}, ctnet.FallbackInfo{}, ctnet.Violations{}, ctnet.Cred{}, kernelConn{}} {
+	for _, v := range []any{report{}, ctnet.Snapshot{}, ctnet.ListenerInfo{}, ctnet.ConnInfo{}, ctnet.FlowInfo{}, ctnet.PairInfo{}, ctnet.FallbackInfo{}, ctnet.Violations{}, ctnet.Limits{}, ctnet.Totals{}, ctnet.FlowTotals{}, ctnet.Cred{}, kernelConn{}} {
 		typ := reflect.TypeOf(v)
 		for i := range typ.NumField() {
 			if f := typ.Field(i); f.IsExported() {
