@@ -1,6 +1,7 @@
 package ctnet
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -239,7 +240,9 @@ func (a *app) snapshot() Snapshot {
 	for _, l := range listeners {
 		s.Listeners = append(s.Listeners, ListenerInfo{l.network, l.addr.String(), l.backlog.size, l.backlog.waiting()})
 	}
-	for _, c := range a.conns() {
+	conns := a.conns()
+	s.Connections = slices.Grow(s.Connections, min(len(conns), maxConnInfos))
+	for _, c := range conns {
 		if len(s.Connections) == maxConnInfos {
 			s.Omitted++
 		} else if info, ok := c.info(); ok {
@@ -250,7 +253,7 @@ func (a *app) snapshot() Snapshot {
 	s.Pairs = a.pairs(time.Now().Add(countTime), s.Exe)
 	slices.SortFunc(s.Listeners, func(a, b ListenerInfo) int { return strings.Compare(a.Address, b.Address) })
 	slices.SortFunc(s.Connections, func(a, b ConnInfo) int {
-		return strings.Compare(a.Local+" "+a.Remote, b.Local+" "+b.Remote)
+		return cmp.Or(strings.Compare(a.Local, b.Local), strings.Compare(a.Remote, b.Remote))
 	})
 	return s
 }
