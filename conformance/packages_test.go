@@ -16,10 +16,12 @@ import (
 var arrows = map[string][]string{
 	"ctnet":               {"internal/hostnet", "internal/pair", "internal/rendezvous", "internal/ring", "internal/segpool", "internal/standin", "internal/stream", "internal/syserr", "internal/wait"},
 	"ctnet/ctdebug":       {"ctnet", "internal/hostnet", "internal/rendezvous"},
+	"ctnet/ctexpvar":      {"ctnet", "internal/metrics"},
 	"internal/asuser":     nil,
 	"internal/foreign":    nil,
 	"internal/hostnet":    nil,
 	"internal/leakcheck":  nil,
+	"internal/metrics":    {"ctnet"},
 	"internal/pair":       {"internal/foreign", "internal/rendezvous", "internal/sched", "internal/segpool", "internal/stream", "internal/syserr"},
 	"internal/pattern":    nil,
 	"internal/rawpacket":  nil,
@@ -57,6 +59,9 @@ func TestPackages(t *testing.T) {
 			for _, i := range p.Imports {
 				if to, ok := strings.CutPrefix(i, module); ok && !slices.Contains(allowed, to) {
 					t.Errorf("%s imports %s on %s", name, to, system)
+				}
+				if i == "expvar" && name != "ctnet/ctexpvar" {
+					t.Errorf("%s imports expvar on %s, which serves /debug/vars", name, system)
 				}
 				if i == "unsafe" && (name == "ctnet" || name == "ctnet/ctdebug" || name == "internal/stream" || name == "internal/rendezvous") {
 					t.Errorf("%s imports unsafe on %s", name, system)

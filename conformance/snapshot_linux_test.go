@@ -185,6 +185,54 @@ func TestSnapshotCounts(t *testing.T) {
 	})
 }
 
+// TestSnapshotTotals has what stays when connections are gone, and the limits.
+func TestSnapshotTotals(t *testing.T) {
+	inBoth(t, func(t *testing.T, server, client *ctnet.App) {
+		ln := listenOn(t, ctnet.ListenConfig{App: server})
+		totals := func() (all ctnet.Totals) {
+			all = server.Snapshot().Totals
+			if server != client {
+				other := client.Snapshot().Totals
+				all.Dialed += other.Dialed
+				for _, sum := range []struct{ to, from *ctnet.FlowTotals }{{&all.Recv, &other.Recv}, {&all.Send, &other.Send}} {
+					sum.to.Bytes += sum.from.Bytes
+					sum.to.Ops += sum.from.Ops
+					sum.to.Transfers += sum.from.Transfers
+				}
+			}
+			return all
+		}
+		for i := range uint64(5) {
+			c, s := connectTo(t, ln, client)
+			writeString(t, c, "hello")
+			readString(t, s, "hello")
+			writeString(t, s, "four")
+			check := func() {
+				t.Helper()
+				now := totals()
+				require.Equal(t, i+1, now.Dialed)
+				require.Equal(t, i+1, now.Accepted)
+				require.Equal(t, 9*(i+1), now.Send.Bytes)
+				require.Equal(t, 2*(i+1), now.Send.Ops)
+				require.Equal(t, 2*(i+1), now.Send.Transfers)
+				require.Equal(t, 5*(i+1), now.Recv.Bytes)
+				require.Equal(t, i+1, now.Recv.Ops)
+			}
+			if i%2 == 0 {
+				check()
+			}
+			require.NoError(t, c.Close())
+			require.NoError(t, s.Close())
+			check()
+		}
+	})
+
+	a, err := ctnet.NewApp(ctnet.AppConfig{MaxConns: 7, MaxBytes: 8 << 20, MaxMemory: 9 << 20})
+	require.NoError(t, err)
+	defer a.Close()
+	require.Equal(t, ctnet.Limits{Conns: 7, Segments: 8_192, Bytes: 8 << 20, Memory: 9 << 20}, a.Snapshot().Limits)
+}
+
 // TestInspect asks another process.
 func TestInspect(t *testing.T) {
 	a := harness.NewApp(t)

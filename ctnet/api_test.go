@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "TestAPI writes the files api.txt")
 // The check reads source, not types: for a constant that another package defines it has the
 // expression and not the value. It leaves comments out.
 func TestAPI(t *testing.T) {
-	for _, dir := range []string{".", "ctdebug", "../ctgrpc"} {
+	for _, dir := range []string{".", "ctdebug", "ctexpvar", "../ctgrpc", "../ctotel", "../ctprom"} {
 		golden := filepath.Join(dir, "api.txt")
 		was, err := os.ReadFile(golden)
 		if errors.Is(err, fs.ErrNotExist) && !exists(dir) {

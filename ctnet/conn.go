@@ -58,6 +58,12 @@ func (c *conn) handOut() *Conn {
 	return h
 }
 
+// dialed counts a connection that a Dial returns, and hands it out.
+func (a *app) dialed(c *conn) *Conn {
+	a.counts.Dialed.Add(1)
+	return c.handOut()
+}
+
 // forgotten is called when the Conn is garbage. It never blocks, as [Conn.Close] doesn't.
 func (c *conn) forgotten() { c.end.Close() }
 

@@ -109,7 +109,7 @@ func (d *Dialer) dialCT(ctx context.Context, name string) (net.Conn, error) {
 		return nil, failure("dial", networkCT, name, err)
 	}
 	traceConnect(ctx, networkCT, c.remote)
-	return c.handOut(), nil
+	return d.App.app().dialed(c), nil
 }
 
 // dialName connects to the listener with a name of network "ct".

@@ -27,6 +27,7 @@ type FallbackInfo struct {
 type fallbackTable struct {
 	mu      sync.Mutex
 	entries map[fallbackKey]*fallbackEntry
+	totals  map[fallbackTotal]uint64
 
 	unusable bool // a reason that concerns the whole process was logged
 }
@@ -34,6 +35,13 @@ type fallbackTable struct {
 type fallbackKey struct {
 	op, network, address string
 	reason               Reason // before foundOut
+}
+
+// A fallbackTotal counts by what was found out. The reason of an entry is the last one, but a count
+// stays with the reason that it was made for.
+type fallbackTotal struct {
+	op     string
+	reason Reason
 }
 
 type fallbackEntry struct {
@@ -64,6 +72,7 @@ func (t *fallbackTable) add(key fallbackKey, cause error, kernel net.Conn) (foun
 		if key.reason == ReasonAbsent {
 			cause = e.fallback.Err
 		}
+		t.count(key.op, cause)
 		return cause, false
 	}
 	t.mu.Unlock()
@@ -87,7 +96,29 @@ func (t *fallbackTable) add(key fallbackKey, cause error, kernel net.Conn) (foun
 	first = e.count == 0
 	e.fallback, e.asked, e.last = *newFallback(key.network, key.address, nil, found), now, now
 	e.count++
+	t.count(key.op, found)
 	return found, first
+}
+
+// count counts a connection, or a listener, in totals. The caller has mu.
+func (t *fallbackTable) count(op string, cause error) {
+	if t.totals == nil {
+		t.totals = make(map[fallbackTotal]uint64)
+	}
+	t.totals[fallbackTotal{op, reasonOf(cause)}]++
+}
+
+// sums returns how many connections, or listeners, use the kernel's socket, by reason.
+func (t *fallbackTable) sums(op string) map[Reason]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	sums := make(map[Reason]uint64)
+	for of, n := range t.totals {
+		if of.op == op {
+			sums[of.reason] = n
+		}
+	}
+	return sums
 }
 
 // list returns the table's contents.

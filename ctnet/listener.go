@@ -135,7 +135,11 @@ func (l *Listener) accept() (net.Conn, error) {
 		l.accepting.Store(true)
 		l.begin.Do(func() { go l.acceptKernel() })
 	}
-	return l.backlog.accept()
+	c, err := l.backlog.accept()
+	if _, ok := c.(*Conn); ok {
+		l.app.counts.Accepted.Add(1)
+	}
+	return c, err
 }
 
 // acceptKernel accepts the connections of the kernel's listener until the Listener is closed.

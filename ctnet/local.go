@@ -173,7 +173,7 @@ func (a *app) newLocalPair(l *Listener, t *target, ask sizes) (*localPair, error
 	p.server.local, p.server.remote, p.server.cred = accepted, dialer, ownCred()
 	p.server.family = l.family
 	p.junction.Join(&p.client.end, &p.server.end, slot.ToServer, slot.ToClient, p,
-		stream.Options{RaceKey: key, TCP: isTCP(accepted), Janitor: &a.janitor})
+		stream.Options{RaceKey: key, TCP: isTCP(accepted), Janitor: &a.janitor, Totals: &a.counts.Ends})
 	if !a.addLocal(p) {
 		p.free()
 		return nil, net.ErrClosed

@@ -118,7 +118,7 @@ func (n *netDial) run(ctx context.Context) (net.Conn, error) {
 	switch a := n.tryAddress(ctx); {
 	case a.outcome == connected:
 		traceConnect(ctx, n.network, a.conn.remote)
-		return a.conn.handOut(), nil
+		return n.app.dialed(a.conn), nil
 	case a.outcome == unresolved:
 		return n.resolve(ctx)
 	case n.hasFallback():
@@ -235,7 +235,7 @@ func (r *resolvingDial) result(kernel net.Conn, err error) (net.Conn, error) {
 		if kernel != nil {
 			kernel.Close() // it connected to another address at the same time
 		}
-		return cut.handOut(), nil
+		return r.app.dialed(cut), nil
 	case err == nil:
 		address := kernel.RemoteAddr().String()
 		r.report(attemptAt(failed, address), address, kernel)

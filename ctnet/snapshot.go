@@ -1,6 +1,7 @@
 package ctnet
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -23,12 +24,14 @@ type Snapshot struct {
 	Program string // as the process calls itself
 	Exe     string // the program's path, as the kernel says; "" if it is not known
 
-	// The counts to which the limits of [AppConfig] apply. A connection counts until its end
+	// The counts to which the Limits apply. A connection counts until its end
 	// has let go of its memory; until both have, if both are in this application.
 	Conns    int64
 	Segments int64
 	Bytes    int64
 	Memory   int64 // what fifos may come to take as large as they are now
+
+	Limits Limits // those of [AppConfig], or its defaults
 
 	// What has happened since the application was made.
 	Refused   uint64 // connections that its listeners have refused
@@ -39,6 +42,8 @@ type Snapshot struct {
 	// broke the protocol. Each is logged, as far as there are not too many.
 	CutOff     uint64
 	Violations Violations // what they had done
+
+	Totals Totals
 
 	// Sockets are the names or paths through which the application is found.
 	Sockets []string
@@ -54,6 +59,40 @@ type Snapshot struct {
 	Omitted int // connections that are not in Connections, as there are too many
 
 	socket string // through which Inspect has found the application
+}
+
+// Limits are what an application may have, see [AppConfig].
+type Limits struct {
+	Conns    int64
+	Segments int64
+	Bytes    int64
+	Memory   int64
+}
+
+// Totals are what all connections of an application have done since it was made, with those that are
+// gone. They never go back. What an end has done is in them when it is gone, or when a Snapshot has
+// looked at it.
+type Totals struct {
+	Dialed   uint64 // connections through shared memory that a Dial has returned
+	Accepted uint64 // connections through shared memory that an Accept has returned
+
+	// Of both ends, of connections inside the application.
+	Recv, Send FlowTotals
+
+	// Connections and listeners that use the kernel's socket, by reason.
+	DialFallbacks, ListenFallbacks map[Reason]uint64
+}
+
+// FlowTotals are what ends have done in one direction, see [FlowInfo]. Bytes does not depend on
+// what peers write into shared memory.
+type FlowTotals struct {
+	Bytes     uint64
+	Ops       uint64
+	Transfers uint64 // of bytes into fifos or out of them: one or more for each of Ops
+	Wakes     uint64 // the others of Transfers needed no notification
+	Polls     uint64
+	Stalls    uint64
+	Stalled   time.Duration
 }
 
 // Violations are how often peers broke the protocol, by what they did.
@@ -113,6 +152,7 @@ type FlowInfo struct {
 	Stalls  uint64
 	Stalled time.Duration // all of them together, and the one under way
 	Asleep  bool          // one is under way
+	Sleep   time.Duration // how long that has lasted
 	Polls   uint64        // waits that ended while the goroutine looked, before it slept
 
 	// Notifications of the peer that there is data or space, and transfers that needed none, as the
@@ -187,6 +227,7 @@ func (a *app) snapshot() Snapshot {
 		Refused:    a.counts.Refused.Load(),
 		Reset:      a.counts.Reset.Load(),
 		Cancelled:  a.counts.Cancelled.Load(),
+		Limits:     Limits(a.account.Limits()),
 		CutOff:     violations.Total(),
 		Violations: Violations(violations),
 		Fallbacks:  a.fallbacks.list(),
@@ -199,19 +240,34 @@ func (a *app) snapshot() Snapshot {
 	for _, l := range listeners {
 		s.Listeners = append(s.Listeners, ListenerInfo{l.network, l.addr.String(), l.backlog.size, l.backlog.waiting()})
 	}
-	for _, c := range a.conns() {
+	conns := a.conns()
+	s.Connections = slices.Grow(s.Connections, min(len(conns), maxConnInfos))
+	for _, c := range conns {
 		if len(s.Connections) == maxConnInfos {
 			s.Omitted++
 		} else if info, ok := c.info(); ok {
 			s.Connections = append(s.Connections, info)
 		}
 	}
+	s.Totals = a.totals() // after the connections, which are in them then
 	s.Pairs = a.pairs(time.Now().Add(countTime), s.Exe)
 	slices.SortFunc(s.Listeners, func(a, b ListenerInfo) int { return strings.Compare(a.Address, b.Address) })
 	slices.SortFunc(s.Connections, func(a, b ConnInfo) int {
-		return strings.Compare(a.Local+" "+a.Remote, b.Local+" "+b.Remote)
+		return cmp.Or(strings.Compare(a.Local, b.Local), strings.Compare(a.Remote, b.Remote))
 	})
 	return s
+}
+
+func (a *app) totals() Totals {
+	recv, send := a.counts.Ends.Sums()
+	return Totals{
+		Dialed:          a.counts.Dialed.Load(),
+		Accepted:        a.counts.Accepted.Load(),
+		Recv:            FlowTotals(recv),
+		Send:            FlowTotals(send),
+		DialFallbacks:   a.fallbacks.sums("dial"),
+		ListenFallbacks: a.fallbacks.sums("listen"),
+	}
 }
 
 // conns returns all connections of the application.
@@ -367,7 +423,7 @@ func stateOf(s stream.Status, halfOpen bool) string {
 
 func flowInfo(f stream.Flow) FlowInfo {
 	return FlowInfo{
-		Bytes: f.Bytes, Ops: f.Ops, High: f.High, Stalls: f.Stalls, Stalled: f.Stalled, Asleep: f.Asleep,
+		Bytes: f.Bytes, Ops: f.Ops, High: f.High, Stalls: f.Stalls, Stalled: f.Stalled, Asleep: f.Asleep, Sleep: f.Sleep,
 		Polls: f.Polls, Wakes: f.Wakes, Elided: f.Elided,
 	}
 }

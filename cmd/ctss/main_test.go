@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -250,13 +251,27 @@ func TestJSON(t *testing.T) {
 func TestJSONDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/ctss.md")
 	require.NoError(t, err)
-	for _, v := range []any{report{}, ctnet.Snapshot{}, ctnet.ListenerInfo{}, ctnet.ConnInfo{}, ctnet.FlowInfo{}, ctnet.PairInfo{}, ctnet.FallbackInfo{}, ctnet.Violations{}, ctnet.Cred{}, kernelConn{}} {
+	for _, v := range []any{report{}, ctnet.Snapshot{}, ctnet.ListenerInfo{}, ctnet.ConnInfo{}, ctnet.FlowInfo{}, ctnet.PairInfo{}, ctnet.FallbackInfo{}, ctnet.Violations{}, ctnet.Limits{}, ctnet.Totals{}, ctnet.FlowTotals{}, ctnet.Cred{}, kernelConn{}} {
 		typ := reflect.TypeOf(v)
 		for i := range typ.NumField() {
 			if f := typ.Field(i); f.IsExported() {
 				require.Contains(t, string(doc), "`"+f.Name+"`", "%s.%s", typ.Name(), f.Name)
 			}
 		}
+	}
+}
+
+// TestAlertCommands makes sure that the commands that the alert rules for Prometheus name can be typed.
+func TestAlertCommands(t *testing.T) {
+	rules, err := os.ReadFile("../../ctprom/alerts.yaml")
+	if os.IsNotExist(err) {
+		t.Skip("a nested module is not part of a download of this one")
+	}
+	require.NoError(t, err)
+	found := regexp.MustCompile("`ctss ([^`]*)`").FindAllSubmatch(rules, -1)
+	require.NotEmpty(t, found)
+	for _, m := range found {
+		parsed(t, strings.Fields(string(m[1]))...)
 	}
 }
 

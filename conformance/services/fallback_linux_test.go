@@ -83,6 +83,9 @@ func requireReason(t *testing.T, j journal, d ctnet.Dialer, network, address str
 	require.WithinRange(t, info.Last, info.Last.Add(-1), info.Last)
 	require.Equal(t, ctnet.FallbackInfo{Op: "dial", Network: network, Address: f.Address, Reason: reason, UID: f.UID,
 		Count: dials, Last: info.Last, Error: f.Err.Error()}, info)
+	totals := d.App.Snapshot().Totals
+	require.Equal(t, map[ctnet.Reason]uint64{reason: dials}, totals.DialFallbacks)
+	require.Empty(t, totals.ListenFallbacks)
 	said := j.one(t, level)
 	require.Equal(t, map[string]string{"network": network, "address": f.Address, "reason": string(reason), "error": f.Err.Error()}, said)
 

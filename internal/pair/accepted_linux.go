@@ -53,7 +53,7 @@ func (s *server) admit(id uint32) {
 	slot.ToClient.Header.ResetProducer()
 	a := owner.Link()
 	a.owner, a.s, a.slot = owner, s, slot
-	owner.End().Init(slot.ToServer, slot.ToClient, a, options(o, raceKey(s.peerApp, number), &s.peer.janitor))
+	owner.End().Init(slot.ToServer, slot.ToClient, a, s.host.options(o, raceKey(s.peerApp, number), &s.peer.janitor))
 	s.conns.set(slot.ID, a)
 	s.place.Offer(owner)
 	// The dialer may have given up or died before the connection was in the table. Its

@@ -72,7 +72,7 @@ func (p *client) publish(slot segpool.Slot, owner Dialing) *Dialed {
 	slot.ToServer.Header.ResetProducer()
 	slot.ToClient.Header.ResetConsumer()
 	slot.SetNumber(d.number)
-	o := options(owner.Options(), raceKey(p.host.ID, d.number), p.host.Janitor)
+	o := p.host.options(owner.Options(), raceKey(p.host.ID, d.number), p.host.Janitor)
 	e.Init(slot.ToClient, slot.ToServer, d, o)
 	owner.Begin(&p.cred, p.addr)
 	e.Enter()

@@ -128,9 +128,12 @@ type Place interface {
 
 // Counts are what has happened in an application, inside it and with others.
 type Counts struct {
+	Dialed    atomic.Uint64 // connections that Dial has returned
+	Accepted  atomic.Uint64 // connections that Accept has returned
 	Refused   atomic.Uint64 // connections that its listeners have refused
 	Reset     atomic.Uint64 // ends of connections that were reset, whichever side has caused it
 	Cancelled atomic.Uint64 // Dials that gave up: its own, and those that its listeners had seen
+	Ends      stream.Totals // what the ends of connections have done
 }
 
 // Violations are how often a peer was cut off, by what it has done.

@@ -228,8 +228,8 @@ func hasEnded(process int) bool {
 }
 
 // options completes the options of an end.
-func options(o stream.Options, raceKey uint64, j *stream.Janitor) stream.Options {
-	o.RaceKey, o.Janitor = raceKey, j
+func (h *Host) options(o stream.Options, raceKey uint64, j *stream.Janitor) stream.Options {
+	o.RaceKey, o.Janitor, o.Totals = raceKey, j, &h.Counts.Ends
 	return o
 }
 

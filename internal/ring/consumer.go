@@ -232,6 +232,9 @@ func (c *Consumer) Queued() int { return c.h.queued(len(c.data)) }
 // overwrite it.
 func (c *Consumer) Passed() uint64 { return c.h.head.Load() }
 
+// Released returns how many bytes have been released, by what the consumer itself knows.
+func (c *Consumer) Released() uint64 { return c.head }
+
 // High returns the most bytes that the consumer has found in the fifo.
 func (c *Consumer) High() int { return int(c.most) }
 

@@ -339,6 +339,9 @@ func (p *Producer) Queued() int { return p.h.queued(len(p.data)) }
 // overwrite it.
 func (p *Producer) Passed() uint64 { return p.h.tail.Load() }
 
+// Published returns how many bytes have been published, by what the producer itself knows.
+func (p *Producer) Published() uint64 { return p.tail }
+
 // High returns about the most bytes that were in the fifo: it is found only when the producer
 // looks for space, which it does for each write beyond the first 2 KiB, or where the fifo is full.
 func (p *Producer) High() int { return int(p.most) }

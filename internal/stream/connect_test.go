@@ -35,13 +35,14 @@ type meeting struct {
 	t      *testing.T
 	size   int
 	joined bool
+	totals *Totals
 }
 
 // eachMeeting runs a test with joined ends, and with ends that are apart. size is that of
 // the fifos.
 func eachMeeting(t *testing.T, size int, test func(t *testing.T, m meeting)) {
-	t.Run("joined", func(t *testing.T) { test(t, meeting{t, size, true}) })
-	t.Run("apart", func(t *testing.T) { test(t, meeting{t, size, false}) })
+	t.Run("joined", func(t *testing.T) { test(t, meeting{t, size, true, new(Totals)}) })
+	t.Run("apart", func(t *testing.T) { test(t, meeting{t, size, false, new(Totals)}) })
 }
 
 // connect makes a connection whose rings are as large as can be. At the end of the test both ends are closed, and each must have let
@@ -52,12 +53,12 @@ func (m meeting) connect() (c, s *End) {
 	var letGo func() int32
 	if m.joined {
 		r := new(ends)
-		new(Junction).Join(c, s, there, back, r, Options{})
+		new(Junction).Join(c, s, there, back, r, Options{Totals: m.totals})
 		letGo = r.Load
 	} else {
 		toS, toC := &farPeer{other: s}, &farPeer{other: c}
-		c.Init(back, there, toS, Options{})
-		s.Init(there, back, toC, Options{})
+		c.Init(back, there, toS, Options{Totals: m.totals})
+		s.Init(there, back, toC, Options{Totals: m.totals})
 		letGo = func() int32 { return toS.Load() + toC.Load() }
 	}
 	for _, e := range []*End{c, s} {
@@ -77,7 +78,7 @@ func (m meeting) connect() (c, s *End) {
 
 // connectAlone makes a connection with joined ends.
 func connectAlone(t *testing.T) (c, s *End) {
-	return meeting{t, 256 << 10, true}.connect()
+	return meeting{t, 256 << 10, true, nil}.connect()
 }
 
 // readFrom and writeTo return either error as one.

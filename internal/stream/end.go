@@ -54,7 +54,8 @@ type End struct {
 
 	made     time.Duration // since epoch
 	sighting sighting
-	recorded atomic.Pointer[[2]recorded] // by the last Status, for each kind of lock
+	totals   *Totals
+	recorded *[2]recorded // by the last Status, for each kind of lock; guarded by totals.mu
 }
 
 // A half is the state of waiting that reading and writing each have.
@@ -123,6 +124,8 @@ type Options struct {
 	// Janitor looks after the rings. Without one they grow as they like and stay so. Its
 	// Memory was charged for two rings of ring.MinSize, once for the two ends of a Junction.
 	Janitor *Janitor
+	// Totals count what the end does. Without any it is not counted together with other ends.
+	Totals *Totals
 }
 
 // Init makes e an end that reads from rx and writes to tx. It must be called before
@@ -138,6 +141,9 @@ func (e *End) Init(rx, tx ring.Fifo, p Peer, o Options) {
 	e.rd.waiters, e.wr.waiters = &e.gate.waiters[reading], &e.gate.waiters[writing]
 	e.peer = p
 	e.janitor = o.Janitor
+	if e.totals = o.Totals; e.totals == nil {
+		e.totals = new(Totals)
+	}
 	e.tx.Init(tx.Header, tx.Data, (*payer)(e))
 	if e.joint() != nil {
 		e.rx.Init(rx.Header, rx.Data, nil) // the other end is charged

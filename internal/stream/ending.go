@@ -37,6 +37,7 @@ func (e *End) unlocked(due uint64, last bool) {
 func (e *End) letGo() {
 	e.closeStandIn()
 	e.janitor.forget(e)
+	e.totals.finish(e)
 	e.peer.LetGo()
 }
 

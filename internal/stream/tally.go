@@ -2,6 +2,7 @@ package stream
 
 import (
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -90,76 +91,160 @@ type Flow struct {
 	Stalls  uint64        // times that a goroutine slept, for data or for space
 	Stalled time.Duration // how long, with the sleep under way
 	Asleep  bool          // a goroutine sleeps
+	Sleep   time.Duration // how long it has
 	Polls   uint64        // waits that ended before the goroutine slept
 	Wakes   uint64        // notifications that were sent
 	Elided  uint64        // publishes or releases that needed none
 }
 
-// A recorded is what a Status has found in a half.
+// A recorded is what was found in a half.
 type recorded struct {
-	tally tally
-	high  int
+	tally  tally
+	passed uint64 // bytes, by the end's own position in the fifo, which the peer can't write to
+	high   int
+	at     time.Duration // when, or just before, since epoch
+}
+
+// sum returns what the half has done up to then. None of the fields ever goes back.
+func (r *recorded) sum() Sum { return r.tally.sum(r.passed, r.at) }
+
+func (t *tally) sum(passed uint64, at time.Duration) Sum {
+	s := Sum{
+		Bytes: passed + t.direct, Ops: t.ops, Transfers: t.ops + t.pieces, Wakes: t.wakes, Polls: t.polls,
+		Stalls: t.sleeps, Stalled: t.slept,
+	}
+	if t.since != 0 {
+		s.Stalls++
+		s.Stalled += max(0, at-t.since)
+	}
+	return s
+}
+
+// Totals are what the ends of an application have done together, with those that are gone. Whenever
+// the counts of an end are read, what is new since the last time is added: by each Status, and
+// by letGo, when nobody changes them any more. So nothing is counted twice or lost, whatever is
+// going on at the same time, and the Totals never go back.
+type Totals struct {
+	mu  sync.Mutex // so that counts are added in the order in which they were read; guards End.recorded too
+	sum [2]Sum
+}
+
+// A Sum is what ends have done in one direction, as a [Flow] says.
+type Sum struct {
+	Bytes, Ops, Transfers, Wakes, Polls, Stalls uint64
+	Stalled                                     time.Duration
+}
+
+// Sums returns what the ends have received and sent.
+func (t *Totals) Sums() (recv, send Sum) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sum[reading], t.sum[writing]
+}
+
+// add adds what is new. The caller has mu.
+func (s *Sum) add(now *Sum, before Sum) {
+	s.Bytes += now.Bytes - before.Bytes
+	s.Ops += now.Ops - before.Ops
+	s.Transfers += now.Transfers - before.Transfers
+	s.Wakes += now.Wakes - before.Wakes
+	s.Polls += now.Polls - before.Polls
+	s.Stalls += now.Stalls - before.Stalls
+	s.Stalled += max(0, now.Stalled-before.Stalled) // a synctest bubble has another clock than a Status outside
+}
+
+// finish adds what is new at e, whose memory nobody uses any more.
+func (t *Totals) finish(e *End) {
+	recv, send := e.rd.tally.sum(e.rx.Released(), 0), e.wr.tally.sum(e.tx.Published(), 0) // nobody sleeps
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sum[reading].add(&recv, e.last(reading))
+	t.sum[writing].add(&send, e.last(writing))
+}
+
+// last returns the sum of a half when it was last read. The caller has the Totals' mu.
+func (e *End) last(kind int) Sum {
+	if e.recorded == nil {
+		return Sum{}
+	}
+	return e.recorded[kind].sum()
 }
 
 // counts returns the half's tally, see above.
 func (e *End) counts(kind int) recorded {
-	h := &e.rd
-	if kind == writing {
-		h = &e.wr
-	}
-	var last [2]recorded
-	if p := e.recorded.Load(); p != nil {
-		last = *p
-	}
 	const looks = 100
 	for range looks {
-		if r, ok := e.tryCounts(kind, h); ok {
-			last[kind] = r
-			e.recorded.Store(&last)
-			break
+		if r, ok := e.tryCounts(kind); ok {
+			return r
 		}
 		runtime.Gosched()
 	}
-	return last[kind]
+	e.totals.mu.Lock()
+	defer e.totals.mu.Unlock()
+	return e.recorded[kind] // which tryCounts has made
 }
 
-// tryCounts returns the half's tally if nobody can change it. In a testing/synctest bubble it does
-// not take the lock: a goroutine of the bubble that waited for it could not be woken.
-func (e *End) tryCounts(kind int, h *half) (r recorded, ok bool) {
-	read := func() recorded {
-		if kind == writing {
-			return recorded{h.tally, e.tx.High()}
-		}
-		return recorded{h.tally, e.rx.High()}
+// tryCounts returns the half's tally if nobody can change it, and adds what is new to the Totals. In
+// a testing/synctest bubble it does not take the lock: a goroutine of the bubble that waited for
+// it could not be woken.
+func (e *End) tryCounts(kind int) (r recorded, ok bool) {
+	t, h := e.totals, e.half(kind)
+	t.mu.Lock()
+	if e.recorded == nil {
+		e.recorded = new([2]recorded) // before the half is locked: its user is not to wait for that
 	}
+	at := time.Since(epoch) // before the tally is read: the sleep under way is not over then
+	locked := false
 	if h.resting.CompareAndSwap(restHolder, restReading) {
-		r = read()
+		r = e.record(kind)
 		h.resting.Store(restHolder)
-		return r, true
-	}
-	if e.bubble || !e.gate.tryLock(kind) {
+	} else if locked = !e.bubble && e.gate.tryLock(kind); locked {
+		r = e.record(kind)
+	} else {
+		t.mu.Unlock()
 		return r, false
 	}
-	r = read()
-	e.unlock(kind)
+	r.at = at
+	sum := r.sum()
+	t.sum[kind].add(&sum, e.last(kind))
+	e.recorded[kind] = r
+	t.mu.Unlock()
+	if locked {
+		e.unlock(kind) // which may have an ending to do
+	}
 	return r, true
+}
+
+// record returns what is in a half that nobody changes.
+func (e *End) record(kind int) recorded {
+	if kind == writing {
+		return recorded{tally: e.wr.tally, passed: e.tx.Published(), high: e.tx.High()}
+	}
+	return recorded{tally: e.rd.tally, passed: e.rx.Released(), high: e.rx.High()}
+}
+
+func (e *End) half(kind int) *half {
+	if kind == writing {
+		return &e.wr
+	}
+	return &e.rd
 }
 
 // flow describes a direction, given the bytes that have passed the fifo.
 func (e *End) flow(kind int, passed uint64, queue, size int, now time.Duration) Flow {
 	r := e.counts(kind)
-	t := r.tally
+	r.at = max(r.at, now)
+	t, s := &r.tally, r.sum()
 	f := Flow{
-		Bytes: passed + t.direct, Ops: t.ops, Queue: queue, High: max(r.high, queue), Buffer: size,
-		Stalls: t.sleeps, Stalled: t.slept, Polls: t.polls, Wakes: t.wakes,
+		Bytes: passed + t.direct, Ops: s.Ops, Queue: queue, High: max(r.high, queue), Buffer: size,
+		Stalls: s.Stalls, Stalled: s.Stalled, Polls: s.Polls, Wakes: s.Wakes,
 	}
-	if n := t.ops + t.pieces; n > t.wakes {
-		f.Elided = n - t.wakes
+	if s.Transfers > s.Wakes {
+		f.Elided = s.Transfers - s.Wakes
 	}
 	if t.since != 0 {
 		f.Asleep = true
-		f.Stalls++
-		f.Stalled += max(0, now-t.since)
+		f.Sleep = max(0, r.at-t.since)
 	}
 	return f
 }

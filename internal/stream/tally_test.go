@@ -237,7 +237,7 @@ func (r readerOnly) Read(b []byte) (int, error) { return r.e.Read(b) }
 // TestStatusTimes has a clock that the test moves.
 func TestStatusTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := meeting{t, 4 << 10, true}
+		m := meeting{t, 4 << 10, true, nil}
 		c, s := m.connect()
 		time.Sleep(time.Minute)
 		require.Equal(t, time.Minute, status(t, c).Age)
