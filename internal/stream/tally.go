@@ -1,7 +1,9 @@
 package stream
 
 import (
+	"context"
 	"runtime"
+	"runtime/trace"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,11 +60,25 @@ func (h *half) sleep(e *End) {
 	h.tally.since = time.Since(epoch)
 	e.seen(h.tally.since)
 	h.rest()
-	h.Wait()
+	if trace.IsEnabled() {
+		h.waitTraced(e)
+	} else {
+		h.Wait()
+	}
 	h.resume()
 	h.tally.sleeps++
 	h.tally.slept += time.Since(epoch) - h.tally.since
 	h.tally.since = 0
+}
+
+// waitTraced waits as Wait does, in a region of the execution trace.
+func (h *half) waitTraced(e *End) {
+	name := "ctnet.Read.stall"
+	if h == &e.wr {
+		name = "ctnet.Write.stall"
+	}
+	defer trace.StartRegion(context.Background(), name).End()
+	h.Wait()
 }
 
 // A sighting is when bytes were last known to move.
