@@ -197,6 +197,19 @@ var bars = append([]bar{
 	better("burn-client", "burn", tcp, 1, 1),
 	better("burn-server", "burn", tcp, 1, 1),
 
+	// With more processes than CPUs.
+	better("chain-copy", "ops", tcp, 2, 2),
+	share("chain-copy", "cpu", tcp, 0.9),
+	better("chain-copy-64", "ops", tcp, 2, 2),
+	better("crowd-2", "ops", tcp, 1, 1),
+	better("crowd-4", "ops", tcp, 1, 1),
+	better("crowd-8", "ops", tcp, 1, 1),
+	better("beside-rtt", "p50", tcp, 1, 1),
+	better("beside-conns-64", "ops", tcp, 1, 1),
+	better("beside-http-1", "ops", tcp, 1, 1),
+	better("beside-http-64", "ops", tcp, 1, 1),
+	better("beside-stream-64k", "gbs", tcp, 1, 1),
+
 	better("alone-rtt", "p50", pipe, 1, 1),
 	better("alone-rtt", "p50", bufc, 1, 1),
 	better("alone-stream", "gbs", pipe, 1, 1),

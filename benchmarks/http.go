@@ -78,6 +78,13 @@ func serveHTTP(s *server) error {
 
 // get requests a path over and over on a number of connections.
 func get(c *client, conns int, path string, want []byte) (sample, error) {
+	op, done := getting(c, conns, path, want)
+	defer done()
+	return c.drive(conns, func() (func() error, func(), error) { return op(), func() {}, nil })
+}
+
+// getting returns what makes an operation, a request of a path, for each of a number of connections.
+func getting(c *client, conns int, path string, want []byte) (op func() func() error, done func()) {
 	tr := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return c.dialContext(ctx)
@@ -86,9 +93,8 @@ func get(c *client, conns int, path string, want []byte) (sample, error) {
 		MaxConnsPerHost:     conns,
 		MaxIdleConnsPerHost: conns,
 	}
-	defer tr.CloseIdleConnections()
 	hc := &http.Client{Transport: tr}
-	return c.drive(conns, func() (func() error, func(), error) {
+	return func() func() error {
 		b := make([]byte, 64<<10)
 		return func() error {
 			resp, err := hc.Get("http://server" + path)
@@ -100,8 +106,17 @@ func get(c *client, conns int, path string, want []byte) (sample, error) {
 				return errors.New(resp.Status)
 			}
 			return checkBody(resp.Body, b, want)
-		}, func() {}, nil
-	})
+		}
+	}, tr.CloseIdleConnections
+}
+
+// hellos are requests of a client process among others.
+func hellos(c *client, conns int) (ops []func() error, err error) {
+	op, _ := getting(c, conns, "/hello", helloBody)
+	for range conns {
+		ops = append(ops, op())
+	}
+	return ops, nil
 }
 
 // checkBody reads a body and compares it: a small one as a whole, of another one the

@@ -40,8 +40,10 @@ func (c *client) read() (r reading, err error) {
 		return r, err
 	}
 	r.cpu = processCPU(0)
-	if c.serverPID != 0 {
-		r.cpu += processCPU(c.serverPID)
+	for _, pid := range []int{c.serverPID, c.proxyPID} {
+		if pid != 0 {
+			r.cpu += processCPU(pid)
+		}
 	}
 	r.at = time.Now()
 	return r, nil

@@ -26,6 +26,7 @@ func peerWorkloads() (all []*workload) {
 			columns: []string{"ops", "cpu", "p50", "p99"},
 			over:    scalable,
 			serve:   serveEcho,
+			ops:     echoes,
 			run:     func(c *client) (sample, error) { return peers(c, n, 1, 1) },
 			long:    n == 4 || n == 16,
 		})
@@ -37,6 +38,7 @@ func peerWorkloads() (all []*workload) {
 			columns: []string{"ops", "cpu", "p99"},
 			over:    scalable,
 			serve:   serveEcho,
+			ops:     echoes,
 			run:     func(c *client) (sample, error) { return peers(c, n, n, 64/n) },
 			long:    n == 4 || n == 16,
 		})
@@ -71,7 +73,9 @@ func peers(c *client, n, active, conns int) (s sample, err error) {
 		}
 	}()
 	for range n {
-		p, err := startPeer(c, conns)
+		t := c.task
+		t.Address, t.Conns = c.served.Address, conns
+		p, err := startPeer("peer", t)
 		if err != nil {
 			return s, err
 		}
@@ -115,9 +119,7 @@ func peers(c *client, n, active, conns int) (s sample, err error) {
 	return s, nil
 }
 
-func startPeer(c *client, conns int) (*peer, error) {
-	t := c.task
-	t.Address, t.Conns = c.served.Address, conns
+func startPeer(role string, t task) (*peer, error) {
 	arg, err := json.Marshal(t)
 	if err != nil {
 		return nil, err
@@ -127,7 +129,7 @@ func startPeer(c *client, conns int) (*peer, error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	cmd := exec.Command("/proc/self/exe", "-child", "peer", "-task", string(arg))
+	cmd := exec.Command("/proc/self/exe", "-child", role, "-task", string(arg))
 	cmd.Stdin = theirs
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
@@ -142,16 +144,26 @@ func startPeer(c *client, conns int) (*peer, error) {
 	return &peer{cmd, in, bufio.NewReader(stdout)}, nil
 }
 
-func runPeer(t task) error {
-	c := &client{task: t, served: Served{Address: t.Address}}
-	ops := make([]func() error, t.Conns)
-	for i := range ops {
+// echoes are round trips.
+func echoes(c *client, conns int) (ops []func() error, err error) {
+	for range conns {
 		conn, err := c.dial()
 		if err != nil {
-			return err
+			return nil, err
 		}
-		ops[i] = echoOn(conn)
-		if err := ops[i](); err != nil {
+		ops = append(ops, echoOn(conn))
+	}
+	return ops, nil
+}
+
+func runPeer(t task) error {
+	c := &client{task: t, served: Served{Address: t.Address}}
+	ops, err := t.workload().ops(c, t.Conns)
+	if err != nil {
+		return err
+	}
+	for _, op := range ops {
+		if err := op(); err != nil {
 			return err
 		}
 	}

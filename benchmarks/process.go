@@ -13,6 +13,7 @@ import (
 	"net/rpc"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -80,6 +81,16 @@ func measure(t task, limit time.Duration) (sample, error) {
 			c.stop()
 		}
 	}()
+	for range t.workload().beside {
+		cmd, err := startBurner()
+		if err != nil {
+			return sample{}, err
+		}
+		defer func() {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}()
+	}
 	if !t.workload().alone {
 		server, err := startChild("server", t, ends[0])
 		if err != nil {
@@ -142,11 +153,22 @@ func startChild(role string, t task, files ...*os.File) (*child, error) {
 	c.cmd.Env = append(os.Environ(), "CTNET_DIR=")
 	c.cmd.Env = append(c.cmd.Env, t.workload().env...)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	remove := func() {}
+	if quota := t.workload().quota; quota > 0 {
+		group, err := newQuota(fmt.Sprintf("%s-%s", filepath.Base(t.Dir), role), quota)
+		if err != nil {
+			return nil, err
+		}
+		remove = func() { os.Remove(group) }
+		c.cmd.Env = append(c.cmd.Env, quotaGroup+"="+group)
+	}
 	if err := c.cmd.Start(); err != nil {
+		remove()
 		return nil, err
 	}
 	go func() {
 		c.cmd.Wait()
+		remove()
 		close(c.done)
 	}()
 	return c, nil
@@ -201,6 +223,9 @@ func runChild(role, arg string) error {
 	if t.workload() == nil || t.transport() == nil {
 		return fmt.Errorf("no such task: %s", arg)
 	}
+	if err := enterQuota(); err != nil {
+		return err
+	}
 	switch role {
 	case "server":
 		return runServer(t)
@@ -208,6 +233,10 @@ func runChild(role, arg string) error {
 		return runClient(t)
 	case "peer":
 		return runPeer(t)
+	case "proxy":
+		return runProxy(t)
+	case "burner":
+		burnForever()
 	}
 	return fmt.Errorf("no such role: %s", role)
 }
@@ -321,6 +350,7 @@ type client struct {
 	served    Served
 	control   *rpc.Client
 	serverPID int // 0 if the server is in this process
+	proxyPID  int // 0 if there is no proxy
 	burners
 	burnAtServer bool
 }

@@ -15,6 +15,12 @@ type workload struct {
 	// env is added to the environment of both processes.
 	env []string
 
+	// beside is how many processes burn CPU time meanwhile.
+	beside int
+
+	// quota is what each process may use of the machine, in percent of a CPU, or 0 for all of it.
+	quota int
+
 	// alone is for workloads whose client and server are in one process.
 	alone bool
 
@@ -23,6 +29,10 @@ type workload struct {
 
 	// run does the work and measures it.
 	run func(*client) (sample, error)
+
+	// ops makes the operations of a client process among others, an operation for each
+	// connection, see peers.
+	ops func(c *client, conns int) ([]func() error, error)
 
 	// limit does so in C, once a round, to show what the machine allows.
 	limit func(l *limits, seconds float64) (sample, error)
@@ -64,7 +74,7 @@ var metrics = map[string]metric{
 	"kept":       {"after/before", false},
 }
 
-var workloads = slices.Concat(roundTrips, streams, dials, webs, rpcs, idles, scales, interferences, lonely, oneP)
+var workloads = slices.Concat(roundTrips, streams, dials, webs, rpcs, idles, scales, interferences, chains, crowds, thinks, procs, lonely, oneP)
 
 func workloadNamed(name string) *workload {
 	for _, w := range workloads {

@@ -94,8 +94,8 @@ type Poller interface {
 	giveBack(maxGap time.Duration)
 }
 
-// Until calls ready again and again for a while, if that has been paying and the process
-// has a P to spare. It reports whether ready became true.
+// Until calls ready again and again for a while, if that has been paying, here and for the process
+// (see trial), and the process has a P to spare. It reports whether ready became true.
 //
 // If that takes more than a moment, and p is not nil, the goroutine also polls on the
 // worker's behalf: it delivers other connections' events. Otherwise they would wait until a
@@ -117,6 +117,9 @@ func (s *Spin) Until(p Poller, ready func() bool) bool {
 // admit reports whether this wait may spin. If so it adds 1 to spinners, and the caller has to
 // subtract it.
 func (s *Spin) admit() bool {
+	if spinTrial.off.Load() {
+		return false
+	}
 	if s.skip > 0 {
 		s.skip--
 		return false

@@ -344,7 +344,7 @@ func (e *End) read(b []byte) (int, error) {
 			}
 		}
 		if n > 0 {
-			e.rd.tally.ops++
+			e.did(&e.rd)
 			ring.RaceAcquire(e.raceKey)
 			return n, nil
 		}
@@ -353,7 +353,7 @@ func (e *End) read(b []byte) (int, error) {
 			return 0, end.err
 		}
 		if n := e.awaitInto(b); n > 0 {
-			e.rd.tally.ops++
+			e.did(&e.rd)
 			e.rd.tally.direct += uint64(n)
 			ring.RaceAcquire(e.raceKey)
 			return n, nil
@@ -506,7 +506,7 @@ func (e *End) write(b []byte) (n int, err error) {
 			}
 		}
 		if n == len(b) {
-			e.wr.tally.ops++
+			e.did(&e.wr)
 			return n, e.afterWrite()
 		}
 		if m > 0 {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cutthrough.example/internal/sched"
 )
 
 // What an end has done. Counting must cost a Read or Write nothing that can be measured: on amd64
@@ -52,6 +54,13 @@ func (h *half) rest() { h.resting.Store(restHolder) }
 func (h *half) resume() {
 	for h.resting.Load() != restNone && !h.resting.CompareAndSwap(restHolder, restNone) {
 		runtime.Gosched()
+	}
+}
+
+// did counts a call that has moved bytes.
+func (e *End) did(h *half) {
+	if h.tally.ops++; h.tally.ops%sched.ProgressOps == 0 && e.peer.Poller() != nil {
+		sched.Progress()
 	}
 }
 

@@ -94,7 +94,7 @@ func (e *End) discard(n int) (done int, err error) {
 func (e *End) release(n int) {
 	e.rx.Discard(n)
 	if n > 0 {
-		e.rd.tally.ops++
+		e.did(&e.rd)
 	}
 	if e.rx.SpaceWanted() {
 		e.notify(&e.rd)
@@ -202,7 +202,7 @@ func (e *End) commit(n int) error {
 		}
 	}
 	if n > 0 {
-		e.wr.tally.ops++
+		e.did(&e.wr)
 	}
 	return e.afterWrite()
 }
@@ -214,7 +214,7 @@ func (e *End) publish(n int) {
 	if n == 0 {
 		return
 	}
-	e.wr.tally.ops++
+	e.did(&e.wr)
 	if e.tx.DataWanted() {
 		e.notify(&e.wr)
 	}
