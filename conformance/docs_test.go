@@ -32,6 +32,7 @@ var (
 	inline   = regexp.MustCompile("`[^`\n]*`")
 	link     = regexp.MustCompile(`\]\(([^()\s]*)\)`)
 	heading  = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	anchored = regexp.MustCompile(`(?m)^<a id="([^"]*)"></a>$`)
 )
 
 // TestDocLinks makes sure that links between documents lead somewhere: to a file of the repository and
@@ -46,6 +47,9 @@ func TestDocLinks(t *testing.T) {
 		anchors[name] = make(map[string]bool)
 		for _, m := range heading.FindAllStringSubmatch(fenced.ReplaceAllString(text, ""), -1) {
 			anchors[name][anchor(m[1])] = true
+		}
+		for _, m := range anchored.FindAllStringSubmatch(text, -1) {
+			anchors[name][m[1]] = true
 		}
 	}
 
@@ -100,9 +104,13 @@ var docSources = []string{
 	"ctgrpc/example_test.go",
 	"ctnet/ctdebug/example_import_test.go",
 	"ctnet/ctdebug/example_test.go",
+	"ctnet/ctexpvar/example_import_test.go",
+	"ctnet/ctexpvar/example_test.go",
 	"ctnet/example_synctest_test.go",
 	"ctnet/example_test.go",
 	"ctnet/example_unix_test.go",
+	"ctotel/example_test.go",
+	"ctprom/example_test.go",
 	"examples/integrations/recipes_test.go",
 }
 
@@ -208,5 +216,5 @@ var (
 	// apiLine matches a line of api.txt: the type and name of a method, the name of a function or
 	// type, or the names of fields and constants.
 	apiLine = regexp.MustCompile(`^(?:func \(\w+ \*?(\w+)\) (\w+)|(?:func|type|const) (\w+)|\t((?:[A-Z]\w*, )*[A-Z]\w*) ?)`)
-	apiName = regexp.MustCompile(`\b(?:ctnet|App|AppConfig|Conn|Dialer|Fallback|ListenConfig|Listener|PeerLimits|Snapshot)\.[A-Z]\w*`)
+	apiName = regexp.MustCompile(`\b(?:ctnet|App|AppConfig|Conn|Dialer|Fallback|ListenConfig|Listener|PeerLimits|Snapshot)\.[A-Z]\w*(?:\.stall)?`)
 )
