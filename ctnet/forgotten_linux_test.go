@@ -246,7 +246,7 @@ func TestAllocations(t *testing.T) {
 		})
 		most := 14.0
 		if m.dialer.App.a != m.Listener.(*Listener).app {
-			most = 25
+			most = 27 // 22 to 24 if no goroutine sleeps
 		}
 		require.LessOrEqual(t, n, most)
 	})
