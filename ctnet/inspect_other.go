@@ -4,6 +4,7 @@ package ctnet
 
 import (
 	"context"
+	"io"
 	"syscall"
 )
 
@@ -13,3 +14,8 @@ func Inspect(ctx context.Context) ([]Snapshot, error) { return nil, nil }
 
 // ResetConn fails: on this system applications can't be asked.
 func (s *Snapshot) ResetConn(ctx context.Context, id string) error { return syscall.ENOSYS }
+
+// CaptureConn fails: on this system applications can't be asked.
+func (s *Snapshot) CaptureConn(ctx context.Context, id string, w io.Writer, c CaptureConfig) (CaptureCounts, error) {
+	return CaptureCounts{}, syscall.ENOSYS
+}

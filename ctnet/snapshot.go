@@ -277,7 +277,7 @@ func (a *app) conns() (all []seen) {
 		s := seen{id: p.id(), pair: p.pool.id(), worker: -1, halfOpen: p.halfOpen()}
 		s.segment, s.slot = p.slot.Position()
 		for _, c := range []*conn{&p.client, &p.server} {
-			s.conn = c
+			s.conn, s.dialed = c, c == &p.client
 			all = append(all, s)
 		}
 	}
@@ -286,7 +286,7 @@ func (a *app) conns() (all []seen) {
 		s := seen{id: connID(at), pair: fmt.Sprint(at.Pair), worker: at.Worker, segment: at.Segment, slot: at.Slot, halfOpen: halfOpen}
 		switch o := owner.(type) {
 		case *dialedConn:
-			s.conn = &o.conn
+			s.conn, s.dialed = &o.conn, true
 		case *acceptedConn:
 			s.conn = &o.conn
 		}
@@ -378,6 +378,7 @@ type seen struct {
 	id, pair              string
 	worker, segment, slot int
 	halfOpen              bool // its dialer was not answered yet
+	dialed                bool // it is the dialing end
 }
 
 // info describes c. It returns false if c is closed and nothing holds its memory.

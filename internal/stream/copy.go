@@ -140,6 +140,9 @@ func (e *End) CopyTo(w io.Writer) (n int64, theirs, err error) {
 		}
 		ring.RaceAcquire(e.raceKey)
 		view := e.rx.View(min(have, copyPiece))
+		if e.state.Load()&captured != 0 {
+			e.captureSeen(len(view))
+		}
 		e.rx.Lend(len(view)) // before lend: a Close that finds the lock lent sees these bytes as read
 		e.lend(reading)
 		e.rd.rest()

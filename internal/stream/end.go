@@ -22,6 +22,7 @@ import (
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/standin"
 	"cutthrough.example/internal/syserr"
+	"cutthrough.example/internal/tap"
 	"cutthrough.example/internal/wait"
 )
 
@@ -51,6 +52,7 @@ type End struct {
 	bubble bool // see InBubble
 
 	socket atomic.Pointer[standin.Socket] // nil before the first raw call; see raw.go
+	tap    atomic.Pointer[tap.Tap]        // nil if there is no capture; see capture.go
 
 	made     time.Duration // since epoch
 	sighting sighting
@@ -84,7 +86,7 @@ func (h *half) Expired() {
 	h.waiters.ring()
 }
 
-// The bits of End.state. Except for lingerZero they are set once and never cleared. A goroutine
+// The bits of End.state. Except for lingerZero and captured they are set once and never cleared. A goroutine
 // that sets a bit then wakes the goroutines for which the bit ends a wait.
 const (
 	isClosed    = 1 << iota // by Close or Refuse
@@ -95,6 +97,7 @@ const (
 	bytesLost               // the peer closed without having read a Write's bytes
 	lingerZero              // by SetLinger(0)
 	severed                 // by Sever
+	captured                // by Capture, until EndCapture
 )
 
 // A Peer is an end's way to its other end.
@@ -346,16 +349,22 @@ func (e *End) read(b []byte) (int, error) {
 		if n > 0 {
 			e.did(&e.rd)
 			ring.RaceAcquire(e.raceKey)
+			if e.state.Load()&captured != 0 {
+				e.captureRead(b[:n])
+			}
 			return n, nil
 		}
 		if end.err != nil {
-			e.rx.Stop()
+			e.stop()
 			return 0, end.err
 		}
 		if n := e.awaitInto(b); n > 0 {
 			e.did(&e.rd)
 			e.rd.tally.direct += uint64(n)
 			ring.RaceAcquire(e.raceKey)
+			if e.state.Load()&captured != 0 {
+				e.captureRead(b[:n])
+			}
 			return n, nil
 		}
 	}
@@ -389,6 +398,14 @@ func (e *End) readEnd() readEnd {
 	return readEnd{err: e.streamEnd(state)}
 }
 
+// stop stops the consumer, see readEnd.
+func (e *End) stop() {
+	e.rx.Stop()
+	if e.state.Load()&captured != 0 {
+		e.captureStop()
+	}
+}
+
 // streamEnd returns the error with which reading ends when the fifo is empty, or nil. The state was
 // loaded just before.
 func (e *End) streamEnd(state uint32) error {
@@ -419,7 +436,7 @@ func (e *End) awaitReadable(n int) (have int, err error) {
 		case have >= n:
 			return have, nil
 		case end.err != nil:
-			e.rx.Stop()
+			e.stop()
 			return have, end.err
 		case n > e.rx.Size():
 			return have, bufio.ErrBufferFull
@@ -432,7 +449,7 @@ func (e *End) awaitReadable(n int) (have int, err error) {
 // look again: an end, the deadline, or that a writer has used in.
 func (e *End) awaitData(have int, in *handoff) {
 	ready := func() bool {
-		if e.rx.HasData(have) || e.rd.Passed() || e.state.Load()&^(writeClosed|lingerZero) != 0 {
+		if e.rx.HasData(have) || e.rd.Passed() || e.state.Load()&^(writeClosed|lingerZero|captured) != 0 {
 			return true
 		}
 		fin, reset := e.rx.Ended()
@@ -492,7 +509,12 @@ func (e *End) write(b []byte) (n int, err error) {
 	for {
 		m := e.handOff(b[n:])
 		if n += m; m == 0 {
-			if m, err = e.tx.Write(b[n:]); err != nil {
+			if e.state.Load()&captured != 0 {
+				m, err = e.writeCaptured(b[n:])
+			} else {
+				m, err = e.tx.Write(b[n:])
+			}
+			if err != nil {
 				return n, e.corrupt()
 			}
 			if n += m; m == 0 {
@@ -609,7 +631,7 @@ func (e *End) unnoticed(err error) bool {
 func (e *End) awaitSpace(n int, fewer bool) {
 	ready := func() bool {
 		return e.tx.HasSpace(n) || e.wr.Passed() || e.tx.ConsumerClosed() ||
-			e.state.Load()&^(readClosed|lingerZero) != 0 || e.tx.Starves() ||
+			e.state.Load()&^(readClosed|lingerZero|captured) != 0 || e.tx.Starves() ||
 			fewer && e.tx.ConsumerWaits() && e.tx.HasSpace(1)
 	}
 	e.sleepForSpace(ready)

@@ -36,6 +36,7 @@ func (e *End) unlocked(due uint64, last bool) {
 // letGo lets go of the memory. Nobody uses it any more.
 func (e *End) letGo() {
 	e.closeStandIn()
+	e.captureOver()
 	e.janitor.forget(e)
 	e.totals.finish(e)
 	e.peer.LetGo()
@@ -93,9 +94,9 @@ func (e *End) endStream() {
 // tellEnd tells the peer that the stream has ended. No goroutine publishes any more.
 func (e *End) tellEnd() {
 	if e.state.Load()&(corrupted|severed) != 0 {
-		e.tx.Reset()
+		e.cutOff()
 	} else {
-		e.tx.Fin()
+		e.finish()
 	}
 	e.notifyEnd()
 }
@@ -173,9 +174,9 @@ func (e *End) shutdown() {
 		reset = e.rx.Unread() // a reader that was busy before may have read them
 	}
 	if reset {
-		e.tx.Reset()
+		e.cutOff()
 	} else {
-		e.tx.Fin()
+		e.finish()
 	}
 	e.notifyEnd()
 }
@@ -185,7 +186,7 @@ func (e *End) shutdown() {
 func (e *End) endUnread() {
 	e.state.Or(lingerZero)
 	if !e.gate.postpone(writing, gateShut) {
-		e.tx.Reset()
+		e.cutOff()
 		e.notifyEnd()
 	}
 }

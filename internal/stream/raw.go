@@ -78,7 +78,7 @@ func (e *End) showEnd(s *standin.Socket) {
 		e.corrupt()
 		s.End(true)
 	case have == 0:
-		e.rx.Stop()
+		e.stop()
 		s.End(isReset(end))
 	}
 }
@@ -111,7 +111,7 @@ func (e *End) RawRead(f func(fd uintptr) (done bool)) error {
 			return e.corrupt()
 		}
 		if have == 0 && end.err != nil {
-			e.rx.Stop()
+			e.stop()
 			s.End(isReset(end.err))
 		}
 		shown := s.Ended()
@@ -140,6 +140,9 @@ func (e *End) show(s *standin.Socket, have int, f func(uintptr) bool) (put, take
 		ring.RaceAcquire(e.raceKey)
 		if put, err = s.Put(e.first(have)); err != nil {
 			return
+		}
+		if e.state.Load()&captured != 0 {
+			e.captureSeen(put)
 		}
 	}
 	defer func() {
