@@ -109,9 +109,10 @@ var (
 
 // run captures the connection. It is no error that it is interrupted. After errStuck the file is still in use.
 func (d *dump) run(ctx context.Context, out *dumpFile, stderr io.Writer) (counts ctnet.CaptureCounts, err error) {
-	app, err := d.find(ctx)
+	all, problems := ctnet.Inspect(ctx)
+	app, err := d.choose(all)
 	if err != nil {
-		return counts, err
+		return counts, errors.Join(err, problems)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -153,9 +154,8 @@ func (d *dump) run(ctx context.Context, out *dumpFile, stderr io.Writer) (counts
 	return r.counts, r.err
 }
 
-// find returns the application that has the connection.
-func (d *dump) find(ctx context.Context) (*ctnet.Snapshot, error) {
-	all, problems := ctnet.Inspect(ctx)
+// choose returns the application that has the connection.
+func (d *dump) choose(all []ctnet.Snapshot) (*ctnet.Snapshot, error) {
 	var found []*ctnet.Snapshot
 	var pids []string
 	for i := range all {
@@ -173,7 +173,7 @@ func (d *dump) find(ctx context.Context) (*ctnet.Snapshot, error) {
 	case len(found) > 1:
 		return nil, fmt.Errorf("processes %s have a connection with the ID %s: add -p and one of them", strings.Join(pids, ", "), d.id)
 	}
-	return nil, errors.Join(fmt.Errorf("there is no connection with the ID %s", d.id), problems)
+	return nil, fmt.Errorf("there is no connection with the ID %s", d.id)
 }
 
 // A dumpFile is the file that a dump writes to. It is made by the first Write, so a capture that does not

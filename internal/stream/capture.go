@@ -11,14 +11,13 @@ import (
 // state.
 //
 // Bytes that are sent are recorded in one step with their publishing, under the Tap's lock. Bytes that are
-// received are recorded before the user gets to see them: by a call that reads, or before by Peek, or by one
-// that lends them to code of others. So a record of what was caused by others comes after theirs, whichever
+// received are recorded before the user gets to see them: by a call that finds that they have come. So a record of what was caused by others comes after theirs, whichever
 // goroutines do that. The ends of both streams are recorded where they are published, and where they are
 // returned to the user.
 
 // Capture has t record what passes the end, until [End.EndCapture], or until the end has let go of its
-// memory, which closes t. It returns the positions at which that begins. They are a little too low if
-// goroutines were in the middle of a call for all of the time that Capture has waited for them.
+// memory, which closes t. It returns the positions at which that begins. One of them is too low if a goroutine
+// was in the middle of a call for all of the time that Capture has waited for it.
 //
 // The error is ESRCH if the end is closed, and EBUSY if another Tap records it.
 func (e *End) Capture(t *tap.Tap) (sent, received uint64, err error) {
@@ -36,7 +35,8 @@ func (e *End) Capture(t *tap.Tap) (sent, received uint64, err error) {
 	// The counts are read when nobody is in the middle of a call. Whoever begins one afterwards loads
 	// the state after this bit was set.
 	w, r := e.counts(writing), e.counts(reading)
-	return w.sum().Bytes, r.sum().Bytes, nil
+	sent, received = t.Begin(w.sum().Bytes, max(r.passed, e.rx.Lent())+r.tally.direct)
+	return sent, received, nil
 }
 
 // A goroutine of a bubble that waited for the Tap's lock could not be woken, and its clock is another one.
@@ -82,6 +82,13 @@ func (e *End) commitCaptured(n int) {
 	pos := e.sent()
 	e.tx.Commit(n)
 	t.Sent(pos, b) // nobody but this goroutine overwrites them
+}
+
+// captureArrived records bytes that have come, up to as many as make one packet. A Read may take them by pieces
+// that say nothing of how they were written.
+func (e *End) captureArrived() {
+	have, _ := e.rx.Buffered(tap.MaxData) // the call that reads reports the error
+	e.captureSeen(min(have, tap.MaxData))
 }
 
 // captureRead records bytes that were just read.

@@ -156,7 +156,7 @@ func (e *End) CopyTo(w io.Writer) (n int64, theirs, err error) {
 		if m < len(view) && e.state.Load()&isClosed != 0 {
 			e.endUnread()
 		}
-		e.release(m)
+		e.releaseSeen(m)
 		n += int64(m)
 		if theirs != nil {
 			return n, theirs, nil

@@ -329,6 +329,9 @@ func (e *End) read(b []byte) (int, error) {
 		if end.once {
 			return 0, end.err
 		}
+		if e.state.Load()&captured != 0 {
+			e.captureArrived()
+		}
 		n := 0
 		for n < len(b) {
 			m, err := e.rx.Read(b[n:])

@@ -98,6 +98,12 @@ func (e *End) release(n int) {
 	if e.state.Load()&captured != 0 {
 		e.captureSeen(n)
 	}
+	e.releaseSeen(n)
+}
+
+// releaseSeen is release of bytes that were lent to code of others. A capture that has begun meanwhile begins
+// after them.
+func (e *End) releaseSeen(n int) {
 	e.rx.Discard(n)
 	if n > 0 {
 		e.did(&e.rd)

@@ -20,7 +20,8 @@ type Tap struct {
 	spare    []byte // memory for the next queue
 	counts   Counts
 	dropped  uint32 // records since the last one that is in the queue
-	received uint64 // the position up to which received bytes are recorded
+	received uint64 // the position up to which received bytes are recorded, or are not to be
+	first    [Received + 1]firstRecord
 	marked   [Over]bool
 	closed   bool
 
@@ -32,6 +33,12 @@ type Tap struct {
 	over  bool   // the taker's: it has taken the last record
 }
 
+// A firstRecord is where the first bytes of a kind have come.
+type firstRecord struct {
+	pos uint64
+	set bool
+}
+
 // Counts are how many bytes a Tap was given.
 type Counts struct {
 	Sent, Received uint64 // with those that were left out
@@ -41,6 +48,22 @@ type Counts struct {
 // New returns a Tap that holds at most about limit bytes, and once more as many that are being sent.
 func New(limit int) *Tap {
 	return &Tap{limit: limit, wake: make(chan struct{}, 1), closes: make(chan struct{})}
+}
+
+// Begin is told up to which positions bytes were sent, and received, before the capture, and returns where it
+// begins: there may be records already.
+func (t *Tap) Begin(sent, received uint64) (sentFrom, receivedFrom uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f := t.first[Sent]; f.set {
+		sent = f.pos
+	}
+	if f := t.first[Received]; f.set {
+		received = f.pos
+	} else {
+		t.received = received
+	}
+	return sent, received
 }
 
 // Lock locks the Tap. An end publishes what it sends with the lock held, so that the record of the answer,
@@ -76,6 +99,9 @@ func (t *Tap) Received(pos uint64, b []byte) {
 func (t *Tap) add(kind uint32, pos uint64, b []byte) (n uint64) {
 	if t.closed {
 		return 0
+	}
+	if f := &t.first[kind]; !f.set && len(b) > 0 {
+		*f = firstRecord{pos, true}
 	}
 	n = uint64(len(b))
 	for len(b) > 0 {
