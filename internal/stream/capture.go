@@ -29,7 +29,7 @@ func (e *End) Capture(t *tap.Tap) (sent, received uint64, err error) {
 		return 0, 0, syscall.ESRCH
 	}
 	defer e.Leave()
-	if !e.tap.CompareAndSwap(nil, t) {
+	if !e.makeRare().tap.CompareAndSwap(nil, t) {
 		return 0, 0, syscall.EBUSY
 	}
 	e.state.Or(captured)
@@ -60,7 +60,15 @@ var errBubble = syserr.New(syscall.EOPNOTSUPP, "the connection is in a testing/s
 func (e *End) EndCapture(t *tap.Tap) {
 	// In this order: a Capture that finds no Tap is not undone by this.
 	e.state.And(^uint32(captured))
-	e.tap.CompareAndSwap(t, nil)
+	e.makeRare().tap.CompareAndSwap(t, nil)
+}
+
+// tap returns the Tap, or nil.
+func (e *End) tap() *tap.Tap {
+	if r := e.rare.Load(); r != nil {
+		return r.tap.Load()
+	}
+	return nil
 }
 
 // sent returns how many bytes were sent. The caller has the lock for writing, or nobody writes any more.
@@ -71,7 +79,7 @@ func (e *End) received() uint64 { return e.rx.Released() + e.rd.tally.direct }
 
 // writeCaptured is tx.Write.
 func (e *End) writeCaptured(b []byte) (n int, err error) {
-	t := e.tap.Load()
+	t := e.tap()
 	if t == nil {
 		return e.tx.Write(b)
 	}
@@ -85,7 +93,7 @@ func (e *End) writeCaptured(b []byte) (n int, err error) {
 
 // commitCaptured is tx.Commit.
 func (e *End) commitCaptured(n int) {
-	t := e.tap.Load()
+	t := e.tap()
 	if t == nil {
 		e.tx.Commit(n)
 		return
@@ -107,14 +115,14 @@ func (e *End) captureArrived() {
 
 // captureRead records bytes that were just read.
 func (e *End) captureRead(b []byte) {
-	if t := e.tap.Load(); t != nil {
+	if t := e.tap(); t != nil {
 		t.Received(e.received()-uint64(len(b)), b)
 	}
 }
 
 // captureSeen records the first n bytes of the fifo, which the user is about to see or to skip.
 func (e *End) captureSeen(n int) {
-	if t := e.tap.Load(); t != nil && n > 0 {
+	if t := e.tap(); t != nil && n > 0 {
 		t.Received(e.received(), e.first(n))
 	}
 }
@@ -122,7 +130,7 @@ func (e *End) captureSeen(n int) {
 // captureStop records that the call which is about to return has found the end of the peer's stream. It
 // may return bytes too.
 func (e *End) captureStop() {
-	t := e.tap.Load()
+	t := e.tap()
 	if t == nil {
 		return
 	}
@@ -146,7 +154,7 @@ func (e *End) markPeerEnd(t *tap.Tap, pos uint64) {
 
 // finish ends the stream with fin, see tellEnd.
 func (e *End) finish() {
-	if t := e.tap.Load(); t != nil {
+	if t := e.tap(); t != nil {
 		t.Lock()
 		defer t.Unlock()
 		t.Mark(tap.SentFin, e.sent())
@@ -156,7 +164,7 @@ func (e *End) finish() {
 
 // cutOff ends the stream with reset, see tellEnd.
 func (e *End) cutOff() {
-	if t := e.tap.Load(); t != nil {
+	if t := e.tap(); t != nil {
 		t.Lock()
 		defer t.Unlock()
 		t.Mark(tap.SentReset, e.sent())
@@ -166,7 +174,7 @@ func (e *End) cutOff() {
 
 // captureOver ends the capture of an end from which the last goroutine has gone.
 func (e *End) captureOver() {
-	t := e.tap.Load()
+	t := e.tap()
 	if t == nil {
 		return
 	}

@@ -51,13 +51,27 @@ type End struct {
 	tcp    bool // a Write after the peer's Close succeeds once, as with TCP; see unnoticed
 	bubble bool // see InBubble
 
-	socket atomic.Pointer[standin.Socket] // nil before the first raw call; see raw.go
-	tap    atomic.Pointer[tap.Tap]        // nil if there is no capture; see capture.go
+	rare atomic.Pointer[rare] // nil as long as nothing of it was needed
 
 	made     time.Duration // since epoch
 	sighting sighting
 	totals   *Totals
 	recorded *[2]recorded // by the last Status, for each kind of lock; guarded by totals.mu
+}
+
+// A rare has what few ends need. Its size would also move an end's other words into other cache lines: the two ends of a
+// connection in one application lie side by side.
+type rare struct {
+	socket atomic.Pointer[standin.Socket] // nil before the first raw call; see raw.go
+	tap    atomic.Pointer[tap.Tap]        // nil if there is no capture; see capture.go
+}
+
+// makeRare returns what few ends need.
+func (e *End) makeRare() *rare {
+	if e.rare.Load() == nil {
+		e.rare.CompareAndSwap(nil, new(rare))
+	}
+	return e.rare.Load()
 }
 
 // A half is the state of waiting that reading and writing each have.
@@ -329,7 +343,8 @@ func (e *End) read(b []byte) (int, error) {
 		if end.once {
 			return 0, end.err
 		}
-		if e.state.Load()&captured != 0 {
+		seen := e.state.Load()&captured != 0
+		if seen {
 			e.captureArrived()
 		}
 		n := 0
@@ -352,7 +367,7 @@ func (e *End) read(b []byte) (int, error) {
 		if n > 0 {
 			e.did(&e.rd)
 			ring.RaceAcquire(e.raceKey)
-			if e.state.Load()&captured != 0 {
+			if seen {
 				e.captureRead(b[:n])
 			}
 			return n, nil

@@ -20,7 +20,8 @@ import (
 
 // standIn returns the Socket, and makes it if there is none. The caller is inside the gate.
 func (e *End) standIn() (*standin.Socket, error) {
-	if s := e.socket.Load(); s != nil {
+	r := e.makeRare()
+	if s := r.socket.Load(); s != nil {
 		return s, nil
 	}
 	s, err := standin.New()
@@ -28,16 +29,16 @@ func (e *End) standIn() (*standin.Socket, error) {
 		return nil, err
 	}
 	// Another raw call, with another lock, may have made one meanwhile.
-	if !e.socket.CompareAndSwap(nil, s) {
+	if !r.socket.CompareAndSwap(nil, s) {
 		s.Close()
 	}
-	return e.socket.Load(), nil
+	return r.socket.Load(), nil
 }
 
 // closeStandIn closes the Socket, if there is one. No goroutine is inside the gate any more.
 func (e *End) closeStandIn() {
-	if s := e.socket.Load(); s != nil {
-		s.Close()
+	if r := e.rare.Load(); r != nil && r.socket.Load() != nil {
+		r.socket.Load().Close()
 	}
 }
 
