@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -367,18 +369,20 @@ func TestDump(t *testing.T) {
 	}
 
 	// It can be interrupted while nobody takes what it writes.
-	r, w, err := os.Pipe()
-	require.NoError(t, err)
-	defer r.Close()
-	cmd, errs = start(w, "-w", "-")
-	w.Close()
-	for range 100 {
-		exchange(strings.Repeat("x", 4096))
-	}
-	require.NoError(t, cmd.Process.Signal(os.Interrupt))
-	last, _ = io.ReadAll(errs)
-	require.Error(t, cmd.Wait())
-	require.Contains(t, string(last), "the output takes nothing any more")
+	stuck := blockingWriter{make(chan struct{}), make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	said := make(chan string, 1)
+	go func() {
+		var errs bytes.Buffer
+		run(ctx, []string{"dump", id, "-w", "-"}, stuck, &errs)
+		said <- errs.String()
+	}()
+	<-stuck.blocked
+	cancel()
+	require.Contains(t, <-said, "the output takes nothing any more")
+	close(stuck.block)
+	signal.Reset(syscall.SIGPIPE)
 
 	// It ends with the connection.
 	cmd, errs = start(nil, "-w", path)
@@ -392,6 +396,15 @@ func TestDump(t *testing.T) {
 	gone, err := command(t, "dump", id, "-w", path).CombinedOutput()
 	require.Error(t, err)
 	require.Contains(t, string(gone), "there is no connection with the ID "+id)
+}
+
+// A blockingWriter waits in its first Write.
+type blockingWriter struct{ block, blocked chan struct{} }
+
+func (w blockingWriter) Write(b []byte) (int, error) {
+	close(w.blocked)
+	<-w.block
+	return 0, errors.New("it was blocked")
 }
 
 // TestDumpAmbiguous has two processes with the same ID.
