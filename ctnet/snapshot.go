@@ -175,6 +175,10 @@ type PairInfo struct {
 	PeerApp string // the peer's identity, as it says
 	Worker  int    // -1 inside one application
 
+	// PeerStopped is whether the peer's process is stopped, by a signal or a debugger. It is false
+	// also if that is not known.
+	PeerStopped bool
+
 	RecvBuffer, SendBuffer int // the sizes of the fifos, as the dialing end sees them
 
 	Conns     int
@@ -334,7 +338,7 @@ func (a *app) pairs(until time.Time, exe string) (all []PairInfo) {
 		}
 		all = append(all, PairInfo{
 			ID: fmt.Sprint(i.Number), Role: role, Name: i.Name, Peer: Cred(*i.Cred), PeerExe: i.Exe,
-			PeerApp: fmt.Sprintf("%016x", i.App), Worker: i.Worker, RecvBuffer: i.ToClient, SendBuffer: i.ToServer,
+			PeerApp: fmt.Sprintf("%016x", i.App), PeerStopped: i.Stopped, Worker: i.Worker, RecvBuffer: i.ToClient, SendBuffer: i.ToServer,
 			Conns: i.Conns, Segments: i.Segments, FreeSlots: i.FreeSlots, Mapped: i.Mapped, Resident: i.Resident,
 		})
 	}
