@@ -129,7 +129,8 @@ type ConnInfo struct {
 	// Idle is for how long no bytes have moved, as far as is known: since bytes had moved when a
 	// goroutine went to sleep in a Read or Write at this end, or when an earlier Snapshot looked. It
 	// is 0 if others have moved since then. So a connection on which a goroutine waits in Read has
-	// the right time, and any other one has it from the second Snapshot on, as of the first.
+	// the right time unless the peer has read or written since the goroutine went to sleep; and any
+	// connection has it from the second Snapshot on, as of the first.
 	Idle time.Duration
 
 	Pair          string // the ID of its PairInfo
