@@ -66,7 +66,7 @@ func example() host {
 			{ID: "2.0.0.1", State: ctnet.StateHalfOpen, Network: "ct", Remote: "0123456789abcdef:18446744073709551615", Pair: "2"},
 		},
 		Pairs: []ctnet.PairInfo{
-			{ID: "1", Role: ctnet.RoleListened, Name: "tcp:127.0.0.1:8080", Peer: ctnet.Cred{PID: 4243, UID: 1000}, PeerExe: "/usr/bin/client", Conns: 2, Segments: 1, FreeSlots: 62, Mapped: 128 << 20, Resident: 81920},
+			{ID: "1", Role: ctnet.RoleListened, Name: "tcp:127.0.0.1:8080", Peer: ctnet.Cred{PID: 4243, UID: 1000}, PeerExe: "/usr/bin/client", PeerStopped: true, Conns: 2, Segments: 1, FreeSlots: 62, Mapped: 128 << 20, Resident: 81920},
 			{ID: "2", Role: ctnet.RoleInside, Worker: -1, Conns: 1, Segments: 1, FreeSlots: 63, Mapped: 128 << 20, Resident: -1},
 		},
 		Fallbacks: []ctnet.FallbackInfo{
@@ -271,7 +271,7 @@ func pairsExample() host {
 	client.Pairs[1].PeerStopped = true
 	second := ctnet.Snapshot{App: "b", PID: 11, Program: "client", Pairs: []ctnet.PairInfo{pair("1", 12, "/bin/server")},
 		Connections: []ctnet.ConnInfo{conn("1", ctnet.StateFinWait, 0)}}
-	self := ctnet.Snapshot{App: "c", PID: 13, Program: "self", Pairs: []ctnet.PairInfo{pair("in1", 13, ""), pair("2", 14, "")}}
+	self := ctnet.Snapshot{App: "c", PID: 13, Program: "self", Pairs: []ctnet.PairInfo{pair("in1", 13, ""), pair("in2", 13, ""), pair("2", 14, "")}}
 	for range 1500 {
 		self.Connections = append(self.Connections, conn("in1", ctnet.StateEstablished, 0))
 	}
@@ -287,7 +287,7 @@ func TestSums(t *testing.T) {
 		return sums(o, h.apps, h.summed(o))
 	}
 	self := pairSum{PID: 13, Program: "self", PeerPID: 13, Ends: 1500, States: map[string]int{"ESTABLISHED": 1500}, Received: 1_500_000, Sent: 3_000_000,
-		Age: 15000 * time.Second, StalledData: 4500 * time.Second, Mapped: 128 << 20, Resident: -1}
+		Age: 15000 * time.Second, StalledData: 4500 * time.Second, Mapped: 256 << 20, Resident: -1}
 	client := pairSum{PID: 11, Program: "client", PeerPID: 12, PeerProgram: "server", PeerStopped: true, Ends: 3,
 		States: map[string]int{"ESTABLISHED": 1, "CLOSE-WAIT": 1, "FIN-WAIT": 1}, Received: 3000, Sent: 6000,
 		Age: 30 * time.Second, StalledSpace: 10 * time.Second, StalledData: 9 * time.Second, WaitsForSpace: 1, Mapped: 384 << 20, Resident: 120 << 10}

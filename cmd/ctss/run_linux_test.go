@@ -242,6 +242,11 @@ func TestCompletion(t *testing.T) {
 			text, err := cmd.CombinedOutput()
 			require.NoError(t, err, "%s", text)
 		}
+		_, predicates, ok := strings.Cut(string(out), "state exclude src dst sport dport")
+		require.True(t, ok, shell)
+		for _, word := range []string{"id", "pid", "age", "idle", "space"} {
+			require.Regexp(t, `^[ a-z]*\b`+word+`\b`, predicates, shell)
+		}
 	}
 	bash, err := exec.LookPath("bash")
 	if err != nil {
@@ -259,6 +264,9 @@ func TestCompletion(t *testing.T) {
 		"ctss dst svc/":      "svc/echo",
 		"ctss completion f":  "fish",
 		"ctss -a exclude cl": "close-wait closing closed",
+		"ctss -s ag":         "age",
+		"ctss id":            "id idle",
+		"ctss -a sp":         "sport space",
 	} {
 		fake := `ctss() { case $1 in --complete=ports) printf ':443\n:8080\n:8081\n' ;; --complete=names) echo svc/echo ;; esac; }
 COMP_WORDS=(` + quote(words) + `); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _ctss; echo "${COMPREPLY[*]}"`
