@@ -117,6 +117,30 @@ func TestShownOnce(t *testing.T) {
 	require.Empty(t, a.Snapshot().Sockets)
 }
 
+// TestSeenPeerStopped stops the process at the other end of a connection, and has it go on and end.
+func TestSeenPeerStopped(t *testing.T) {
+	cmd := startProcess(t, "echo", t.Name())
+	a := harness.NewApp(t)
+	d := ctnet.Dialer{App: a}
+	c, err := d.Dial("ct", t.Name())
+	require.NoError(t, err)
+	defer c.Close()
+	stopped := func() bool {
+		pairs := a.Snapshot().Pairs
+		return len(pairs) == 1 && pairs[0].Peer.PID == cmd.Process.Pid && pairs[0].PeerStopped
+	}
+	require.False(t, stopped())
+	stop(t, cmd)
+	require.True(t, stopped())
+	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
+	harness.Eventually(t, func() bool { return !stopped() })
+	stop(t, cmd)
+	require.True(t, stopped())
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.False(t, stopped(), "the number can be another process's now")
+}
+
 // TestInspectStopped asks when processes are stopped, with several sockets each: all of them together
 // take little more than half a second.
 func TestInspectStopped(t *testing.T) {

@@ -1,7 +1,6 @@
 package ctnet
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -131,7 +130,7 @@ func (p *process) ask(ctx context.Context) (all []Snapshot, err error) {
 	ctx, cancel := context.WithTimeout(ctx, inspectPatience)
 	defer cancel()
 	defer time.AfterFunc(stoppedPatience, func() {
-		if isStopped(p.cred.PID) {
+		if rendezvous.IsStopped(p.cred.PID) {
 			cancel()
 		}
 	}).Stop()
@@ -169,7 +168,7 @@ func (p *process) askAt(ctx context.Context, r reached) (s Snapshot, err error) 
 	b, err := r.Snapshot(ctx)
 	switch {
 	case err == nil:
-	case ctx.Err() == context.Canceled && isStopped(p.cred.PID):
+	case ctx.Err() == context.Canceled && rendezvous.IsStopped(p.cred.PID):
 		return s, errStopped
 	case ctx.Err() == context.DeadlineExceeded:
 		return s, errMute
@@ -190,17 +189,6 @@ func (p *process) askAt(ctx context.Context, r reached) (s Snapshot, err error) 
 		s.Exe, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", p.cred.PID))
 	}
 	return s, nil
-}
-
-// isStopped reports whether a process is stopped, by a signal or a debugger.
-func isStopped(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	// The state follows the name, which is in parentheses and may have any bytes.
-	rest := b[bytes.LastIndexByte(b, ')')+1:]
-	return len(rest) > 1 && (rest[1] == 'T' || rest[1] == 't')
 }
 
 // ResetConn asks the application of a Snapshot that [Inspect] has returned to reset one of its

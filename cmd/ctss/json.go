@@ -18,7 +18,8 @@ type report struct {
 	Time         time.Time
 	Applications []ctnet.Snapshot
 	Kernel       []kernelConn
-	Errors       []string // what could not be seen
+	Sums         []pairSum `json:",omitempty"` // only with -s, and then there are no connections and listeners
+	Errors       []string  // what could not be seen
 }
 
 // writeJSON prints what the options select. An application is there also if nothing of it is
@@ -30,6 +31,9 @@ func writeJSON(out io.Writer, o *options, h host, problems error) error {
 		one := host{apps: h.apps[i : i+1]}
 		listeners, conns := []ctnet.ListenerInfo{}, []ctnet.ConnInfo{}
 		for _, row := range one.rows(o) {
+			if o.summary {
+				continue
+			}
 			if row.conn != nil {
 				conns = append(conns, *row.conn)
 			} else {
@@ -38,6 +42,10 @@ func writeJSON(out io.Writer, o *options, h host, problems error) error {
 		}
 		a.Listeners, a.Connections = listeners, conns
 		r.Applications = append(r.Applications, a)
+	}
+	if o.summary {
+		r.Sums = sums(o, h.apps, h.summed(o))
+		h.kernel = nil
 	}
 	for _, k := range h.kernel {
 		if row := k.row(nil); o.shows(&row) {

@@ -64,7 +64,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case o.why:
 		writeWhy(out, width(stdout), all)
 	case o.summary:
-		writeSummary(out, all)
+		writeSummary(out, o, width(stdout), all)
 	case o.names != "":
 		writeNames(out, o.names, all)
 	default:

@@ -16,7 +16,7 @@ Shows the connections of programs that use ctnet, as ss does.
   -m, --memory      fifos; and what each pair of applications has of memory
   -i, --info        bytes, calls, stalls, notifications
   -e, --extended    ID, user, age, idle time, place, program
-  -s, --summary     numbers only
+  -s, --summary     numbers only: by network, by pair of processes, by program
   -t, -x, -c        network tcp only, unix only, ct only
   -j, --json        JSON, see docs/ctss.md
   -w, --watch       redraw each second, until Ctrl-C
@@ -29,6 +29,8 @@ A filter is written as for ss:
   ctss state established '( dport = :8080 or sport = :8080 )'
   ctss dst 127.0.0.1 and not src svc/echo
   ctss id = 3.0.17.2        # as -e shows it;  pid = 4242 is one more
+  ctss -s 'idle > 1m'       # and age: how long ago something happened
+  ctss 'space >= 20%'       # writers stalled for space so much of their age
 
 States: established half-open fin-wait close-wait closing reset closed
 listening; all; connected, which is all but the last two. Operators: = != < > <=

@@ -22,6 +22,7 @@ type row struct {
 
 	app  *ctnet.Snapshot
 	conn *ctnet.ConnInfo // nil for listeners, and for what is the kernel's
+	pair *ctnet.PairInfo // of conn; nil if the application does not tell
 }
 
 // rows returns the rows that the options select, in the order in which they are shown.
@@ -39,10 +40,14 @@ func (h *host) rows(o *options) (rows []row) {
 			add(row{network: l.Network, state: stateListen, recvQ: l.Waiting, sendQ: l.Backlog, local: l.Address, remote: "*",
 				pid: a.PID, program: a.Program, app: a})
 		}
+		pairs := make(map[string]*ctnet.PairInfo, len(a.Pairs))
+		for j := range a.Pairs {
+			pairs[a.Pairs[j].ID] = &a.Pairs[j]
+		}
 		for j := range a.Connections {
 			c := &a.Connections[j]
 			add(row{network: c.Network, state: c.State, recvQ: c.RecvQueue, sendQ: c.SendQueue, local: c.Local, remote: c.Remote,
-				pid: a.PID, program: a.Program, app: a, conn: c})
+				pid: a.PID, program: a.Program, app: a, conn: c, pair: pairs[c.Pair]})
 		}
 	}
 	for _, k := range h.kernel {

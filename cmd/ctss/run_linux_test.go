@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/hostnet"
 	"github.com/stretchr/testify/require"
 )
 
@@ -218,21 +220,15 @@ func TestNoPermission(t *testing.T) {
 	require.Regexp(t, fmt.Sprintf("^the kernel's sockets of process %d: .*permission denied\n$", os.Getpid()), out)
 }
 
-// TestReadSockets reads what the kernel writes, and anything else.
-func TestReadSockets(t *testing.T) {
-	table := make(map[string]kernelConn)
-	readSockets(strings.NewReader(`  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1F90 00000000:0000 0A 00000000:00000003 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0
-   1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000100007F:D431 01 00000010:00000005 00:00000000 00000000     0        0 4712 1 0000000000000000
-   2: 00000000000000000000000001000000:0050 00000000000000000000000001000000:C000 08 00000000:00000000 00:00000000 00000000     0        0 4713
-garbage
-   3: zz:1 0:2 01 0 0 0 0 0 0 0 0
-`), table)
-	require.Equal(t, map[string]kernelConn{
-		"4711": {Network: "tcp", State: "LISTEN", Local: "127.0.0.1:8080", Remote: "*", RecvQueue: 3, SendQueue: -1},
-		"4712": {Network: "tcp", State: "ESTABLISHED", Local: "127.0.0.1:8080", Remote: "127.0.0.1:54321", RecvQueue: 5, SendQueue: 16},
-		"4713": {Network: "tcp", State: "CLOSE-WAIT", Local: "[::1]:80", Remote: "[::1]:49152"},
-	}, table)
+// TestNewKernelConn has sockets as they are shown.
+func TestNewKernelConn(t *testing.T) {
+	mapped := netip.MustParseAddrPort("[::ffff:127.0.0.1]:8080")
+	require.Equal(t,
+		kernelConn{Network: "tcp", State: "LISTEN", Local: "127.0.0.1:8080", Remote: "*", RecvQueue: 3, SendQueue: -1},
+		newKernelConn(hostnet.TCPSocket{Local: mapped, Remote: netip.MustParseAddrPort("[::]:0"), State: 10, RecvQueue: 3, Inode: 1}))
+	require.Equal(t,
+		kernelConn{Network: "tcp", State: "CLOSE-WAIT", Local: "127.0.0.1:8080", Remote: "[::1]:80", RecvQueue: 5, SendQueue: 16},
+		newKernelConn(hostnet.TCPSocket{Local: mapped, Remote: netip.MustParseAddrPort("[::1]:80"), State: 8, RecvQueue: 5, SendQueue: 16}))
 }
 
 // TestCompletion has bash complete words.
@@ -245,6 +241,11 @@ func TestCompletion(t *testing.T) {
 			cmd.Stdin = bytes.NewReader(out)
 			text, err := cmd.CombinedOutput()
 			require.NoError(t, err, "%s", text)
+		}
+		_, predicates, ok := strings.Cut(string(out), "state exclude src dst sport dport")
+		require.True(t, ok, shell)
+		for _, word := range []string{"id", "pid", "age", "idle", "space"} {
+			require.Regexp(t, `^[ a-z]*\b`+word+`\b`, predicates, shell)
 		}
 	}
 	bash, err := exec.LookPath("bash")
@@ -263,6 +264,9 @@ func TestCompletion(t *testing.T) {
 		"ctss dst svc/":      "svc/echo",
 		"ctss completion f":  "fish",
 		"ctss -a exclude cl": "close-wait closing closed",
+		"ctss -s ag":         "age",
+		"ctss id":            "id idle",
+		"ctss -a sp":         "sport space",
 	} {
 		fake := `ctss() { case $1 in --complete=ports) printf ':443\n:8080\n:8081\n' ;; --complete=names) echo svc/echo ;; esac; }
 COMP_WORDS=(` + quote(words) + `); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _ctss; echo "${COMPREPLY[*]}"`

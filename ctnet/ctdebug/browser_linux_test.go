@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,6 +39,8 @@ type fleet struct {
 	names map[string]string // of the others' programs, by their application's identity
 	conns [][2]net.Conn     // both ends; the second one is the application's
 	buf   []byte
+
+	stopped atomic.Bool // the page is told that ledger is
 }
 
 // newFleet makes an application with a number of sessions.
@@ -169,6 +172,7 @@ func (f *fleet) serve(t testing.TB, interval time.Duration) *httptest.Server {
 		for i := range s.Pairs {
 			if name := f.names[s.Pairs[i].PeerApp]; name != "" {
 				s.Pairs[i].PeerExe = name
+				s.Pairs[i].PeerStopped = f.stopped.Load() && name == "/usr/bin/ledger"
 			}
 		}
 		return s
@@ -280,6 +284,19 @@ func TestPage(t *testing.T) {
 		typed(text)
 		b.await(fmt.Sprintf(`shown.length === %d && document.querySelector("#none").hidden === %v`, n, n > 0))
 	}
+	typed("")
+	b.await(fmt.Sprintf(`shown.length === %d`, want))
+
+	// A peer is stopped, and goes on.
+	typed("stopped")
+	b.await(`shown.length === 0`)
+	f.stopped.Store(true)
+	b.await(`shown.length === 48 && document.querySelector(".row .c-peer").textContent.endsWith("(stopped)")`)
+	eval[any](b, `document.querySelector("#tab-peers").click()`)
+	b.await(`[...document.querySelectorAll("#peers .peer")].filter((n) => n.textContent.includes("stopped")).length === 1`)
+	f.stopped.Store(false)
+	eval[any](b, `document.querySelector("#tab-sessions").click()`)
+	b.await(`shown.length === 0`)
 	typed("")
 	b.await(fmt.Sprintf(`shown.length === %d`, want))
 

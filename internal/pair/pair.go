@@ -161,6 +161,7 @@ type Info struct {
 	Name     string // that was dialed. If this application is the server, the peer may have made it up
 	Cred     *rendezvous.Cred
 	Exe      string // of the peer, or "" if it is not known
+	Stopped  bool   // the peer's process is, by a signal or a debugger; false also if it is not known
 	App      uint64 // the peer's identity, as it says
 	Worker   int
 	Conns    int

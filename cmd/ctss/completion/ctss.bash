@@ -14,7 +14,7 @@ _ctss() {
 	sport | dport) words=$(ctss --complete=ports 2>/dev/null) ;;
 	src | dst) words=$(ctss --complete=names 2>/dev/null) ;;
 	completion) words="bash zsh fish" ;;
-	*) words="state exclude src dst sport dport id pid and or not completion
+	*) words="state exclude src dst sport dport id pid age idle space and or not completion
 		--all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --kill --help" ;;
 	esac
 	COMPREPLY=()

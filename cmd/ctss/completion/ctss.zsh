@@ -11,7 +11,7 @@ _ctss() {
 	src | dst) compadd -- ${(f)"$(ctss --complete=names 2>/dev/null)"} ;;
 	completion) compadd bash zsh fish ;;
 	*)
-		compadd state exclude src dst sport dport id pid and or not completion
+		compadd state exclude src dst sport dport id pid age idle space and or not completion
 		compadd -- --all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --kill --help
 		;;
 	esac

@@ -115,7 +115,7 @@ function peerName(p) {
   if (!p) return "";
   if (p.Role === "inside") return "this process";
   const exe = (p.PeerExe || "").split("/").pop();
-  return (exe ? exe + " " : "") + p.Peer.PID;
+  return (exe ? exe + " " : "") + p.Peer.PID + (p.PeerStopped ? " (stopped)" : "");
 }
 
 function receive(m, bytes) {
@@ -128,7 +128,12 @@ function receive(m, bytes) {
     pairs.clear();
   }
   totals = m.Totals;
-  for (const p of m.Pairs || []) pairs.set(p.ID, p);
+  const renamed = new Set();
+  for (const p of m.Pairs || []) {
+    if (Boolean(pairs.get(p.ID)?.PeerStopped) !== p.PeerStopped) renamed.add(p.ID);
+    pairs.set(p.ID, p);
+  }
+  if (renamed.size) for (const r of rows.values()) if (renamed.has(r.pair)) r.text = "";
   for (const id of m.PairsGone || []) pairs.delete(id);
   if (m.Listeners) listeners = m.Listeners;
   if (m.Fallbacks) fallbacks = m.Fallbacks;
@@ -616,7 +621,7 @@ function drawDetail() {
   spark($("c-stall"), r.stalls, colours.stall, 1);
   const facts = {
     State: r.state, Network: r.network, ID: r.id,
-    Peer: p ? `${p.PeerExe || "?"}, pid ${p.Peer.PID}, uid ${p.Peer.UID}` : "?",
+    Peer: p ? `${p.PeerExe || "?"}, pid ${p.Peer.PID}, uid ${p.Peer.UID}${p.PeerStopped ? ", stopped" : ""}` : "?",
     Pair: `${r.pair}${p ? ` (${p.Role}${p.Name ? " " + p.Name : ""})` : ""}`,
     Memory: `segment ${r.segment}, slot ${r.slot}`, Worker: r.worker < 0 ? "none: inside one application" : String(r.worker),
     Age: short(r.age()), Idle: short(r.idle()), Calls: `${count(r.opRate)} a second`,
@@ -695,11 +700,12 @@ function drawPeers() {
     const s = sums.get(p.ID) || NONE;
     const side = sides[p.Role];
     let n = side.get(p.PeerApp);
-    if (!n) side.set(p.PeerApp, n = { name: (p.PeerExe || "").split("/").pop() || "?", pid: p.Peer.PID, uid: p.Peer.UID, names: new Set(), sessions: 0, recv: 0, send: 0, stall: 0 });
+    if (!n) side.set(p.PeerApp, n = { name: (p.PeerExe || "").split("/").pop() || "?", pid: p.Peer.PID, uid: p.Peer.UID, stopped: false, names: new Set(), sessions: 0, recv: 0, send: 0, stall: 0 });
     n.sessions += s.sessions;
     n.recv += s.recv;
     n.send += s.send;
     n.stall += s.stall;
+    n.stopped ||= p.PeerStopped;
     if (p.Name) n.names.add(p.Name);
   }
   const nodes = (side) => {
@@ -746,7 +752,7 @@ function drawPeers() {
     }
     const chars = Math.floor((nodeWidth - 20) / 6.4);
     const cut = (s) => (s.length > chars ? s.slice(0, chars - 1) + "…" : s);
-    const traffic = n.recv + n.send > 0 ? `↓ ${rate(n.recv)} ↑ ${rate(n.send)}` : "quiet";
+    const traffic = n.stopped ? "stopped" : n.recv + n.send > 0 ? `↓ ${rate(n.recv)} ↑ ${rate(n.send)}` : "quiet";
     const node = el("svg:g", { class: "peer", tabindex: 0, role: "button", transform: `translate(${x} ${y})` },
       el("svg:title", {}, [n.name, `pid ${n.pid}, uid ${n.uid}`, ...n.names].join("\n")),
       el("svg:rect", { class: "node", width: nodeWidth, height: NODE, rx: 7 }),
