@@ -19,11 +19,12 @@ type report struct {
 	Applications []ctnet.Snapshot
 	Kernel       []kernelConn
 	Errors       []string // what could not be seen
+	Ends         []end    `json:",omitempty"` // with --events
 }
 
 // writeJSON prints what the options select. An application is there also if nothing of it is
 // selected.
-func writeJSON(out io.Writer, o *options, h host, problems error) error {
+func writeJSON(out io.Writer, o *options, h host, past []history, problems error) error {
 	r := report{Version: jsonVersion, Time: time.Now().UTC(), Applications: []ctnet.Snapshot{}, Kernel: []kernelConn{}, Errors: []string{}}
 	for i := range h.apps {
 		a := h.apps[i]
@@ -43,6 +44,9 @@ func writeJSON(out io.Writer, o *options, h host, problems error) error {
 		if row := k.row(nil); o.shows(&row) {
 			r.Kernel = append(r.Kernel, k)
 		}
+	}
+	for _, one := range past {
+		r.Ends = append(r.Ends, one.ends...)
 	}
 	if problems != nil {
 		r.Errors = strings.Split(problems.Error(), "\n")

@@ -233,7 +233,7 @@ func TestHostileText(t *testing.T) {
 // TestJSON has what docs/ctss.md describes, and only what the filter selects.
 func TestJSON(t *testing.T) {
 	var b bytes.Buffer
-	require.NoError(t, writeJSON(&b, parsed(t, "-aj", "state", "established"), example(), os.ErrPermission))
+	require.NoError(t, writeJSON(&b, parsed(t, "-aj", "state", "established"), example(), nil, os.ErrPermission))
 	var r report
 	d := json.NewDecoder(&b)
 	d.DisallowUnknownFields()

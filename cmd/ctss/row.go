@@ -40,9 +40,7 @@ func (h *host) rows(o *options) (rows []row) {
 				pid: a.PID, program: a.Program, app: a})
 		}
 		for j := range a.Connections {
-			c := &a.Connections[j]
-			add(row{network: c.Network, state: c.State, recvQ: c.RecvQueue, sendQ: c.SendQueue, local: c.Local, remote: c.Remote,
-				pid: a.PID, program: a.Program, app: a, conn: c})
+			add(connRow(a, &a.Connections[j]))
 		}
 	}
 	for _, k := range h.kernel {
@@ -62,6 +60,22 @@ func (h *host) rows(o *options) (rows []row) {
 		)
 	})
 	return rows
+}
+
+// connRow returns the row of an end of a connection.
+func connRow(a *ctnet.Snapshot, c *ctnet.ConnInfo) row {
+	return row{network: c.Network, state: c.State, recvQ: c.RecvQueue, sendQ: c.SendQueue, local: c.Local, remote: c.Remote,
+		pid: a.PID, program: a.Program, app: a, conn: c}
+}
+
+// pair returns the pair of a row's connection, or nil.
+func (r *row) pair() *ctnet.PairInfo {
+	for i := range r.app.Pairs {
+		if p := &r.app.Pairs[i]; p.ID == r.conn.Pair {
+			return p
+		}
+	}
+	return nil
 }
 
 // row returns the row of a socket of the kernel's, of a process with application a.

@@ -223,10 +223,8 @@ func (o *options) details(r *row) (words []string) {
 
 // peerProgram returns the name of the program at the other end.
 func peerProgram(r *row) string {
-	for _, p := range r.app.Pairs {
-		if p.ID == r.conn.Pair && p.PeerExe != "" {
-			return p.PeerExe[strings.LastIndexByte(p.PeerExe, '/')+1:]
-		}
+	if p := r.pair(); p != nil && p.PeerExe != "" {
+		return p.PeerExe[strings.LastIndexByte(p.PeerExe, '/')+1:]
 	}
 	return "?"
 }
