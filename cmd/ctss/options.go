@@ -21,7 +21,7 @@ Shows the connections of programs that use ctnet, as ss does.
   -j, --json        JSON, see docs/ctss.md
   -w, --watch       redraw each second, until Ctrl-C
       --why         what took the kernel's way, and why
-      --events      what happened last at the connections that the filter selects
+      --events      what happened last at the connections the filter selects
   -K, --kill        reset the connections that the filter selects
   -h, --help
 
