@@ -12,8 +12,11 @@ type EndEvents struct {
 	ConnInfo
 
 	// Events are in the order of time. The first one is the making of this end. Up to 32 others
-	// are kept, each when it is over, and the oldest one goes first. Those that are last may be
-	// stalls that are under way: Ended is "" then.
+	// are kept, each when it is over, and the oldest one goes first. To these come the stalls that
+	// are under way: Ended is "" then.
+	//
+	// The end of the peer's stream is seen when a call here finds it, or a Snapshot looks; where no
+	// goroutine had slept before, a Read that finds it does not count.
 	Events []Event
 }
 
@@ -47,7 +50,7 @@ const (
 	EventClosed      EventKind = "closed"       // by Close, while a call is under way or a view is out
 	EventFinSent     EventKind = "fin-sent"     // the peer was told that no more bytes come
 	EventResetSent   EventKind = "reset-sent"   // the peer was told of a reset
-	EventFinSeen     EventKind = "fin-seen"     // a call here, or a Snapshot, has first found the peer's fin
+	EventFinSeen     EventKind = "fin-seen"     // this end has found the peer's fin, see EndEvents
 	EventResetSeen   EventKind = "reset-seen"   // or its reset
 	EventSevered     EventKind = "severed"      // reset from outside, see [Snapshot.ResetConn]
 	EventPeerBroke   EventKind = "peer-broke"   // the peer broke the protocol

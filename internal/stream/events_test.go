@@ -221,6 +221,39 @@ func TestEventKinds(t *testing.T) {
 	})
 }
 
+// TestEventsFinSeen has the time at which a Read found the end, if a goroutine had slept before, and keeps
+// nothing otherwise.
+func TestEventsFinSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, slept := range []bool{false, true} {
+			c, s := meeting{t, 4 << 10, true, nil}.connect()
+			if slept {
+				go s.Read(make([]byte, 1))
+				synctest.Wait()
+				c.Write([]byte("x"))
+				synctest.Wait()
+			}
+			require.NoError(t, c.Close())
+			time.Sleep(time.Hour)
+			for range 2 {
+				_, err := s.Read(make([]byte, 1))
+				require.ErrorIs(t, err, io.EOF)
+				time.Sleep(time.Minute)
+			}
+			require.Equal(t, slept, s.events.Load() != nil)
+			all := s.Events()
+			last := all[len(all)-1]
+			require.Equal(t, EventFinSeen, last.Kind)
+			if slept {
+				about(t, 2*time.Minute, last.Ago)
+			} else {
+				about(t, 0, last.Ago)
+			}
+			s.Close()
+		}
+	})
+}
+
 // keptKinds returns the kinds of the events that an end has kept, without looking for more.
 func keptKinds(e *End) (all []EventKind) {
 	kept, _ := e.kept()
