@@ -74,7 +74,8 @@ type Event struct {
 
 // An event is an Event as it is kept: in 16 bytes.
 type event struct {
-	stamp        int64   // when, since epoch, in steps of 1<<eventBits ns. Below are the kind and, 4 bits higher, the StallEnd
+	// When, since epoch, in steps of 1<<eventBits ns. In the bits below are the kind, 4 bits, and the StallEnd.
+	stamp        int64
 	took         float32 // seconds
 	wakes, polls uint16
 }
@@ -86,12 +87,17 @@ func stamp(at time.Duration) int64 { return int64(at) &^ (1<<eventBits - 1) }
 // A recorder has the last events of an end.
 type recorder struct {
 	mu     sync.Mutex
-	events []event                          // which grows to maxEvents, and is a ring then
-	oldest int                              // where that is in the ring
-	counts [2]struct{ wakes, polls uint64 } // of each half's tally, at its last stall
+	events []event   // which grows to maxEvents, and is a ring then
+	oldest int       // where that is in the ring
+	counts [2]counts // of each half, when its last stall had ended
 
 	noted atomic.Uint32 // a bit for each kind of those that are kept once
 }
+
+// counts are those of a tally that tell what is new at the next stall.
+type counts struct{ sleeps, wakes, polls uint64 }
+
+func (t *tally) counts() counts { return counts{t.sleeps, t.wakes, t.polls} }
 
 // add keeps an event, in place of the oldest one if there are too many. The caller has mu.
 func (r *recorder) add(v event) {
@@ -157,14 +163,14 @@ func (e *End) stalled(kind int, n nap, came bool) {
 	r := e.recorder()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	last := &r.counts[kind]
-	v.wakes, v.polls = since(h.tally.wakes, last.wakes), since(h.tally.polls, last.polls)
-	last.wakes, last.polls = h.tally.wakes, h.tally.polls
+	last, now := r.counts[kind], h.tally.counts()
+	v.wakes, v.polls = grown(now.wakes, last.wakes), grown(now.polls, last.polls)
+	r.counts[kind] = now
 	r.add(v)
 }
 
-// since returns by how much a count has grown, as far as 16 bits can say that.
-func since(now, before uint64) uint16 { return uint16(min(now-before, 1<<16-1)) }
+// grown returns by how much a count has grown, as far as 16 bits can say that.
+func grown(now, before uint64) uint16 { return uint16(min(now-before, 1<<16-1)) }
 
 // stallEnd says how a stall of a half has ended.
 func (e *End) stallEnd(kind int, came bool) StallEnd {
@@ -192,28 +198,28 @@ func (e *End) stallEnd(kind int, came bool) StallEnd {
 // Events returns the last events of e in the order of time: when the end was made, up to 32 that were
 // kept, and the stalls that are under way.
 func (e *End) Events() []Event {
-	// The tallies first: a stall that ends in between is then in the list too, and is left out below.
-	// In the other order it might be in neither.
+	// The tallies first: a stall that ends in between, or that a tally of an earlier Status has, is then in
+	// the list too, or was, and its half has counted more sleeps. In the other order it might be in neither.
 	var under [2]tally
 	if e.gate.enter() {
 		e.noteEnd(e.rx.Ended())
 		under[reading], under[writing] = e.counts(reading).tally, e.counts(writing).tally
 		e.Leave()
 	}
-	kept, counts := e.kept()
+	kept, last := e.kept()
 	now := time.Since(epoch)
 	all := []Event{{Kind: EventMade, Ago: max(0, now-time.Duration(stamp(e.made)))}}
 	for _, v := range kept {
 		all = append(all, v.event(now))
 	}
 	for kind, t := range under {
-		what := EventStallData + EventKind(kind)
-		if t.since == 0 || slices.ContainsFunc(kept, func(v event) bool { return v.kind() == what && v.at() >= stamp(t.since) }) {
+		if t.since == 0 || t.sleeps < last[kind].sleeps {
 			continue
 		}
 		ago := max(0, now-t.since)
 		all = append(all, Event{
-			Kind: what, Ago: ago, For: ago, Wakes: since(t.wakes, counts[kind].wakes), Polls: since(t.polls, counts[kind].polls),
+			Kind: EventStallData + EventKind(kind), Ago: ago, For: ago,
+			Wakes: grown(t.wakes, last[kind].wakes), Polls: grown(t.polls, last[kind].polls),
 		})
 	}
 	// Stalls were kept when they ended.
@@ -222,10 +228,10 @@ func (e *End) Events() []Event {
 }
 
 // kept returns what the recorder has, the oldest event first.
-func (e *End) kept() (all []event, counts [2]struct{ wakes, polls uint64 }) {
+func (e *End) kept() (all []event, last [2]counts) {
 	r := e.events.Load()
 	if r == nil {
-		return nil, counts
+		return nil, last
 	}
 	all = make([]event, 0, maxEvents)
 	r.mu.Lock()

@@ -295,15 +295,18 @@ func TestEventsBusy(t *testing.T) {
 					all := e.Events()
 					require.LessOrEqual(t, len(all), 1+maxEvents+2)
 					require.Equal(t, EventMade, all[0].Kind)
-					under := map[EventKind]int{}
+					last := map[EventKind]Event{}
 					for i, v := range all[1:] {
 						require.LessOrEqual(t, v.Ago, all[i].Ago)
 						require.GreaterOrEqual(t, v.For, time.Duration(0))
-						stalled := v.Kind == EventStallData || v.Kind == EventStallSpace
-						if stalled && v.Ended == StallGoesOn {
-							under[v.Kind]++
-							require.Equal(t, 1, under[v.Kind], "under way")
+						if v.Kind != EventStallData && v.Kind != EventStallSpace {
+							continue
 						}
+						if before, ok := last[v.Kind]; ok {
+							require.NotEqual(t, StallGoesOn, before.Ended)
+							require.GreaterOrEqual(t, before.Ago-before.For+before.For/1e6+2<<eventBits, v.Ago, "it began before the end of the last one")
+						}
+						last[v.Kind] = v
 					}
 				}
 				if n == 50 {
