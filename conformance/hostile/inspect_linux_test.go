@@ -194,7 +194,7 @@ func TestEventsHostile(t *testing.T) {
 	s := inspectOne(t, socket)
 	before := leakcheck.Now()
 	for what, f := range answerInspect {
-		if what == "nothing" {
+		if what == "nothing" || what == "millions of zeros" {
 			continue
 		}
 		serveOne(socket, f)
@@ -213,15 +213,15 @@ func TestEventsHostile(t *testing.T) {
 		return s.Events(background, "1.2.3.4")
 	}
 	for answer, want := range map[string]string{
-		`{"Connections":[{"ID":"1.2.3.4","Events":[` + strings.Repeat("{},", 64) + `{}]}]}`:            "more than 64 elements",
-		`{"Connections":[{"ID":"1.2.3.4"` + strings.Repeat(`,"Events":[{}]`, 65) + `}]}`:               "more than 64 elements",
-		`{"Connections":[{"ID":"of another one","Events":[` + strings.Repeat("{},", 10<<20) + `{}]}]}`: "more than 64 elements",
-		`{"Connections":[` + one + `,` + one + `,` + one + `]}`:                                        "more than 2 ends",
-		`{"Connections":[` + one + `,` + one + `],"Connections":[` + one + `]}`:                        "more than 2 ends",
-		`{"Connections":[{"ID":"1.2.3.4","Events":[{"At":"soon"}]}]}`:                                  "broke the protocol",
-		`{"Connections":[{"ID":"1.2.3.4","Events":[{"Kind":7}]}]}`:                                     "broke the protocol",
-		`{"Connections":[{"ID":"1.2.3.4","Events":{}}]}`:                                               "it is no list",
-		`{"Connections":[{"ID":"of another one","Events":[{}]}]}`:                                      "no such process",
+		`{"Connections":[{"ID":"1.2.3.4","Events":[` + strings.Repeat("{},", 64) + `{}]}]}`:           "more than 64 elements",
+		`{"Connections":[{"ID":"1.2.3.4"` + strings.Repeat(`,"Events":[{}]`, 65) + `}]}`:              "more than 64 elements",
+		`{"Connections":[{"ID":"of another one","Events":[` + strings.Repeat("{},", 1<<20) + `{}]}]}`: "more than 64 elements",
+		`{"Connections":[` + one + `,` + one + `,` + one + `]}`:                                       "more than 2 ends",
+		`{"Connections":[` + one + `,` + one + `],"Connections":[` + one + `]}`:                       "more than 2 ends",
+		`{"Connections":[{"ID":"1.2.3.4","Events":[{"At":"soon"}]}]}`:                                 "broke the protocol",
+		`{"Connections":[{"ID":"1.2.3.4","Events":[{"Kind":7}]}]}`:                                    "broke the protocol",
+		`{"Connections":[{"ID":"1.2.3.4","Events":{}}]}`:                                              "it is no list",
+		`{"Connections":[{"ID":"of another one","Events":[{}]}]}`:                                     "no such process",
 		`{"Connections":null}`: "no such process",
 		// As a version answers that doesn't know the question: with all connections.
 		`{"App":"1","Connections":[{"ID":"1.2.3.5"},{"ID":"1.2.3.4","State":"ESTABLISHED"}],"Pairs":[{}]}`: "keeps no events",

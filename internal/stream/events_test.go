@@ -3,6 +3,7 @@ package stream
 import (
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -72,6 +73,35 @@ func TestEventsLast(t *testing.T) {
 			c.note(EventReadClosed)
 		}))
 	})
+}
+
+// TestEventsSameTime has more events than are kept, all at one time: they are in the order in which they came.
+func TestEventsSameTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s := meeting{t, 4 << 10, true, nil}.connect()
+		defer s.Close()
+		defer c.Close()
+		for n := range 40 {
+			c.wr.tally.wakes += uint64(n)
+			c.stalled(writing, nap{began: time.Since(epoch)}, true)
+		}
+		for i, v := range c.Events()[1:] {
+			require.EqualValues(t, 8+i, v.Wakes)
+		}
+	})
+}
+
+// TestEventsFirst has two goroutines make the recorder at the same time: neither's event is lost.
+func TestEventsFirst(t *testing.T) {
+	for range 10_000 {
+		var e End
+		var two sync.WaitGroup
+		for _, kind := range []EventKind{EventSevered, EventPeerGone} {
+			two.Go(func() { e.note(kind) })
+		}
+		two.Wait()
+		require.Len(t, keptKinds(&e), 2)
+	}
 }
 
 // TestEventsOfNothing has an end that nothing has happened to keep nothing, though it is used, and though a
@@ -261,6 +291,28 @@ func keptKinds(e *End) (all []EventKind) {
 		all = append(all, v.kind())
 	}
 	return all
+}
+
+// TestEventsAsAStallEnds asks at the moment at which a stall ends: it is there once.
+func TestEventsAsAStallEnds(t *testing.T) {
+	for range 500 {
+		c, s := meeting{t, 4 << 10, true, nil}.connect()
+		var reading sync.WaitGroup
+		reading.Go(func() { s.Read(make([]byte, 1)) })
+		for !status(t, s).Recv.Asleep {
+			runtime.Gosched()
+		}
+		reading.Go(func() { c.Write([]byte("x")) })
+		for ended := false; !ended; {
+			all := s.Events()
+			require.Len(t, all, 2)
+			require.Equal(t, EventStallData, all[1].Kind)
+			ended = all[1].Ended == StallCame
+		}
+		reading.Wait()
+		require.NoError(t, c.Close())
+		require.NoError(t, s.Close())
+	}
 }
 
 // TestEventsBusy asks for events all the time while bytes move, goroutines stall, deadlines pass and
