@@ -92,6 +92,8 @@ type recorder struct {
 	counts [2]counts // of each half, when its last stall had ended
 
 	noted atomic.Uint32 // a bit for each kind of those that are kept once
+
+	first [2]event // where events begins: short connections have no more
 }
 
 // counts are those of a tally that tell what is new at the next stall.
@@ -114,7 +116,9 @@ func (e *End) recorder() *recorder {
 	if r := e.events.Load(); r != nil {
 		return r
 	}
-	e.events.CompareAndSwap(nil, new(recorder)) // another goroutine may have made one meanwhile
+	r := new(recorder)
+	r.events = r.first[:0]
+	e.events.CompareAndSwap(nil, r) // another goroutine may have made one meanwhile
 	return e.events.Load()
 }
 
