@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -280,7 +281,7 @@ func TestHostileText(t *testing.T) {
 	b.WriteString(new(view).draw(parsed(t, "-a"), h, &os.PathError{Op: evil, Path: evil, Err: os.ErrInvalid}, time.Now(), 80, 24))
 	ends := []end{{evil, -1, evil, ctnet.EndEvents{ConnInfo: a.Connections[0], Events: []ctnet.Event{
 		{Kind: ctnet.EventKind(evil), Ended: ctnet.StallEnd(evil)},
-		{Kind: ctnet.EventStallData, Ended: ctnet.StallEnd(evil), At: time.Unix(1<<40, 0), For: -1 << 63, Wakes: -1 << 63, Polls: 1<<63 - 1},
+		{Kind: ctnet.EventStallData, Ended: ctnet.StallEnd(evil), At: time.Unix(1<<40, 0), For: -1 << 63, Wakes: math.MinInt, Polls: math.MaxInt},
 	}}}}
 	ends = append(ends, ends[0])
 	evilEvents := []history{{ends, []row{connRow(a, &a.Connections[0]), connRow(a, &a.Connections[1])}}}
