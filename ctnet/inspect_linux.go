@@ -165,7 +165,7 @@ var (
 
 // askAt asks for a Snapshot at one socket.
 func (p *process) askAt(ctx context.Context, r reached) (s Snapshot, err error) {
-	b, err := r.Snapshot(ctx)
+	b, err := r.Snapshot(ctx, "")
 	switch {
 	case err == nil:
 	case ctx.Err() == context.Canceled && rendezvous.IsStopped(p.cred.PID):
@@ -191,14 +191,50 @@ func (p *process) askAt(ctx context.Context, r reached) (s Snapshot, err error) 
 	return s, nil
 }
 
+// Events asks the application of a Snapshot that [Inspect] has returned for the ends of one of its
+// connections, and what happened there last. There are two if both ends are in that application. The error
+// is ESRCH if it has no connection with that ID any more, and EPROTO if its version of ctnet keeps no
+// events. What the application says may be anything, as with Inspect.
+func (s *Snapshot) Events(ctx context.Context, id string) ([]EndEvents, error) {
+	ends, err := s.askEvents(ctx, id)
+	if err != nil {
+		err = &os.PathError{Op: "events of", Path: id, Err: err}
+	}
+	return ends, err
+}
+
+func (s *Snapshot) askEvents(ctx context.Context, id string) ([]EndEvents, error) {
+	ctx, cancel := context.WithTimeout(ctx, inspectPatience)
+	defer cancel()
+	i, err := s.reach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer i.Close()
+	b, err := i.Snapshot(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	ends, err := decodeEvents(b, id)
+	switch {
+	case err != nil:
+		return nil, rendezvous.Broken(err)
+	case len(ends) == 0:
+		return nil, syscall.ESRCH
+	case len(ends[0].Events) == 0: // there is always the making of the end
+		return nil, errNoEvents
+	}
+	return ends, nil
+}
+
+// errNoEvents is the error for a process of a version that takes the question for that of [Inspect].
+var errNoEvents = syserr.New(syscall.EPROTO, "its version of ctnet keeps no events")
+
 // ResetConn asks the application of a Snapshot that [Inspect] has returned to reset one of its
 // connections: at both ends calls return ECONNRESET, at the other one after the bytes that were
 // written. A Dial that was not answered yet fails. The error is ESRCH if the application has no
 // connection with that ID any more.
 func (s *Snapshot) ResetConn(ctx context.Context, id string) error {
-	if s.socket == "" {
-		return syserr.New(syscall.EINVAL, "the Snapshot is not one of Inspect")
-	}
 	ctx, cancel := context.WithTimeout(ctx, inspectPatience)
 	defer cancel()
 	err := s.reset(ctx, id)
@@ -209,13 +245,23 @@ func (s *Snapshot) ResetConn(ctx context.Context, id string) error {
 }
 
 func (s *Snapshot) reset(ctx context.Context, id string) error {
-	i, err := pair.Reach(ctx, s.socket)
+	i, err := s.reach(ctx)
 	if err != nil {
 		return err
 	}
 	defer i.Close()
-	if i.Cred.PID != 0 && i.Cred.PID != s.PID {
-		return syserr.New(syscall.ESRCH, "another process has the socket now")
-	}
 	return i.Reset(ctx, id)
+}
+
+// reach connects to the application once more, for one question.
+func (s *Snapshot) reach(ctx context.Context) (*pair.Inspection, error) {
+	if s.socket == "" {
+		return nil, syserr.New(syscall.EINVAL, "the Snapshot is not one of Inspect")
+	}
+	i, err := pair.Reach(ctx, s.socket)
+	if err == nil && i.Cred.PID != 0 && i.Cred.PID != s.PID {
+		i.Close()
+		return nil, syserr.New(syscall.ESRCH, "another process has the socket now")
+	}
+	return i, err
 }

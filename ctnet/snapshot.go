@@ -282,7 +282,7 @@ func (a *app) conns() (all []seen) {
 		s := seen{id: p.id(), pair: p.pool.id(), worker: -1, halfOpen: p.halfOpen()}
 		s.segment, s.slot = p.slot.Position()
 		for _, c := range []*conn{&p.client, &p.server} {
-			s.conn = c
+			s.conn, s.dialed = c, c == &p.client
 			all = append(all, s)
 		}
 	}
@@ -291,7 +291,7 @@ func (a *app) conns() (all []seen) {
 		s := seen{id: connID(at), pair: fmt.Sprint(at.Pair), worker: at.Worker, segment: at.Segment, slot: at.Slot, halfOpen: halfOpen}
 		switch o := owner.(type) {
 		case *dialedConn:
-			s.conn = &o.conn
+			s.conn, s.dialed = &o.conn, true
 		case *acceptedConn:
 			s.conn = &o.conn
 		}
@@ -347,9 +347,13 @@ func (a *app) pairs(until time.Time, exe string) (all []PairInfo) {
 	return all
 }
 
-// inspect returns the snapshot as [Inspect] expects it. It leaves connections out until the rest is no
-// larger than it may be: their addresses can be long.
-func (a *app) inspect() ([]byte, error) {
+// inspect returns the snapshot as [Inspect] expects it, or with the ID of a connection the answer of
+// [Snapshot.Events]. It leaves connections out until the rest is no larger than it may be: their
+// addresses can be long.
+func (a *app) inspect(id string) ([]byte, error) {
+	if id != "" {
+		return a.inspectEvents(id)
+	}
 	s := a.snapshot()
 	for {
 		b, err := json.Marshal(s)
@@ -383,6 +387,7 @@ type seen struct {
 	id, pair              string
 	worker, segment, slot int
 	halfOpen              bool // its dialer was not answered yet
+	dialed                bool // this end is the dialer's
 }
 
 // info describes c. It returns false if c is closed and nothing holds its memory.

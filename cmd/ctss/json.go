@@ -20,11 +20,12 @@ type report struct {
 	Kernel       []kernelConn
 	Sums         []pairSum `json:",omitempty"` // only with -s, and then there are no connections and listeners
 	Errors       []string  // what could not be seen
+	Ends         []end     `json:",omitempty"` // with --events
 }
 
 // writeJSON prints what the options select. An application is there also if nothing of it is
 // selected.
-func writeJSON(out io.Writer, o *options, h host, problems error) error {
+func writeJSON(out io.Writer, o *options, h host, past []history, problems error) error {
 	r := report{Version: jsonVersion, Time: time.Now().UTC(), Applications: []ctnet.Snapshot{}, Kernel: []kernelConn{}, Errors: []string{}}
 	for i := range h.apps {
 		a := h.apps[i]
@@ -51,6 +52,9 @@ func writeJSON(out io.Writer, o *options, h host, problems error) error {
 		if row := k.row(nil); o.shows(&row) {
 			r.Kernel = append(r.Kernel, k)
 		}
+	}
+	for _, one := range past {
+		r.Ends = append(r.Ends, one.ends...)
 	}
 	if problems != nil {
 		r.Errors = strings.Split(problems.Error(), "\n")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -81,6 +82,56 @@ func example() host {
 	}
 }
 
+var exampleTime = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+
+// exampleEvents has events of all kinds: of a connection of two processes, and of one of one.
+func exampleEvents() []history {
+	h := example()
+	conn := h.apps[0].Connections[0]
+	ago := func(d time.Duration, kind ctnet.EventKind) ctnet.Event {
+		return ctnet.Event{Kind: kind, At: exampleTime.Add(-d)}
+	}
+	stall := func(d time.Duration, kind ctnet.EventKind, took time.Duration, how ctnet.StallEnd) ctnet.Event {
+		return ctnet.Event{Kind: kind, At: exampleTime.Add(-d), For: took, Ended: how, Wakes: 3, Polls: 4700}
+	}
+	server := end{"5f3c0a1b9d2e4c71", 4242, "hello", ctnet.EndEvents{ConnInfo: conn, Events: []ctnet.Event{
+		ago(26*time.Hour, ctnet.EventAccepted),
+		stall(time.Hour, ctnet.EventStallData, 1500*time.Millisecond, ctnet.StallCame),
+		stall(50*time.Minute, ctnet.EventStallSpace, 20*time.Microsecond, ctnet.StallDeadline),
+		stall(12*time.Second, ctnet.EventStallData, 12*time.Second, ""),
+		stall(11*time.Second, ctnet.EventStallSpace, 11*time.Second, ""),
+	}}}
+	client := server
+	client.PID, client.Program, client.App = 4243, "client", "1"
+	client.ConnInfo = ctnet.ConnInfo{ID: "7.0.1.5", State: ctnet.StateReset, Network: "tcp", Local: conn.Remote, Remote: conn.Local}
+	client.Events = []ctnet.Event{
+		ago(26*time.Hour+time.Millisecond, ctnet.EventDialed),
+		stall(25*time.Hour, ctnet.EventStallSpace, time.Minute, ctnet.StallClosed),
+		stall(24*time.Hour, ctnet.EventStallData, time.Minute, ctnet.StallEnded),
+		stall(23*time.Hour, ctnet.EventStallData, time.Minute, ctnet.StallNothing),
+	}
+	inside, other := server, server
+	other.Local, other.Remote = conn.Remote, conn.Local
+	inside.Events, other.Events = nil, nil
+	for i, kind := range []ctnet.EventKind{
+		ctnet.EventReadClosed, ctnet.EventWriteClosed, ctnet.EventClosed, ctnet.EventFinSent, ctnet.EventResetSent,
+		ctnet.EventFinSeen, ctnet.EventResetSeen, ctnet.EventSevered, ctnet.EventPeerBroke, ctnet.EventPeerGone, "new-in-2030",
+	} {
+		e := []*end{&inside, &other}[i%2]
+		e.Events = append(e.Events, ago(time.Duration(20-i)*time.Second, kind))
+	}
+	inside.Events = append(inside.Events, stall(2*time.Second, ctnet.EventStallData, time.Second, "new-in-2031"))
+	var all []history
+	for _, ends := range [][]end{{server, client}, {inside, other}} {
+		one := history{ends: ends}
+		for i := range ends {
+			one.rows = append(one.rows, connRow(&h.apps[0], &ends[i].ConnInfo, pairOf(&h.apps[0], &ends[i].ConnInfo)))
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
 func table80(t *testing.T, h host, args ...string) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -105,15 +156,19 @@ func TestGolden(t *testing.T) {
 	b.Reset()
 	writeWhy(&b, 80, host{})
 	golden(t, "nothing", b.String())
+	b.Reset()
+	writeEvents(&b, parsed(t, "-np", "id = 1.0.1.5"), 80, exampleEvents(), exampleTime)
+	golden(t, "events", b.String())
 	golden(t, "usage", usage)
 	golden(t, "empty", table80(t, host{}, "-anpmie"))
 }
 
 // TestOptions has arguments that make no sense.
 func TestOptions(t *testing.T) {
+	require.True(t, parsed(t, "--events", "-n", "id = 1.0.1.5").events)
 	o := parsed(t, "-tn", "-K", "--processes", "dst", "127.0.0.1")
 	require.True(t, o.numeric && o.kill && o.processes && o.networks["tcp"] && !o.all)
-	for _, args := range [][]string{{"-y"}, {"--nothing"}, {"-K"}, {"state"}, {"state", "up"}, {"(", "src", "x"}, {"src"}, {"sport", "<", "x y"}, {"dport", "=", "70000"}, {"src", "<", "a"}, {"what", "=", "1"}, {"src", "a", ")"}, {strings.Repeat("( ", 1000)}, {strings.Repeat("! ", 1000) + "src x"}, {"src", "a", "or"}, {"dst", "1.2.3.4:nothing-such"}, {"age", ">", "old"}, {"idle", ">", "5"}, {"space", ">", "much"}, {"space"}} {
+	for _, args := range [][]string{{"-y"}, {"--nothing"}, {"-K"}, {"--events"}, {"--events", "-t"}, {"state"}, {"state", "up"}, {"(", "src", "x"}, {"src"}, {"sport", "<", "x y"}, {"dport", "=", "70000"}, {"src", "<", "a"}, {"what", "=", "1"}, {"src", "a", ")"}, {strings.Repeat("( ", 1000)}, {strings.Repeat("! ", 1000) + "src x"}, {"src", "a", "or"}, {"dst", "1.2.3.4:nothing-such"}, {"age", ">", "old"}, {"idle", ">", "5"}, {"space", ">", "much"}, {"space"}} {
 		_, err := parseOptions(args)
 		require.Error(t, err, args)
 		var out, errs bytes.Buffer
@@ -233,6 +288,20 @@ func TestHostileText(t *testing.T) {
 	writeSummary(&b, parsed(t, "-s"), 80, h)
 	writeNames(&b, "names", h)
 	b.WriteString(new(view).draw(parsed(t, "-a"), h, &os.PathError{Op: evil, Path: evil, Err: os.ErrInvalid}, time.Now(), 80, 24))
+	ends := []end{{evil, -1, evil, ctnet.EndEvents{ConnInfo: a.Connections[0], Events: []ctnet.Event{
+		{Kind: ctnet.EventKind(evil), Ended: ctnet.StallEnd(evil)},
+		{Kind: ctnet.EventStallData, Ended: ctnet.StallEnd(evil), At: time.Unix(1<<40, 0), For: -1 << 63, Wakes: math.MinInt, Polls: math.MaxInt},
+	}}}}
+	ends = append(ends, ends[0])
+	evilEvents := []history{{ends, []row{connRow(a, &a.Connections[0], nil), connRow(a, &a.Connections[1], nil)}}}
+	var events bytes.Buffer
+	writeEvents(&events, parsed(t, "--events", "-pmie", "pid = 1"), 80, evilEvents, time.Now())
+	evilEvents[0].ends[1].PID = 1 // the names of two processes
+	evilEvents[0].table(time.Now()).write(&events, 80)
+	for line := range strings.Lines(events.String()[strings.Index(events.String(), "Ago"):]) {
+		require.LessOrEqual(t, len(line), 81, line)
+	}
+	b.Write(events.Bytes())
 	exit(&b, &os.PathError{Op: "inspect", Path: evil, Err: os.ErrInvalid})
 	for _, r := range b.String() {
 		require.True(t, r == '\n' || r >= ' ' && r < 0x7f, "%q", r)
@@ -242,7 +311,7 @@ func TestHostileText(t *testing.T) {
 // TestJSON has what docs/ctss.md describes, and only what the filter selects.
 func TestJSON(t *testing.T) {
 	var b bytes.Buffer
-	require.NoError(t, writeJSON(&b, parsed(t, "-aj", "state", "established"), example(), os.ErrPermission))
+	require.NoError(t, writeJSON(&b, parsed(t, "-aj", "state", "established"), example(), exampleEvents()[:1], os.ErrPermission))
 	var r report
 	d := json.NewDecoder(&b)
 	d.DisallowUnknownFields()
@@ -254,6 +323,7 @@ func TestJSON(t *testing.T) {
 	require.Equal(t, example().kernel, r.Kernel)
 	require.Equal(t, []string{os.ErrPermission.Error()}, r.Errors)
 	require.WithinDuration(t, time.Now(), r.Time, time.Minute)
+	require.Equal(t, exampleEvents()[0].ends, r.Ends)
 }
 
 // pairsExample is two processes with three connections, of which one application in the first has one, and
@@ -306,13 +376,13 @@ func TestSums(t *testing.T) {
 	golden(t, "sums-filtered", b.String())
 
 	b.Reset()
-	require.NoError(t, writeJSON(&b, parsed(t, "-sj"), h, nil))
+	require.NoError(t, writeJSON(&b, parsed(t, "-sj"), h, nil, nil))
 	var r report
 	require.NoError(t, json.Unmarshal(b.Bytes(), &r))
 	require.Equal(t, of(), r.Sums)
 	require.Less(t, b.Len(), 10_000, "connections are not in it")
 	b.Reset()
-	require.NoError(t, writeJSON(&b, parsed(t, "-j"), h, nil))
+	require.NoError(t, writeJSON(&b, parsed(t, "-j"), h, nil, nil))
 	require.NotContains(t, b.String(), "Sums")
 }
 
@@ -330,10 +400,10 @@ func TestShare(t *testing.T) {
 func TestJSONDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/ctss.md")
 	require.NoError(t, err)
-	for _, v := range []any{report{}, pairSum{}, ctnet.Snapshot{}, ctnet.ListenerInfo{}, ctnet.ConnInfo{}, ctnet.FlowInfo{}, ctnet.PairInfo{}, ctnet.FallbackInfo{}, ctnet.Violations{}, ctnet.Limits{}, ctnet.Totals{}, ctnet.FlowTotals{}, ctnet.Cred{}, kernelConn{}} {
+	for _, v := range []any{report{}, pairSum{}, ctnet.Snapshot{}, ctnet.ListenerInfo{}, ctnet.ConnInfo{}, ctnet.FlowInfo{}, ctnet.PairInfo{}, ctnet.FallbackInfo{}, ctnet.Violations{}, ctnet.Limits{}, ctnet.Totals{}, ctnet.FlowTotals{}, ctnet.Cred{}, kernelConn{}, end{}, ctnet.EndEvents{}, ctnet.Event{}} {
 		typ := reflect.TypeOf(v)
 		for i := range typ.NumField() {
-			if f := typ.Field(i); f.IsExported() {
+			if f := typ.Field(i); f.IsExported() && !f.Anonymous {
 				require.Contains(t, string(doc), "`"+f.Name+"`", "%s.%s", typ.Name(), f.Name)
 			}
 		}

@@ -21,6 +21,7 @@ Shows the connections of programs that use ctnet, as ss does.
   -j, --json        JSON, see docs/ctss.md
   -w, --watch       redraw each second, until Ctrl-C
       --why         what took the kernel's way, and why
+      --events      what happened last at the connections the filter selects
   -K, --kill        reset the connections that the filter selects
   -h, --help
 
@@ -43,7 +44,7 @@ ctss completion bash|zsh|fish prints a script for the shell.
 // Options are what the arguments say.
 type options struct {
 	all, listening, numeric, processes, memory, info, extended bool
-	summary, json, watch, why, kill, help                      bool
+	summary, json, watch, why, events, kill, help              bool
 	networks                                                   map[string]bool // only these; empty for all
 	filter                                                     *filter
 	filtered                                                   bool   // the filter is not empty, or there are networks
@@ -57,6 +58,7 @@ func parseOptions(args []string) (*options, error) {
 		"all": &o.all, "listening": &o.listening, "numeric": &o.numeric, "processes": &o.processes,
 		"memory": &o.memory, "info": &o.info, "extended": &o.extended, "summary": &o.summary,
 		"json": &o.json, "watch": &o.watch, "why": &o.why, "kill": &o.kill, "help": &o.help,
+		"events": &o.events,
 	}
 	short := map[rune]*bool{
 		'a': &o.all, 'l': &o.listening, 'n': &o.numeric, 'p': &o.processes, 'm': &o.memory, 'i': &o.info,
@@ -103,6 +105,9 @@ func parseOptions(args []string) (*options, error) {
 	o.filtered = len(words) > 0 || len(o.networks) > 0
 	if o.kill && len(words) == 0 {
 		return nil, fmt.Errorf("-K needs a filter that says what to reset")
+	}
+	if o.events && len(words) == 0 {
+		return nil, fmt.Errorf("--events needs a filter that says of which connections")
 	}
 	return o, nil
 }

@@ -46,8 +46,7 @@ func (h *host) rows(o *options) (rows []row) {
 		}
 		for j := range a.Connections {
 			c := &a.Connections[j]
-			add(row{network: c.Network, state: c.State, recvQ: c.RecvQueue, sendQ: c.SendQueue, local: c.Local, remote: c.Remote,
-				pid: a.PID, program: a.Program, app: a, conn: c, pair: pairs[c.Pair]})
+			add(connRow(a, c, pairs[c.Pair]))
 		}
 	}
 	for _, k := range h.kernel {
@@ -67,6 +66,22 @@ func (h *host) rows(o *options) (rows []row) {
 		)
 	})
 	return rows
+}
+
+// connRow returns the row of an end of a connection of a pair, which may be nil.
+func connRow(a *ctnet.Snapshot, c *ctnet.ConnInfo, p *ctnet.PairInfo) row {
+	return row{network: c.Network, state: c.State, recvQ: c.RecvQueue, sendQ: c.SendQueue, local: c.Local, remote: c.Remote,
+		pid: a.PID, program: a.Program, app: a, conn: c, pair: p}
+}
+
+// pairOf returns the pair of a connection, or nil.
+func pairOf(a *ctnet.Snapshot, c *ctnet.ConnInfo) *ctnet.PairInfo {
+	for i := range a.Pairs {
+		if p := &a.Pairs[i]; p.ID == c.Pair {
+			return p
+		}
+	}
+	return nil
 }
 
 // row returns the row of a socket of the kernel's, of a process with application a.

@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,6 +30,14 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case "ctss":
 		main()
+	case "dial": // the address that is the argument, and wait for data until the standard input ends
+		c, err := ctnet.Dial("tcp", os.Args[1])
+		if err != nil {
+			panic(err)
+		}
+		go c.Read(make([]byte, 1))
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
 	case "look": // at the kernel's sockets of the parent
 		_, err := kernelConns([]ctnet.Snapshot{{PID: os.Getppid()}})
 		fmt.Println(err)
@@ -138,6 +148,91 @@ func TestKill(t *testing.T) {
 	require.ErrorIs(t, <-read, syscall.ECONNRESET)
 	_, err = s.Read(make([]byte, 1))
 	require.ErrorIs(t, err, syscall.ECONNRESET)
+}
+
+// TestEvents asks for the events of a connection that hangs: of both ends, if they are in this process, and if
+// the other one is in another process.
+func TestEvents(t *testing.T) {
+	c, s := meet(t)
+	read := make(chan error, 1)
+	go func() {
+		_, err := c.Read(make([]byte, 1))
+		read <- err
+	}()
+	hangs := func(e string) *regexp.Regexp {
+		return regexp.MustCompile(`(?m)^ *[0-9][0-9a-zµ.]* +[0-9][0-9a-zµ.]* +\d+ +\d+ ` + regexp.QuoteMeta(e) + ` +waits for data$`)
+	}
+	client := c.LocalAddr().String()
+	var out []byte
+	require.Eventually(t, func() bool {
+		var err error
+		out, err = command(t, "--events", "-n", "src", client).Output()
+		require.NoError(t, err)
+		return hangs(client).Match(out)
+	}, time.Minute, time.Millisecond, "%s", &out)
+	text := string(out)
+	require.Equal(t, 2, strings.Count(text, "ESTABLISHED"), text)
+	require.Regexp(t, regexp.QuoteMeta(client)+" +dialed\n", text)
+	require.Regexp(t, regexp.QuoteMeta(s.LocalAddr().String())+" +accepted\n", text)
+	require.Equal(t, 1, strings.Count(text, "dialed"), "the filter selects one, and each connection is there once")
+
+	// Another process dials.
+	ln, err := ctnet.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	other := command(t, ln.Addr().String())
+	other.Env = append(other.Env, roleEnv+"=dial")
+	in, err := other.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, other.Start())
+	defer other.Wait()
+	defer in.Close()
+	s2, err := ln.Accept()
+	require.NoError(t, err)
+	defer s2.Close()
+	name := fmt.Sprintf("%s/%d", filepath.Base(os.Args[0]), other.Process.Pid)
+	require.Eventually(t, func() bool {
+		out, err = command(t, "--events", "-n", "dst = "+s2.RemoteAddr().String()).Output()
+		require.NoError(t, err)
+		return hangs(name).Match(out)
+	}, time.Minute, time.Millisecond, "%s", &out)
+	require.Regexp(t, regexp.QuoteMeta(name)+" +dialed\n", string(out))
+	require.Regexp(t, regexp.QuoteMeta(fmt.Sprintf("%s/%d", filepath.Base(os.Args[0]), os.Getpid()))+" +accepted\n", string(out))
+	require.Equal(t, 2, strings.Count(string(out), "ESTABLISHED"), string(out))
+
+	// Of all connections, each once.
+	out, err = command(t, "--events", "-j", "state", "established").Output()
+	require.NoError(t, err)
+	var r report
+	require.NoError(t, json.Unmarshal(out, &r))
+	require.Len(t, r.Ends, 4)
+
+	var errs bytes.Buffer
+	none := command(t, "--events", "id", "=", "9.9.9.9")
+	none.Stderr = &errs
+	require.Error(t, none.Run())
+	require.Equal(t, "ctss: no connection is as the filter says\n", errs.String())
+}
+
+// TestEventsBounded has more connections than one call asks for.
+func TestEventsBounded(t *testing.T) {
+	dialer := &ctnet.Dialer{}
+	_, s := meet(t)
+	ln, err := ctnet.Listen("ct", t.Name())
+	require.NoError(t, err)
+	defer ln.Close()
+	for range maxHistories {
+		c, err := dialer.Dial("ct", t.Name())
+		require.NoError(t, err)
+		defer c.Close()
+	}
+	o := parsed(t, "--events", "state", "all")
+	h, err := look(t.Context(), o)
+	require.NoError(t, err)
+	all, err := histories(t.Context(), o, h)
+	require.ErrorContains(t, err, "more than 32 connections")
+	require.Len(t, all, maxHistories)
+	require.NotNil(t, s)
 }
 
 // TestClosedPipe has nobody read the output: the command ends, and says nothing of a panic.
@@ -258,6 +353,7 @@ func TestCompletion(t *testing.T) {
 		"ctss st":            "state",
 		"ctss state est":     "established",
 		"ctss --wh":          "--why",
+		"ctss --ev":          "--events",
 		"ctss dport = : 80":  "8080 8081",
 		"ctss dport = :":     "443 8080 8081",
 		"ctss sport : 8":     "8080 8081",

@@ -314,6 +314,10 @@ func TestPage(t *testing.T) {
 	// Details.
 	eval[any](b, visible+`[3].click()`)
 	b.await(`!document.querySelector("#detail").hidden && document.querySelectorAll("#detail tr").length > 8`)
+	b.await(`[...document.querySelectorAll("#past td:nth-child(2)")].map((e) => e.textContent).some((s) => s === "dialed" || s === "accepted")`)
+	// The writer whose reader does nothing says since when it waits.
+	eval[any](b, `open([...rows.values()].find((r) => r.stall > 0.9 && r.sendRate === 0).n)`)
+	b.await(`document.querySelector("#past td:nth-child(2)")?.textContent === "waits for space"`)
 
 	picture := func(name string) {
 		if *pictures {

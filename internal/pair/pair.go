@@ -178,8 +178,8 @@ type Config struct {
 	Janitor *stream.Janitor
 	Counts  *Counts
 	// Inspect returns the snapshot that is sent to a process of this user, or of root, that
-	// asks for it.
-	Inspect func() ([]byte, error)
+	// asks for it, or what has happened to the connection with an ID, if that is not "".
+	Inspect func(id string) ([]byte, error)
 	Log     func() *slog.Logger
 	// Reset resets the connection with an ID, for such a process, and reports whether there
 	// was one.

@@ -55,7 +55,8 @@ type End struct {
 	made     time.Duration // since epoch
 	sighting sighting
 	totals   *Totals
-	recorded *[2]recorded // by the last Status, for each kind of lock; guarded by totals.mu
+	recorded *[2]recorded             // by the last Status, for each kind of lock; guarded by totals.mu
+	events   atomic.Pointer[recorder] // nil until there is one
 }
 
 // A half is the state of waiting that reading and writing each have.
@@ -183,6 +184,9 @@ func (e *End) Wake() {
 // PeerGone says that the other end does not exist any more. It never blocks.
 func (e *End) PeerGone() {
 	e.state.Or(peerGone)
+	if !e.Closed() { // else nobody asks any more
+		e.note(EventPeerGone)
+	}
 	e.Wake()
 }
 
@@ -263,6 +267,7 @@ func (e *End) Status() (s Status, ok bool) {
 	now := time.Since(epoch)
 	e.seen(now)
 	fin, reset := e.rx.Ended()
+	e.noteEnd(fin, reset)
 	state := e.state.Load()
 	return Status{
 		WriteClosed: state&writeClosed != 0,
@@ -286,6 +291,7 @@ func (e *End) WasReset() bool {
 // corrupt ends a connection whose peer broke the protocol. The caller has a lock.
 func (e *End) corrupt() error {
 	e.state.Or(corrupted)
+	e.note(EventPeerBroke)
 	e.rx.Close()
 	e.endStream()
 	e.Wake()
@@ -349,7 +355,7 @@ func (e *End) read(b []byte) (int, error) {
 			return n, nil
 		}
 		if end.err != nil {
-			e.rx.Stop()
+			e.stopReading()
 			return 0, end.err
 		}
 		if n := e.awaitInto(b); n > 0 {
@@ -404,6 +410,16 @@ func (e *End) streamEnd(state uint32) error {
 	return nil
 }
 
+// stopReading is called by a goroutine that returns the end of the stream to the user. Most connections end
+// so, and many are short: an end at which nobody has slept is spared the clock. It has the time from the
+// first one who looks.
+func (e *End) stopReading() {
+	e.rx.Stop()
+	if e.events.Load() != nil {
+		e.noteEnd(e.rx.Ended())
+	}
+}
+
 // awaitReadable waits until n bytes can be read, and returns how many can be read. If there
 // are fewer it returns an error, which is bufio.ErrBufferFull if the fifo is smaller than n.
 func (e *End) awaitReadable(n int) (have int, err error) {
@@ -419,7 +435,7 @@ func (e *End) awaitReadable(n int) (have int, err error) {
 		case have >= n:
 			return have, nil
 		case end.err != nil:
-			e.rx.Stop()
+			e.stopReading()
 			return have, end.err
 		case n > e.rx.Size():
 			return have, bufio.ErrBufferFull
@@ -458,7 +474,9 @@ func (e *End) sleepForData(have int, ready func() bool) {
 	if ready() {
 		e.rd.Cancel()
 	} else {
-		e.rd.sleep(e)
+		n := e.rd.sleep(e)
+		joint := e.joint()
+		e.stalled(reading, n, e.rx.HasData(have) || joint != nil && joint.in.used())
 	}
 	e.rx.DropRequest()
 }
@@ -582,7 +600,9 @@ func (e *End) peerEnd() error {
 		// The reader stores the mark before fin or reset. If bytes are unread it is
 		// going to reset. A fin alone proves nothing: it may come from an earlier
 		// CloseWrite, or be older than the bytes that were just published.
-		if _, reset := e.rx.Ended(); reset || !e.tx.Empty() || state&bytesLost != 0 && !e.tcp {
+		fin, reset := e.rx.Ended()
+		e.noteEnd(fin, reset)
+		if reset || !e.tx.Empty() || state&bytesLost != 0 && !e.tcp {
 			return syscall.ECONNRESET
 		}
 		return syscall.EPIPE
@@ -626,7 +646,8 @@ func (e *End) sleepForSpace(ready func() bool) {
 	if ready() {
 		e.wr.Cancel()
 	} else {
-		e.wr.sleep(e)
+		n := e.wr.sleep(e)
+		e.stalled(writing, n, e.tx.HasSpace(1))
 	}
 	e.tx.DropRequest()
 }

@@ -93,10 +93,23 @@ func (e *End) endStream() {
 // tellEnd tells the peer that the stream has ended. No goroutine publishes any more.
 func (e *End) tellEnd() {
 	if e.state.Load()&(corrupted|severed) != 0 {
-		e.tx.Reset()
+		e.sendReset()
 	} else {
-		e.tx.Fin()
+		e.sendFin()
 	}
+}
+
+// sendFin ends the stream in order, and notifies the peer if it waits.
+func (e *End) sendFin() {
+	e.tx.Fin()
+	e.noteLast(EventFinSent)
+	e.notifyEnd()
+}
+
+// sendReset cuts the stream off, and notifies the peer if it waits.
+func (e *End) sendReset() {
+	e.tx.Reset()
+	e.noteLast(EventResetSent)
 	e.notifyEnd()
 }
 
@@ -116,6 +129,7 @@ func (e *End) Close() error {
 		return net.ErrClosed
 	}
 	e.state.Or(isClosed)
+	e.noteLast(EventClosed)
 	e.shutdown()
 	e.wakeAll()
 	e.rd.Stop()
@@ -138,6 +152,7 @@ func (e *End) Sever() bool {
 		return false
 	}
 	e.state.Or(severed)
+	e.note(EventSevered)
 	e.rx.Close()
 	e.endStream()
 	e.wakeAll()
@@ -173,11 +188,10 @@ func (e *End) shutdown() {
 		reset = e.rx.Unread() // a reader that was busy before may have read them
 	}
 	if reset {
-		e.tx.Reset()
+		e.sendReset()
 	} else {
-		e.tx.Fin()
+		e.sendFin()
 	}
-	e.notifyEnd()
 }
 
 // endUnread resets a stream that has ended with fin. Close has sent fin because all unread
@@ -185,8 +199,7 @@ func (e *End) shutdown() {
 func (e *End) endUnread() {
 	e.state.Or(lingerZero)
 	if !e.gate.postpone(writing, gateShut) {
-		e.tx.Reset()
-		e.notifyEnd()
+		e.sendReset()
 	}
 }
 
@@ -202,6 +215,7 @@ func (e *End) wakeAll() {
 func (e *End) CloseRead() error {
 	return e.control(func() {
 		e.state.Or(readClosed)
+		e.note(EventReadClosed)
 		e.rd.Wake()
 	})
 }
@@ -211,6 +225,7 @@ func (e *End) CloseRead() error {
 func (e *End) CloseWrite() error {
 	return e.control(func() {
 		e.state.Or(writeClosed)
+		e.note(EventWriteClosed)
 		e.endStream()
 		e.wr.Wake()
 	})

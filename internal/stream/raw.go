@@ -78,7 +78,7 @@ func (e *End) showEnd(s *standin.Socket) {
 		e.corrupt()
 		s.End(true)
 	case have == 0:
-		e.rx.Stop()
+		e.stopReading()
 		s.End(isReset(end))
 	}
 }
@@ -111,7 +111,7 @@ func (e *End) RawRead(f func(fd uintptr) (done bool)) error {
 			return e.corrupt()
 		}
 		if have == 0 && end.err != nil {
-			e.rx.Stop()
+			e.stopReading()
 			s.End(isReset(end.err))
 		}
 		shown := s.Ended()

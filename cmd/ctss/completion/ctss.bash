@@ -15,7 +15,7 @@ _ctss() {
 	src | dst) words=$(ctss --complete=names 2>/dev/null) ;;
 	completion) words="bash zsh fish" ;;
 	*) words="state exclude src dst sport dport id pid age idle space and or not completion
-		--all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --kill --help" ;;
+		--all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --events --kill --help" ;;
 	esac
 	COMPREPLY=()
 	local w

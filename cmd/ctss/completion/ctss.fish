@@ -24,5 +24,6 @@ complete -c ctss -s s -l summary -d 'numbers only'
 complete -c ctss -s j -l json -d 'JSON'
 complete -c ctss -s w -l watch -d 'redraw each second'
 complete -c ctss -l why -d "what took the kernel's way"
+complete -c ctss -l events -d 'what happened last at these'
 complete -c ctss -s K -l kill -d 'reset these'
 complete -c ctss -s h -l help

@@ -12,7 +12,7 @@ _ctss() {
 	completion) compadd bash zsh fish ;;
 	*)
 		compadd state exclude src dst sport dport id pid age idle space and or not completion
-		compadd -- --all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --kill --help
+		compadd -- --all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --events --kill --help
 		;;
 	esac
 }

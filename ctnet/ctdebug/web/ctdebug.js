@@ -608,8 +608,9 @@ function drawDetail() {
       el("button", { id: "close", type: "button", "aria-label": "Close", onclick: closeDetail }, "×"),
       el("h2", {}, el("i", { class: "dot" }), el("span")),
       ...chart("rate", "Throughput, both ways"), ...chart("wait", "Wait for data, mean of the sleeps in Read"), ...chart("stall", "Wait for space, part of the time"),
-      el("dl"), el("table"));
+      el("dl"), el("table"), el("h3", {}, "What happened last"), el("table", { id: "past" }));
   }
+  drawPast(r);
   const p = pairs.get(r.pair);
   box.querySelector("h2 .dot").dataset.state = r.state;
   box.querySelector("h2 span").textContent = `${r.local || "–"} → ${r.remote}`;
@@ -634,6 +635,37 @@ function drawDetail() {
     line("In the fifo now", (w) => binary(r[w + "Queue"])), line("At most so far", (w) => binary(r[w + "High"])), line("Fifo", (w) => binary(r[w + "Size"])),
     line("Sleeps", (w) => count(r[w + "Stalls"]) + (r.asleep & (w === "recv" ? 1 : 2) ? ", now" : "")), line("Slept for", (w) => time(r.waited(w, clock))),
     line("Polls that paid", (w) => count(r[w + "Polls"])), line("Wake-ups sent", (w) => count(r[w + "Wakes"])), line("Wake-ups elided", (w) => count(r[w + "Elided"])));
+}
+
+// What happened, in words.
+const EVENTS = {
+  "dialed": "dialed", "accepted": "accepted", "stall-data": "for data", "stall-space": "for space", "read-closed": "closed for reading",
+  "write-closed": "closed for writing", "closed": "closed", "fin-sent": "sent fin", "reset-sent": "sent reset", "fin-seen": "saw the peer’s fin",
+  "reset-seen": "saw the peer’s reset", "severed": "reset from outside", "peer-broke": "the peer broke the protocol", "peer-gone": "the peer’s process is gone",
+};
+const STALLS = { came: ", which came", deadline: " until the deadline", closed: " until closed here", ended: " until the stream ended", nothing: ", woken for nothing" };
+
+// drawPast asks once an update what happened last at a session, and shows it, the latest first.
+async function drawPast(r) {
+  const due = `${r.n} ${tick}`;
+  if (drawPast.asking || drawPast.of === due) return;
+  drawPast.asking = true;
+  drawPast.of = due;
+  let ends = null;
+  try {
+    const answer = await fetch(`past?id=${encodeURIComponent(r.id)}`);
+    if (answer.ok) ends = await answer.json();
+  } catch { // the server is gone, which the stream says
+  } finally { drawPast.asking = false; }
+  const events = ends?.find((e) => e.Local === r.local && e.Remote === r.remote)?.Events;
+  if (!events || selected !== r.n || $("detail").hidden) return;
+  $("past").replaceChildren(...events.reverse().map((v) => {
+    const stall = v.Kind.startsWith("stall-");
+    let text = EVENTS[v.Kind] || v.Kind;
+    if (stall) text = v.Ended ? `waited ${text}${STALLS[v.Ended] || ""}` : `waits ${text}`;
+    return el("tr", { title: stall ? `wake-ups sent: ${v.Wakes}, polls that paid: ${v.Polls}` : "" },
+      el("td", {}, `${time(Math.max(0, clock - Date.parse(v.At)))} ago`), el("td", {}, text), el("td", { class: "num" }, stall ? time(v.For / 1e6) : ""));
+  }));
 }
 
 // ---- Totals
