@@ -14,7 +14,7 @@ import (
 // arrows are the packages of this module that each package may import, as docs/design.md draws
 // them. Go itself forbids only cycles.
 var arrows = map[string][]string{
-	"ctnet":               {"internal/hostnet", "internal/pair", "internal/rendezvous", "internal/ring", "internal/segpool", "internal/standin", "internal/stream", "internal/syserr", "internal/wait"},
+	"ctnet":               {"internal/hostnet", "internal/pair", "internal/pcapng", "internal/rendezvous", "internal/ring", "internal/segpool", "internal/standin", "internal/stream", "internal/syserr", "internal/tap", "internal/wait"},
 	"ctnet/ctdebug":       {"ctnet", "internal/hostnet", "internal/rendezvous"},
 	"ctnet/ctexpvar":      {"ctnet", "internal/metrics"},
 	"internal/asuser":     nil,
@@ -22,16 +22,19 @@ var arrows = map[string][]string{
 	"internal/hostnet":    nil,
 	"internal/leakcheck":  nil,
 	"internal/metrics":    {"ctnet"},
-	"internal/pair":       {"internal/foreign", "internal/rendezvous", "internal/sched", "internal/segpool", "internal/stream", "internal/syserr"},
+	"internal/pair":       {"internal/foreign", "internal/rendezvous", "internal/sched", "internal/segpool", "internal/stream", "internal/syserr", "internal/tap"},
+	"internal/packets":    nil,
 	"internal/pattern":    nil,
+	"internal/pcapng":     nil,
 	"internal/rawpacket":  nil,
 	"internal/rendezvous": {"internal/foreign", "internal/hostnet", "internal/syserr"},
 	"internal/ring":       nil,
 	"internal/sched":      nil,
 	"internal/segpool":    {"internal/ring"},
 	"internal/standin":    nil,
-	"internal/stream":     {"internal/ring", "internal/sched", "internal/standin", "internal/syserr", "internal/wait"},
+	"internal/stream":     {"internal/ring", "internal/sched", "internal/standin", "internal/syserr", "internal/tap", "internal/wait"},
 	"internal/syserr":     nil,
+	"internal/tap":        nil,
 	"internal/wait":       nil,
 }
 

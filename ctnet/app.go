@@ -45,8 +45,8 @@ type AppConfig struct {
 
 	// Logger is told of faults: peers that break the protocol, and, once for each reason and
 	// address, why connections use the kernel's socket: with level Warn if other settings, or a
-	// peer that behaves, would let them use shared memory, and otherwise Debug. nil is
-	// slog.Default().
+	// peer that behaves, would let them use shared memory, and otherwise Debug. With level Info it
+	// is told when another process begins and ends to capture a connection. nil is slog.Default().
 	Logger *slog.Logger
 }
 
@@ -146,7 +146,7 @@ func newApp(l segpool.Limits, logger *slog.Logger) *app {
 		pools:     make(map[segpool.Geometry]*localPool),
 	}
 	a.janitor.Memory = a.account
-	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Janitor: &a.janitor, Counts: &a.counts, Inspect: a.inspect, Reset: a.reset, Log: a.log})
+	a.remote.Init(pair.Config{ID: a.id, Numbers: &a.number, Account: a.account, Janitor: &a.janitor, Counts: &a.counts, Inspect: a.inspect, Reset: a.reset, Capture: a.capture, Log: a.log})
 	return a
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -259,9 +260,61 @@ func (s *Snapshot) reach(ctx context.Context) (*pair.Inspection, error) {
 		return nil, syserr.New(syscall.EINVAL, "the Snapshot is not one of Inspect")
 	}
 	i, err := pair.Reach(ctx, s.socket)
-	if err == nil && i.Cred.PID != 0 && i.Cred.PID != s.PID {
+	if err != nil {
+		return nil, err
+	}
+	if i.Cred.PID != 0 && i.Cred.PID != s.PID {
 		i.Close()
 		return nil, syserr.New(syscall.ESRCH, "another process has the socket now")
 	}
-	return i, err
+	return i, nil
+}
+
+// CaptureConn asks the application of a Snapshot that [Inspect] has returned for what flows over one of its
+// connections from now on, and writes it to w in the format pcapng, as packets of TCP with headers that are
+// made up. Each call of w.Write is given whole blocks, soon after their bytes were written or read at that
+// end. The capture ends when the connection has ended there, when there are as many packets as the
+// CaptureConfig says, or with the error of ctx or w.
+//
+// The application never waits for the capturing process: packets that this one does not take fast enough are
+// left out and counted. It logs the capture. The error is ESRCH if it has no connection with that ID any
+// more, and EBUSY if another capture of the connection is under way.
+func (s *Snapshot) CaptureConn(ctx context.Context, id string, w io.Writer, c CaptureConfig) (CaptureCounts, error) {
+	f := captureFile{w: w, config: c, about: fmt.Sprintf("Connection %s of process %d (%s)", printable(id), s.PID, printable(s.Exe))}
+	err := s.capture(ctx, id, &f)
+	if !errors.As(err, new(writeError)) {
+		err = errors.Join(err, f.end()) // what there is is a whole file
+	}
+	if err != nil {
+		err = &os.PathError{Op: "capture", Path: id, Err: err}
+	}
+	return f.counts(), err
+}
+
+func (s *Snapshot) capture(ctx context.Context, id string, f *captureFile) error {
+	i, err := s.reach(ctx)
+	if err != nil {
+		return err
+	}
+	defer i.Close()
+	var bad error
+	err = i.Capture(ctx, id, inspectPatience, func(block []byte) (done bool, err error) {
+		done, bad = f.write(block)
+		return done, bad
+	})
+	switch {
+	case err == nil || errors.As(err, new(writeError)):
+		return err
+	case bad != nil:
+		return rendezvous.Broken(err)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case rendezvous.IsEnd(err):
+		return errExited
+	case errors.Is(err, os.ErrDeadlineExceeded) && rendezvous.IsStopped(i.Cred.PID):
+		return errStopped
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errMute
+	}
+	return err
 }

@@ -4,6 +4,7 @@ package ctnet
 
 import (
 	"context"
+	"io"
 	"syscall"
 )
 
@@ -18,3 +19,8 @@ func (s *Snapshot) Events(ctx context.Context, id string) ([]EndEvents, error) {
 
 // ResetConn fails: on this system applications can't be asked.
 func (s *Snapshot) ResetConn(ctx context.Context, id string) error { return syscall.ENOSYS }
+
+// CaptureConn fails: on this system applications can't be asked.
+func (s *Snapshot) CaptureConn(ctx context.Context, id string, w io.Writer, c CaptureConfig) (CaptureCounts, error) {
+	return CaptureCounts{}, syscall.ENOSYS
+}

@@ -387,7 +387,7 @@ type seen struct {
 	id, pair              string
 	worker, segment, slot int
 	halfOpen              bool // its dialer was not answered yet
-	dialed                bool // this end is the dialer's
+	dialed                bool // it is the dialing end
 }
 
 // info describes c. It returns false if c is closed and nothing holds its memory.

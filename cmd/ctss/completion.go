@@ -22,11 +22,14 @@ func complete(out io.Writer, args []string) error {
 	return fmt.Errorf("completion needs one of bash, zsh and fish")
 }
 
-// writeNames prints for these scripts the ports, or the names, of all listeners and connections, one
-// a line.
+// writeNames prints for these scripts the ports, or the names, of all listeners and connections, or the IDs of
+// connections, one a line.
 func writeNames(out io.Writer, what string, h host) {
 	found := make(map[string]bool)
 	for _, r := range h.rows(&options{all: true, filter: &filter{}}) {
+		if what == "ids" && r.conn != nil {
+			found[clean(r.conn.ID)] = true
+		}
 		for _, address := range []string{r.local, r.remote} {
 			at, err := netip.ParseAddrPort(address)
 			switch {

@@ -7,6 +7,7 @@
 //	ctss -w                                     # a view that is redrawn each second
 //	ctss --events id = 1.0.0.1                  # what happened last at this one
 //	ctss -K dst 127.0.0.1:8080                  # reset these
+//	ctss dump 1.0.0.1 -w - | wireshark -k -i -  # see what flows over a connection
 //
 // It shows the applications of the caller's user; root sees all. docs/ctss.md has the rest.
 package main
@@ -38,6 +39,9 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == "completion" {
 		return exit(stderr, complete(stdout, args[1:]))
+	}
+	if len(args) > 0 && args[0] == "dump" {
+		return runDump(ctx, args[1:], stdout, stderr)
 	}
 	o, err := parseOptions(args)
 	if err != nil {

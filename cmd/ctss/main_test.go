@@ -178,6 +178,25 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestDumpOptions has the arguments of ctss dump.
+func TestDumpOptions(t *testing.T) {
+	want := dump{id: "1.0.0.1", file: "x", pid: 7, config: ctnet.CaptureConfig{SnapLen: 96, Count: 5}}
+	for _, line := range []string{"1.0.0.1 -w x -p 7 -s 96 -c 5", "-w x -p 7 -s 96 -c 5 1.0.0.1"} {
+		d, err := parseDump(strings.Fields(line))
+		require.NoError(t, err)
+		require.Equal(t, want, d)
+	}
+	for _, line := range []string{"", "1.0.0.1", "-w x", "1.0.0.1 -w", "1.0.0.1 -w x 2.0.0.1", "1.0.0.1 -w x -s -1", "1.0.0.1 -w x -c -1", "1.0.0.1 -w x -y"} {
+		var out, errs bytes.Buffer
+		require.Equal(t, 2, run(t.Context(), append([]string{"dump"}, strings.Fields(line)...), &out, &errs), line)
+		require.Contains(t, errs.String(), "ctss dump -h shows what there is")
+		require.Empty(t, out.String())
+	}
+	var out, errs bytes.Buffer
+	require.Zero(t, run(t.Context(), []string{"dump", "-h"}, &out, &errs))
+	require.Equal(t, dumpUsage, out.String())
+}
+
 // TestFilter selects rows as ss would.
 func TestFilter(t *testing.T) {
 	h := example()

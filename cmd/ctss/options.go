@@ -38,6 +38,7 @@ listening; all; connected, which is all but the last two. Operators: = != < > <=
 >=, and or not.
 /k behind a network's name marks the kernel's connections of these programs.
 
+ctss dump ID -w FILE writes what flows over a connection, for Wireshark.
 ctss completion bash|zsh|fish prints a script for the shell.
 `
 
@@ -48,7 +49,7 @@ type options struct {
 	networks                                                   map[string]bool // only these; empty for all
 	filter                                                     *filter
 	filtered                                                   bool   // the filter is not empty, or there are networks
-	names                                                      string // "ports" or "names", for completion
+	names                                                      string // "ports", "names" or "ids", for completion
 }
 
 // parseOptions reads the arguments: flags, which may be bundled, and then a filter.
@@ -75,7 +76,7 @@ func parseOptions(args []string) (*options, error) {
 		letters, isShort := strings.CutPrefix(arg, "-")
 		switch {
 		case isLong:
-			if what, ok := strings.CutPrefix(name, "complete="); ok && (what == "ports" || what == "names") {
+			if what, ok := strings.CutPrefix(name, "complete="); ok && (what == "ports" || what == "names" || what == "ids") {
 				o.names = what
 				continue
 			}

@@ -20,6 +20,7 @@ import (
 
 	"cutthrough.example/ctnet"
 	"cutthrough.example/internal/hostnet"
+	"cutthrough.example/internal/packets"
 	"github.com/stretchr/testify/require"
 )
 
@@ -382,4 +383,123 @@ func quote(words string) string {
 		all = append(all, "'"+w+"'")
 	}
 	return strings.Join(all, " ")
+}
+
+// TestDump captures a connection into a file, and to standard output.
+func TestDump(t *testing.T) {
+	c, s := meet(t)
+	id := func() string {
+		out, err := command(t, "--complete=ids").Output()
+		require.NoError(t, err)
+		return strings.TrimSpace(string(out))
+	}()
+	require.NotEmpty(t, id)
+	// The end that has dialed is captured, as both are in one application.
+	exchange := func(text string) {
+		_, err := c.Write([]byte(text))
+		require.NoError(t, err)
+		_, err = io.ReadFull(s, make([]byte, len(text)))
+		require.NoError(t, err)
+	}
+	// start starts a dump, and waits until it captures.
+	start := func(out io.Writer, args ...string) (cmd *exec.Cmd, errs *bufio.Reader) {
+		cmd = command(t, append([]string{"dump", id}, args...)...)
+		cmd.Stdout = out
+		r, err := cmd.StderrPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		errs = bufio.NewReader(r)
+		line, err := errs.ReadString('\n')
+		require.NoError(t, err)
+		require.Contains(t, line, "capturing connection "+id+" of process "+fmt.Sprint(os.Getpid()), line)
+		return cmd, errs
+	}
+	sent := func(b []byte) packets.Stream {
+		f, err := packets.Read(b)
+		require.NoError(t, err)
+		out, _, err := f.Streams(c.LocalAddr().(*net.TCPAddr).AddrPort())
+		require.NoError(t, err)
+		return out
+	}
+
+	path := filepath.Join(t.TempDir(), "file.pcapng")
+	cmd, errs := start(nil, "-w", path, "-p", fmt.Sprint(os.Getpid()))
+	busy, err := command(t, "dump", "-w", path+"2", id).CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(busy), "another process captures the connection")
+	require.NoFileExists(t, path+"2")
+	exchange("hello")
+	require.Eventually(t, func() bool {
+		b, err := os.ReadFile(path)
+		return err == nil && string(sent(b).Data) == "hello"
+	}, time.Minute, time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	last, _ := io.ReadAll(errs)
+	require.NoError(t, cmd.Wait())
+	require.Equal(t, "ctss: 4 packets, 5 bytes sent, 0 bytes received\n", string(last))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode())
+
+	// It ends after so many packets, and cuts them.
+	var out bytes.Buffer
+	cmd, _ = start(&out, "-w", "-", "-c", "2", "-s", "42")
+	exchange("one")
+	exchange("two")
+	require.NoError(t, cmd.Wait())
+	require.Equal(t, "ontw", string(sent(out.Bytes()).Data))
+
+	// It ends when nobody reads the pipe, with bytes to write and without.
+	for _, idle := range []bool{true, false} {
+		r, w, err := os.Pipe()
+		require.NoError(t, err)
+		cmd, errs = start(w, "-w", "-")
+		w.Close()
+		r.Close()
+		if !idle {
+			exchange("more")
+		}
+		last, _ = io.ReadAll(errs)
+		require.Error(t, cmd.Wait())
+		require.Contains(t, string(last), "nobody reads the output any more")
+	}
+
+	// It can be interrupted while nobody takes what it writes.
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	cmd, errs = start(w, "-w", "-")
+	w.Close()
+	for range 100 {
+		exchange(strings.Repeat("x", 4096))
+	}
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	last, _ = io.ReadAll(errs)
+	require.Error(t, cmd.Wait())
+	require.Contains(t, string(last), "the output takes nothing any more")
+
+	// It ends with the connection.
+	cmd, errs = start(nil, "-w", path)
+	require.NoError(t, c.Close())
+	io.Copy(io.Discard, errs)
+	require.NoError(t, cmd.Wait())
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.True(t, sent(b).Fin)
+	gone, err := command(t, "dump", id, "-w", path).CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(gone), "there is no connection with the ID "+id)
+}
+
+// TestDumpAmbiguous has two processes with the same ID.
+func TestDumpAmbiguous(t *testing.T) {
+	ids := []ctnet.ConnInfo{{ID: "1.0.0.1"}}
+	all := []ctnet.Snapshot{{PID: 1, Connections: append(ids, ids...)}, {PID: 2, Connections: ids}}
+	d := dump{id: "1.0.0.1"}
+	_, err := d.choose(all)
+	require.ErrorContains(t, err, "processes 1, 2 have a connection with the ID 1.0.0.1: add -p")
+	d.pid = 1
+	app, err := d.choose(all)
+	require.NoError(t, err)
+	require.Equal(t, 1, app.PID)
 }

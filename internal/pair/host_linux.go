@@ -32,8 +32,10 @@ type Host struct {
 	// attaching are the client's handshakes under way.
 	attaching map[clientKey]*flight
 
-	channels map[rendezvous.Channel]struct{} // open ones, also of handshakes
+	channels map[rendezvous.Channel]struct{} // open ones, also of handshakes; not of captures
 	users    sync.WaitGroup                  // counts open channels; each has a goroutine
+
+	captures map[string]*capture // by the connections' IDs; guarded by mu
 
 	shown atomic.Bool // see Show
 	own   *Door       // what Show has made, or nil; guarded by mu
@@ -62,6 +64,7 @@ func (h *Host) Init(c Config) {
 	h.all = make(map[member]struct{})
 	h.attaching = make(map[clientKey]*flight)
 	h.channels = make(map[rendezvous.Channel]struct{})
+	h.captures = make(map[string]*capture)
 	h.servers = make(map[*server]struct{})
 	h.doors = make(map[*Door]struct{})
 }
@@ -185,10 +188,14 @@ func (h *Host) Close() {
 	h.closed = true
 	all := slices.Collect(maps.Keys(h.all))
 	channels := slices.Collect(maps.Keys(h.channels))
+	captures := slices.Collect(maps.Values(h.captures))
 	h.mu.Unlock()
 	h.hide()
 	for _, m := range all {
 		m.each(func(e *stream.End, _ any, _ Spot, _ bool) { e.Abort() })
+	}
+	for _, c := range captures {
+		c.tap.Close() // the connection may not have ended yet, as code of others uses its memory
 	}
 	for _, ch := range channels {
 		ch.HangUp()

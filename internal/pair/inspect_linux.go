@@ -105,7 +105,7 @@ var ErrNoReset = syserr.New(syscall.EPROTO, "its version of ctnet can't reset a 
 // answerReset does what the message of an Inspection asks for.
 func (h *Host) answerReset(ch rendezvous.Channel, m rendezvous.Message) error {
 	answer := rendezvous.Message{Kind: rendezvous.KindDone}
-	if !h.Config.Reset(string(m.Name[:min(m.NameLen, rendezvous.MaxTarget)])) {
+	if !h.Config.Reset(m.Target()) {
 		answer.Errno = uint32(syscall.ESRCH)
 	}
 	return ch.Send(answer)

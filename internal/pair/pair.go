@@ -17,6 +17,7 @@ import (
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/stream"
+	"cutthrough.example/internal/tap"
 )
 
 // Sizes are the sizes of a connection's fifos in bytes; 0 is no preference.
@@ -184,4 +185,7 @@ type Config struct {
 	// Reset resets the connection with an ID, for such a process, and reports whether there
 	// was one.
 	Reset func(id string) bool
+	// Capture has a Tap record what flows over the connection with an ID, for such a process, until
+	// release is called. It returns what there is to say of the connection.
+	Capture func(id string, t *tap.Tap) (about []byte, release func(), err error)
 }

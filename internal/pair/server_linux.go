@@ -94,10 +94,15 @@ func (d *Door) admit(ch rendezvous.Channel) {
 // turnAway tells a process that it may not attach. It reads the hello first: closing a socket
 // with unread bytes resets it, and the answer would be lost.
 func (d *Door) turnAway(v *visitor) {
-	defer v.peer.closing.Do(func() { v.ch.Close() })
+	h := d.host
+	if h.begin(v.ch) != nil {
+		v.peer.closing.Do(func() { v.ch.Close() })
+		return
+	}
+	defer v.peer.closing.Do(func() { h.end(v.ch) })
 	m, fds, err := v.ch.Receive()
 	defer v.peer.closing.Do(fds.Close)
-	if err != nil || !d.served(v, m) {
+	if err != nil || !d.captured(v, &d.strangers, m) && !d.served(v, m) {
 		v.ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(syscall.EACCES)})
 	}
 }
@@ -115,6 +120,18 @@ func (d *Door) served(v *visitor, m rendezvous.Message) bool {
 		return d.socket.HandOver(v.ch, d.retire) == nil
 	}
 	return false
+}
+
+// captured handles the message that asks for a capture, as served does the others. It returns when the
+// capture has ended, and so it has left the visitors, of which there are only so many, and it is not called in
+// a turn.
+func (d *Door) captured(v *visitor, at *peers, m rendezvous.Message) bool {
+	if m.Kind != rendezvous.KindCapture || !rendezvous.Ours(v.cred) {
+		return false
+	}
+	at.leave(v)
+	d.host.capture(v, m)
+	return true
 }
 
 // retire tells the clients to attach anew for later Dials: another listener may have the
@@ -203,6 +220,9 @@ func (d *Door) handshake(v *visitor) (s *server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.captured(v, &d.peers, hello) {
+		return nil, nil
+	}
 	v.peer.mapping.Do(func() { s, err = d.answer(v, hello, fds) })
 	return s, err
 }
@@ -214,8 +234,11 @@ func (d *Door) answer(v *visitor, hello rendezvous.Message, fds foreign.FDs) (*s
 	if d.served(v, hello) {
 		return nil, nil
 	}
-	if k := hello.Kind; (k == rendezvous.KindInspect || k == rendezvous.KindReset) && !rendezvous.Ours(v.cred) {
-		return nil, syscall.EACCES
+	switch hello.Kind {
+	case rendezvous.KindInspect, rendezvous.KindReset, rendezvous.KindCapture:
+		if !rendezvous.Ours(v.cred) {
+			return nil, syscall.EACCES
+		}
 	}
 	if err := hello.Check(rendezvous.KindHello, 3, fds); err != nil {
 		return nil, err
@@ -232,7 +255,7 @@ func (d *Door) answer(v *visitor, hello rendezvous.Message, fds foreign.FDs) (*s
 		return nil, err
 	}
 	held.add(s.disown)
-	s.name = string(hello.Name[:min(hello.NameLen, rendezvous.MaxTarget)])
+	s.name = hello.Target()
 	s.place = d.l.Place(s.name)
 	if s.place == nil {
 		if d.retired.Load() {

@@ -23,6 +23,7 @@ const (
 	KindFull                // the queue of the receiver's doorbell is full
 	KindReset               // in place of hello: asks for the reset of the connection with the ID in Name
 	KindDone                // server: it was done, or an errno
+	KindCapture             // in place of hello: asks for what flows over the connection with the ID in Name
 )
 
 // A Message has the same fields for all kinds. A field that a kind doesn't use is 0.
@@ -40,6 +41,9 @@ type Message struct {
 	NameLen  uint32
 	Name     [MaxTarget]byte // what was dialed
 }
+
+// Target returns what is in Name, whatever NameLen says.
+func (m *Message) Target() string { return string(m.Name[:min(m.NameLen, MaxTarget)]) }
 
 // MaxTarget is the largest length of a target's name, in bytes.
 const MaxTarget = 208

@@ -296,6 +296,9 @@ func (c *Consumer) Close() { Store32(&c.h.closed, 1) }
 // [Consumer.Unread].
 func (c *Consumer) Lend(n int) { c.lent.Store(c.head + uint64(n)) }
 
+// Lent returns the position up to which bytes were lent last.
+func (c *Consumer) Lent() uint64 { return c.lent.Load() }
+
 // Unread reports whether any published bytes were not read. If it returns true, another goroutine
 // may have read them meanwhile. If it returns false, all bytes up to the loaded tail were read
 // or lent: the positions only grow, except by a second Lend, and Unread loads the tail last.

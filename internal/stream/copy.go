@@ -140,6 +140,9 @@ func (e *End) CopyTo(w io.Writer) (n int64, theirs, err error) {
 		}
 		ring.RaceAcquire(e.raceKey)
 		view := e.rx.View(min(have, copyPiece))
+		if e.state.Load()&captured != 0 {
+			e.captureSeen(len(view))
+		}
 		e.rx.Lend(len(view)) // before lend: a Close that finds the lock lent sees these bytes as read
 		e.lend(reading)
 		e.rd.rest()
@@ -153,7 +156,7 @@ func (e *End) CopyTo(w io.Writer) (n int64, theirs, err error) {
 		if m < len(view) && e.state.Load()&isClosed != 0 {
 			e.endUnread()
 		}
-		e.release(m)
+		e.releaseSeen(m)
 		n += int64(m)
 		if theirs != nil {
 			return n, theirs, nil

@@ -22,6 +22,7 @@ import (
 	"cutthrough.example/internal/sched"
 	"cutthrough.example/internal/standin"
 	"cutthrough.example/internal/syserr"
+	"cutthrough.example/internal/tap"
 	"cutthrough.example/internal/wait"
 )
 
@@ -51,6 +52,7 @@ type End struct {
 	bubble bool // see InBubble
 
 	socket atomic.Pointer[standin.Socket] // nil before the first raw call; see raw.go
+	tap    atomic.Pointer[tap.Tap]        // nil if there is no capture; see capture.go
 
 	made     time.Duration // since epoch
 	sighting sighting
@@ -85,7 +87,7 @@ func (h *half) Expired() {
 	h.waiters.ring()
 }
 
-// The bits of End.state. Except for lingerZero they are set once and never cleared. A goroutine
+// The bits of End.state. Except for lingerZero and captured they are set once and never cleared. A goroutine
 // that sets a bit then wakes the goroutines for which the bit ends a wait.
 const (
 	isClosed    = 1 << iota // by Close or Refuse
@@ -96,6 +98,7 @@ const (
 	bytesLost               // the peer closed without having read a Write's bytes
 	lingerZero              // by SetLinger(0)
 	severed                 // by Sever
+	captured                // by Capture, until EndCapture
 )
 
 // A Peer is an end's way to its other end.
@@ -332,6 +335,9 @@ func (e *End) read(b []byte) (int, error) {
 		if end.once {
 			return 0, end.err
 		}
+		if e.state.Load()&captured != 0 {
+			e.captureArrived()
+		}
 		n := 0
 		for n < len(b) {
 			m, err := e.rx.Read(b[n:])
@@ -352,6 +358,9 @@ func (e *End) read(b []byte) (int, error) {
 		if n > 0 {
 			e.did(&e.rd)
 			ring.RaceAcquire(e.raceKey)
+			if e.state.Load()&captured != 0 {
+				e.captureRead(b[:n])
+			}
 			return n, nil
 		}
 		if end.err != nil {
@@ -362,6 +371,9 @@ func (e *End) read(b []byte) (int, error) {
 			e.did(&e.rd)
 			e.rd.tally.direct += uint64(n)
 			ring.RaceAcquire(e.raceKey)
+			if e.state.Load()&captured != 0 {
+				e.captureRead(b[:n])
+			}
 			return n, nil
 		}
 	}
@@ -410,11 +422,14 @@ func (e *End) streamEnd(state uint32) error {
 	return nil
 }
 
-// stopReading is called by a goroutine that returns the end of the stream to the user. Most connections end
+// stopReading stops the consumer. It is called by a goroutine that returns the end of the stream to the user. Most connections end
 // so, and many are short: an end at which nobody has slept is spared the clock. It has the time from the
 // first one who looks.
 func (e *End) stopReading() {
 	e.rx.Stop()
+	if e.state.Load()&captured != 0 {
+		e.captureStop()
+	}
 	if e.events.Load() != nil {
 		e.noteEnd(e.rx.Ended())
 	}
@@ -448,7 +463,7 @@ func (e *End) awaitReadable(n int) (have int, err error) {
 // look again: an end, the deadline, or that a writer has used in.
 func (e *End) awaitData(have int, in *handoff) {
 	ready := func() bool {
-		if e.rx.HasData(have) || e.rd.Passed() || e.state.Load()&^(writeClosed|lingerZero) != 0 {
+		if e.rx.HasData(have) || e.rd.Passed() || e.state.Load()&^(writeClosed|lingerZero|captured) != 0 {
 			return true
 		}
 		fin, reset := e.rx.Ended()
@@ -510,7 +525,12 @@ func (e *End) write(b []byte) (n int, err error) {
 	for {
 		m := e.handOff(b[n:])
 		if n += m; m == 0 {
-			if m, err = e.tx.Write(b[n:]); err != nil {
+			if e.state.Load()&captured != 0 {
+				m, err = e.writeCaptured(b[n:])
+			} else {
+				m, err = e.tx.Write(b[n:])
+			}
+			if err != nil {
 				return n, e.corrupt()
 			}
 			if n += m; m == 0 {
@@ -629,7 +649,7 @@ func (e *End) unnoticed(err error) bool {
 func (e *End) awaitSpace(n int, fewer bool) {
 	ready := func() bool {
 		return e.tx.HasSpace(n) || e.wr.Passed() || e.tx.ConsumerClosed() ||
-			e.state.Load()&^(readClosed|lingerZero) != 0 || e.tx.Starves() ||
+			e.state.Load()&^(readClosed|lingerZero|captured) != 0 || e.tx.Starves() ||
 			fewer && e.tx.ConsumerWaits() && e.tx.HasSpace(1)
 	}
 	e.sleepForSpace(ready)

@@ -36,6 +36,7 @@ func (e *End) unlocked(due uint64, last bool) {
 // letGo lets go of the memory. Nobody uses it any more.
 func (e *End) letGo() {
 	e.closeStandIn()
+	e.captureOver()
 	e.janitor.forget(e)
 	e.totals.finish(e)
 	e.peer.LetGo()
@@ -101,14 +102,14 @@ func (e *End) tellEnd() {
 
 // sendFin ends the stream in order, and notifies the peer if it waits.
 func (e *End) sendFin() {
-	e.tx.Fin()
+	e.publishFin()
 	e.noteLast(EventFinSent)
 	e.notifyEnd()
 }
 
 // sendReset cuts the stream off, and notifies the peer if it waits.
 func (e *End) sendReset() {
-	e.tx.Reset()
+	e.publishReset()
 	e.noteLast(EventResetSent)
 	e.notifyEnd()
 }

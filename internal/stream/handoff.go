@@ -43,10 +43,10 @@ func (e *End) awaitInto(b []byte) int {
 
 // handOff copies as much of b as fits into the buffer of a Read that waits in the same
 // application. It then yields, so that the reader runs while the bytes are in this CPU's
-// cache.
+// cache. A captured end does not hand off: its bytes are recorded in one step with their publishing.
 func (e *End) handOff(b []byte) (n int) {
 	joint := e.joint()
-	if joint == nil || len(b) < handoffLeast || !e.tx.Empty() {
+	if joint == nil || len(b) < handoffLeast || !e.tx.Empty() || e.state.Load()&captured != 0 {
 		return 0
 	}
 	if n = joint.out.take(b); n > 0 {

@@ -141,6 +141,9 @@ func (e *End) show(s *standin.Socket, have int, f func(uintptr) bool) (put, take
 		if put, err = s.Put(e.first(have)); err != nil {
 			return
 		}
+		if e.state.Load()&captured != 0 {
+			e.captureSeen(put)
+		}
 	}
 	defer func() {
 		if put > 0 {

@@ -48,6 +48,9 @@ func (e *End) peek(n int) ([]byte, error) {
 	have = min(have, n)
 	if have > 0 {
 		ring.RaceAcquire(e.raceKey)
+		if e.state.Load()&captured != 0 {
+			e.captureSeen(have)
+		}
 	}
 	return e.first(have), err
 }
@@ -92,6 +95,15 @@ func (e *End) discard(n int) (done int, err error) {
 
 // release releases n bytes, and notifies the peer if it waits for the space.
 func (e *End) release(n int) {
+	if e.state.Load()&captured != 0 {
+		e.captureSeen(n)
+	}
+	e.releaseSeen(n)
+}
+
+// releaseSeen is release of bytes that were lent to code of others. A capture that has begun meanwhile begins
+// after them.
+func (e *End) releaseSeen(n int) {
 	e.rx.Discard(n)
 	if n > 0 {
 		e.did(&e.rd)
@@ -192,7 +204,7 @@ func (e *End) commit(n int) error {
 	// There is room, so this doesn't wait. It writes all bytes or none, as without the
 	// copy: it checks for no end in between, and endings wait for this busy holder.
 	for b := e.scratch[:n]; len(b) > 0; {
-		m, err := e.tx.Write(b)
+		m, err := e.writeCaptured(b)
 		if err != nil || m == 0 {
 			return e.corrupt()
 		}
@@ -210,7 +222,11 @@ func (e *End) commit(n int) error {
 // publish publishes the first n bytes of the producer's view, and notifies the peer if it
 // waits for data.
 func (e *End) publish(n int) {
-	e.tx.Commit(n)
+	if e.state.Load()&captured != 0 {
+		e.commitCaptured(n)
+	} else {
+		e.tx.Commit(n)
+	}
 	if n == 0 {
 		return
 	}

@@ -14,10 +14,15 @@ _ctss() {
 	sport | dport) words=$(ctss --complete=ports 2>/dev/null) ;;
 	src | dst) words=$(ctss --complete=names 2>/dev/null) ;;
 	completion) words="bash zsh fish" ;;
-	*) words="state exclude src dst sport dport id pid age idle space and or not completion
+	dump) words=$(ctss --complete=ids 2>/dev/null) ;;
+	*) words="state exclude src dst sport dport id pid age idle space and or not completion dump
 		--all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --events --kill --help" ;;
 	esac
 	COMPREPLY=()
+	if [ "${COMP_WORDS[1]}" = dump ] && [ "$last" != dump ]; then
+		words="-w -p -s -c"
+		[ "$last" = -w ] && { words=; compopt -o default 2>/dev/null; }
+	fi
 	local w
 	while read -r w; do
 		[[ $w == "$word"* ]] && COMPREPLY+=("${w#"${word%"${word##*:}"}"}")

@@ -12,7 +12,10 @@ complete -c ctss -n '__ctss_last state exclude' -a 'established half-open fin-wa
 complete -c ctss -n '__ctss_last sport dport' -a '(ctss --complete=ports 2>/dev/null)'
 complete -c ctss -n '__ctss_last src dst' -a '(ctss --complete=names 2>/dev/null)'
 complete -c ctss -n '__ctss_last completion' -a 'bash zsh fish'
-complete -c ctss -n 'not __ctss_last state exclude sport dport src dst completion' -a 'state exclude src dst sport dport id pid age idle space and or not completion'
+complete -c ctss -n '__ctss_last dump' -a '(ctss --complete=ids 2>/dev/null)'
+complete -c ctss -n '__fish_seen_subcommand_from dump' -a '-w -p -s -c'
+complete -c ctss -n '__fish_seen_subcommand_from dump; and __ctss_last -w' -F
+complete -c ctss -n 'not __fish_seen_subcommand_from dump; and not __ctss_last state exclude sport dport src dst completion' -a 'state exclude src dst sport dport id pid age idle space and or not completion dump'
 complete -c ctss -s a -l all -d 'listeners too'
 complete -c ctss -s l -l listening -d 'listeners only'
 complete -c ctss -s n -l numeric -d 'no names of ports and users'
