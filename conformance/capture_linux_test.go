@@ -459,6 +459,50 @@ func TestCaptureApp(t *testing.T) {
 	})
 }
 
+// TestCaptureDialer captures a connection of an application that does not listen, for longer than a handshake may
+// take, and until that is closed. It begins while bytes flow.
+func TestCaptureDialer(t *testing.T) {
+	before := leakcheck.Now()
+	server, client := harness.NewApp(t), harness.NewApp(t)
+	c, s := connectTo(t, listenOn(t, ctnet.ListenConfig{App: server}), client)
+	go io.Copy(s, s)
+	stop := make(chan struct{})
+	var flowing sync.WaitGroup
+	flowing.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				requireEcho(t, c)
+			}
+		}
+	})
+	snapshot, id := connIn(t, os.Getpid(), c.RemoteAddr().String())
+	for range 30 {
+		got := startCapture(t, snapshot, id, ctnet.CaptureConfig{Count: 100})
+		_, sent, received := got.read()
+		require.NoError(t, got.err)
+		require.Zero(t, sent.Missed+received.Missed)
+		require.Contains(t, strings.Repeat("hello", 100), string(sent.Data))
+		require.Contains(t, strings.Repeat("hello", 100), string(received.Data))
+		got.stop()
+	}
+	close(stop)
+	flowing.Wait()
+	got := startCapture(t, snapshot, id, ctnet.CaptureConfig{})
+	time.Sleep(1200 * time.Millisecond) // longer than a handshake may take
+	requireEcho(t, c)
+	require.NoError(t, client.Close())
+	_, sent, received := got.read()
+	require.NoError(t, got.err)
+	require.Equal(t, []string{"hello", "hello"}, []string{string(sent.Data), string(received.Data)})
+	require.True(t, sent.Reset || sent.Fin)
+	got.stop()
+	require.NoError(t, server.Close())
+	leakcheck.RequireBack(t, before)
+}
+
 // TestCaptureHalfOpen asks for a capture of a connection that was not accepted yet by the backlog.
 func TestCaptureHalfOpen(t *testing.T) {
 	server, client := harness.NewApp(t), harness.NewApp(t)

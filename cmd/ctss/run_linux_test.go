@@ -486,6 +486,7 @@ func TestDump(t *testing.T) {
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.True(t, sent(b).Fin)
+	require.NoError(t, s.Close()) // the other end has the same ID
 	gone, err := command(t, "dump", id, "-w", path).CombinedOutput()
 	require.Error(t, err)
 	require.Contains(t, string(gone), "there is no connection with the ID "+id)

@@ -2,6 +2,7 @@ package services
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -282,6 +283,64 @@ func TestRootInspects(t *testing.T) {
 	all, err := ctnet.Inspect(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, server.pid, find(all))
+	captureOther(t, at)
 	require.Contains(t, startAs(t, alice).do("inspect"), at)
 	require.NotContains(t, strings.TrimPrefix(other.ask("inspect"), failed), at)
+}
+
+// captureOther has root capture a connection of another user's application, whose listener is at the address.
+func captureOther(t *testing.T, at string) {
+	app, err := ctnet.NewApp(ctnet.AppConfig{})
+	require.NoError(t, err)
+	defer app.Close()
+	c, err := (&ctnet.Dialer{App: app}).Dial("tcp", at)
+	require.NoError(t, err)
+	defer c.Close()
+	require.IsType(t, (*ctnet.Conn)(nil), c)
+	all, err := ctnet.Inspect(t.Context())
+	require.NoError(t, err)
+	for i := range all {
+		for _, info := range all[i].Connections {
+			if info.Local != at || info.Remote != c.LocalAddr().String() {
+				continue
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			w := &awaited{began: make(chan struct{}), text: "hello", found: cancel}
+			done := make(chan error, 1)
+			go func() {
+				_, err := all[i].CaptureConn(ctx, info.ID, w, ctnet.CaptureConfig{})
+				done <- err
+			}()
+			select {
+			case <-w.began:
+			case err := <-done:
+				require.NoError(t, err)
+			}
+			_, err = c.Write([]byte(w.text))
+			require.NoError(t, err)
+			require.ErrorIs(t, <-done, context.Canceled)
+			return
+		}
+	}
+	require.Fail(t, "root does not see the connection")
+}
+
+// An awaited closes began at the first Write, and calls found when it was written the text.
+type awaited struct {
+	bytes.Buffer
+	began chan struct{}
+	text  string
+	found func()
+}
+
+func (w *awaited) Write(b []byte) (int, error) {
+	if w.Len() == 0 {
+		close(w.began)
+	}
+	n, err := w.Buffer.Write(b)
+	if strings.Contains(w.String(), w.text) {
+		w.found()
+	}
+	return n, err
 }

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"syscall"
+	"time"
 
 	"cutthrough.example/internal/syserr"
 	"cutthrough.example/internal/tap"
@@ -34,9 +35,22 @@ func (e *End) Capture(t *tap.Tap) (sent, received uint64, err error) {
 	e.state.Or(captured)
 	// The counts are read when nobody is in the middle of a call. Whoever begins one afterwards loads
 	// the state after this bit was set.
-	w, r := e.counts(writing), e.counts(reading)
+	w, r := e.settledCounts(writing), e.settledCounts(reading)
 	sent, received = t.Begin(w.sum().Bytes, max(r.passed, e.rx.Lent())+r.tally.direct)
 	return sent, received, nil
+}
+
+// settledCounts is counts that waits for longer: a goroutine that spins in Read or Write is in the middle of a
+// call for nearly all of the time.
+func (e *End) settledCounts(kind int) recorded {
+	const looks, pause = 1000, 20 * time.Microsecond
+	for range looks {
+		if r, ok := e.tryCounts(kind); ok {
+			return r
+		}
+		time.Sleep(pause)
+	}
+	return e.counts(kind)
 }
 
 // A goroutine of a bubble that waited for the Tap's lock could not be woken, and its clock is another one.
