@@ -17,6 +17,7 @@ import (
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/tap"
 	"cutthrough.example/internal/segpool"
+	"cutthrough.example/internal/tap"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -279,6 +280,78 @@ func TestEventsAsked(t *testing.T) {
 	require.Equal(t, 2, strings.Count(string(of["Connections"]), `"Events":[{"Kind":"`))
 	m.NameLen = 1<<32 - 1
 	require.Equal(t, "null", string(ask(m)["Connections"]), "there is none with this ID")
+}
+
+// TestCaptureHostile asks them for a capture, which says anything.
+func TestCaptureHostile(t *testing.T) {
+	useDir(t)
+	socket, err := rendezvous.Bind(background, key("it"), false)
+	require.NoError(t, err)
+	defer socket.Close()
+	serve := func(blocks ...[]byte) {
+		go func() {
+			ch, err := socket.Accept()
+			if err != nil {
+				return
+			}
+			defer ch.Close()
+			if m, _, err := ch.Receive(); err != nil || m.Kind == rendezvous.KindInspect {
+				sendSnapshot(ch, []byte(`{"App":"1"}`), 0)
+				return
+			}
+			ch.Send(rendezvous.Message{Kind: rendezvous.KindDone})
+			for _, b := range blocks {
+				ch.SendBlock(b)
+			}
+			ch.Receive() // until the other side has had enough
+		}()
+	}
+	serve()
+	all, err := ctnet.Inspect(background)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	before := leakcheck.Now()
+	record := func(kind uint32, pos uint64, data string) []byte {
+		return (&tap.Record{Kind: kind, Pos: pos, Data: []byte(data)}).Append(nil)
+	}
+	start := record(tap.Start, 0, `{"Network":"tcp","Local":"\u0000[::1%x]:1","Remote":"1.2.3.4:5"}`)
+	for what, blocks := range map[string][][]byte{
+		"garbage":        {[]byte("garbage")},
+		"no start":       {record(tap.Sent, 0, "x")},
+		"no JSON":        {record(tap.Start, 0, "{")},
+		"starts twice":   {start, start},
+		"goes back":      {start, record(tap.Sent, 10, "x"), record(tap.Sent, 9, "x")},
+		"after the end":  {start, record(tap.SentFin, 10, ""), record(tap.Sent, 11, "x")},
+		"no such kind":   {start, record(99, 0, "")},
+		"too long":       {start, append(record(tap.Sent, 0, strings.Repeat("x", tap.MaxData)), make([]byte, tap.MaxBlock)...)},
+		"cut off":        {start, record(tap.Sent, 0, "hello")[:34]},
+		"longer than it": {start, record(tap.Sent, 0, strings.Repeat("x", tap.MaxData+1))},
+	} {
+		serve(blocks...)
+		_, err := all[0].CaptureConn(background, "1.2.3.4", io.Discard, ctnet.CaptureConfig{})
+		require.ErrorIs(t, err, syscall.EPROTO, what)
+	}
+	for what, f := range answerInspect {
+		if strings.HasPrefix(what, "millions") || what == "nothing" {
+			continue
+		}
+		go func() {
+			if ch, err := socket.Accept(); err == nil {
+				defer ch.Close()
+				ch.Receive()
+				f(ch)
+			}
+		}()
+		_, err := all[0].CaptureConn(background, "1.2.3.4", io.Discard, ctnet.CaptureConfig{})
+		require.Error(t, err, what)
+	}
+	// One that says no more is waited for until the caller has had enough.
+	ctx, cancel := context.WithTimeout(background, 50*time.Millisecond)
+	defer cancel()
+	serve(start)
+	_, err = all[0].CaptureConn(ctx, "1.2.3.4", io.Discard, ctnet.CaptureConfig{})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	leakcheck.RequireBack(t, before)
 }
 
 // TestCaptureHostile asks them for a capture, which says anything.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -297,6 +298,8 @@ func captureOther(t *testing.T, at string) {
 	require.NoError(t, err)
 	defer c.Close()
 	require.IsType(t, (*ctnet.Conn)(nil), c)
+	_, err = io.ReadFull(c, make([]byte, labelSize))
+	require.NoError(t, err)
 	all, err := ctnet.Inspect(t.Context())
 	require.NoError(t, err)
 	for i := range all {
