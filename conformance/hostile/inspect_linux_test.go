@@ -15,7 +15,6 @@ import (
 	"cutthrough.example/ctnet"
 	"cutthrough.example/internal/leakcheck"
 	"cutthrough.example/internal/rendezvous"
-	"cutthrough.example/internal/tap"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/tap"
 	"github.com/stretchr/testify/require"
