@@ -119,8 +119,9 @@ func (d *dump) run(ctx context.Context, out *dumpFile, stderr io.Writer) (counts
 	out.opened = func() {
 		fmt.Fprintf(stderr, "ctss: capturing connection %s of process %d, %s; Ctrl-C ends it\n", clean(d.id), app.PID, clean(app.Program))
 		if file, ok := out.w.(*os.File); ok {
+			fd := file.Fd()
 			go func() {
-				if awaitUnread(ctx, file) {
+				if awaitUnread(ctx, fd) {
 					cancel(errUnread)
 				}
 			}()

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,8 +13,8 @@ const pollTime = 100
 
 // awaitUnread waits until nobody reads what is written to a pipe or socket any more, and returns true, or until
 // ctx ends.
-func awaitUnread(ctx context.Context, f *os.File) bool {
-	p := []unix.PollFd{{Fd: int32(f.Fd())}} // POLLERR is always asked for
+func awaitUnread(ctx context.Context, fd uintptr) bool {
+	p := []unix.PollFd{{Fd: int32(fd)}} // POLLERR is always asked for
 	for ctx.Err() == nil {
 		if n, err := unix.Poll(p, pollTime); n > 0 || err != nil && err != unix.EINTR {
 			return p[0].Revents&unix.POLLERR != 0

@@ -213,6 +213,59 @@ func TestCaptureOrder(t *testing.T) {
 	})
 }
 
+// TestCaptureSeen has a program see bytes, answer them, and release them only then. The question comes first.
+func TestCaptureSeen(t *testing.T) {
+	for name, answer := range map[string]func(c *End) error{
+		"Peek": func(c *End) error {
+			if _, err := c.Peek(5); err != nil {
+				return err
+			}
+			_, err := c.Write([]byte("answer"))
+			c.Discard(5)
+			return err
+		},
+		"CopyTo": func(c *End) error {
+			writeTo(c, writerFunc(func(p []byte) (int, error) {
+				c.Write([]byte("answer"))
+				return len(p), io.ErrShortWrite
+			}))
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, s := connectAlone(t)
+			got := captureEnd(t, c)
+			_, err := s.Write([]byte("hello"))
+			require.NoError(t, err)
+			require.NoError(t, answer(c))
+			require.NoError(t, c.Close())
+			require.Equal(t, []uint32{tap.Received, tap.Sent, tap.SentFin, tap.Over}, got.take().order)
+		})
+	}
+}
+
+// TestCaptureLent begins a capture while bytes are lent, of which the borrower takes none, some or all. They are not
+// in it, as they were seen before.
+func TestCaptureLent(t *testing.T) {
+	for taken := range 6 {
+		c, s := connectAlone(t)
+		_, err := s.Write([]byte("hello"))
+		require.NoError(t, err)
+		var got *capturing
+		writeTo(c, writerFunc(func(p []byte) (int, error) {
+			got = captureEnd(t, c)
+			return taken, io.ErrShortWrite
+		}))
+		require.EqualValues(t, 5, got.received)
+		_, err = s.Write([]byte("more"))
+		require.NoError(t, err)
+		_, err = io.ReadFull(readerOnly{c}, make([]byte, 9-taken))
+		require.NoError(t, err)
+		require.NoError(t, c.Close())
+		require.Equal(t, "more", string(got.take().received))
+	}
+}
+
 // TestCaptureEnds has each end of the streams recorded.
 func TestCaptureEnds(t *testing.T) {
 	read := func(e *End) { e.Read(make([]byte, 1)) }
