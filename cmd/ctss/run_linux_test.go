@@ -455,6 +455,8 @@ func TestDump(t *testing.T) {
 		require.NoError(t, err)
 		cmd, errs = start(w, "-w", "-")
 		w.Close()
+		_, err = r.Read(make([]byte, 64<<10)) // the start of the file is written
+		require.NoError(t, err)
 		r.Close()
 		if !idle {
 			exchange("more")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"cutthrough.example/ctnet"
 	"cutthrough.example/internal/leakcheck"
+	"cutthrough.example/internal/rawpacket"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/tap"
@@ -330,7 +332,14 @@ func TestCaptureHostile(t *testing.T) {
 		_, err := all[0].CaptureConn(background, "1.2.3.4", io.Discard, ctnet.CaptureConfig{})
 		require.ErrorIs(t, err, syscall.EPROTO, what)
 	}
-	for what, f := range answerInspect {
+	answers := maps.Clone(answerInspect)
+	answers["a block with descriptors"] = func(ch rendezvous.Channel) error {
+		ch.Send(rendezvous.Message{Kind: rendezvous.KindDone})
+		rawpacket.SendOn(ch, append(start, record(tap.Over, 0, "")...), 0, 1)
+		_, _, err := ch.Receive()
+		return err
+	}
+	for what, f := range answers {
 		if strings.HasPrefix(what, "millions") || what == "nothing" {
 			continue
 		}

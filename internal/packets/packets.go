@@ -215,16 +215,16 @@ func (f *File) Streams(from netip.AddrPort) (out, in Stream, err error) {
 			if known[d] || p.Seq != 0 || p.Size != 0 || (p.Flags&ACK != 0) != known[1-d] {
 				return out, in, fmt.Errorf("packet %d is a SYN in the wrong place", i)
 			}
-			known[d], next[d] = true, 1
+			known[d], next[d], acked[d] = true, 1, 1
 			continue
 		}
 		if !known[d] {
-			known[d], next[d] = true, p.Seq
+			known[d], next[d], acked[d] = true, p.Seq, p.Seq
 			s[d].Start = uint64(p.Seq - 1)
 		}
 		gap := p.Seq - next[d]
 		switch {
-		case next[d]-max(acked[d], uint32(s[d].Start)+1) > 1<<20:
+		case next[d]-acked[d] > 1<<20:
 			return out, in, fmt.Errorf("before packet %d too much is not acknowledged", i)
 		case p.Flags&ACK == 0:
 			return out, in, fmt.Errorf("packet %d acknowledges nothing", i)

@@ -28,8 +28,11 @@ func TestFlow(t *testing.T) {
 			pos := [2]uint64{start, 2 * start}
 			var want [2][]byte
 			var err error
-			for i := range 100 {
+			for i := range 200 {
 				direction := rnd.IntN(2)
+				if i >= 50 {
+					direction = FromLocal // the other side only acknowledges
+				}
 				data := make([]byte, 1+rnd.IntN(MaxPayload))
 				if i < 10 {
 					data = data[:1+i] // of all paddings

@@ -213,6 +213,25 @@ func TestCaptureOrder(t *testing.T) {
 	})
 }
 
+// TestCaptureHandoff has bytes go past the fifo, into the buffer of a Read that waits at the captured end.
+func TestCaptureHandoff(t *testing.T) {
+	c, s := connectAlone(t)
+	got := captureEnd(t, s)
+	data := numbered(0, 100_000)
+	read := make(chan error)
+	go func() {
+		_, err := io.ReadFull(readerOnly{s}, make([]byte, len(data)))
+		read <- err
+	}()
+	s.peer.(*jointPeer).in.waitsFor(t)
+	_, err := c.Write(data)
+	require.NoError(t, err)
+	require.NoError(t, <-read)
+	require.NotZero(t, c.wr.tally.direct)
+	require.NoError(t, s.Close())
+	require.True(t, bytes.Equal(data, got.take().received))
+}
+
 // TestCaptureSeen has a program see bytes, answer them, and release them only then. The question comes first.
 func TestCaptureSeen(t *testing.T) {
 	for name, answer := range map[string]func(c *End) error{

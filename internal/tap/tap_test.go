@@ -201,6 +201,7 @@ func pattern(pos uint64, n int) []byte {
 func FuzzCut(f *testing.F) {
 	f.Add((&Record{Kind: Sent, Pos: 7, Data: []byte("hello")}).Append((&Record{Kind: Over}).Append(nil)))
 	f.Add((&Record{Kind: Start, Data: []byte("{}")}).Append(nil)[:33])
+	f.Add((&Record{Kind: Sent, Data: make([]byte, MaxData+1)}).Append(nil))
 	f.Fuzz(func(t *testing.T, block []byte) {
 		for len(block) > 0 {
 			r, rest, err := Cut(block)
