@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"runtime"
@@ -96,12 +97,7 @@ func (c *client) footprints() (Footprint, error) {
 	if err := c.control.Call("Control.Footprint", Nothing{}, &theirs); err != nil {
 		return mine, err
 	}
-	return Footprint{
-		mine.Private + theirs.Private,
-		mine.Shared + theirs.Shared,
-		mine.FDs + theirs.FDs,
-		mine.Goroutines + theirs.Goroutines,
-	}, nil
+	return mine.plus(theirs), nil
 }
 
 // footprintNow reads what the kernel counts. Of shared memory each process that
@@ -128,6 +124,20 @@ func footprintNow() (f Footprint, err error) {
 	if err := s.Err(); err != nil {
 		return f, err
 	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return f, err
+	}
+	if _, rest, ok := strings.Cut(string(status), "\nVmPTE:"); ok {
+		var kib float64
+		fmt.Sscan(rest, &kib)
+		f.PageTables = kib * 1024
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return f, err
+	}
+	f.Mappings = bytes.Count(maps, []byte("\n"))
 	fds, err := os.ReadDir("/proc/self/fd")
 	f.FDs = len(fds)
 	f.Goroutines = runtime.NumGoroutine()

@@ -281,19 +281,22 @@ func (s *server) each(handle func(net.Conn)) error {
 	if err != nil {
 		return err
 	}
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				handle(c)
-			}()
-		}
-	}()
+	go accept(ln, handle)
 	return nil
+}
+
+// accept calls handle for each connection in a goroutine, until the listener is closed.
+func accept(ln net.Listener, handle func(net.Conn)) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			handle(c)
+		}()
+	}
 }
 
 // A control is what a client can ask of the server's process apart from the
@@ -408,7 +411,24 @@ func (c *client) burned() (n float64, err error) {
 // A Footprint is what a process takes of the machine.
 type Footprint struct {
 	Private, Shared float64 // bytes
+	PageTables      float64 // bytes
+	Mappings        int
 	FDs, Goroutines int
+}
+
+func (f Footprint) plus(g Footprint) Footprint {
+	return Footprint{
+		f.Private + g.Private,
+		f.Shared + g.Shared,
+		f.PageTables + g.PageTables,
+		f.Mappings + g.Mappings,
+		f.FDs + g.FDs,
+		f.Goroutines + g.Goroutines,
+	}
+}
+
+func (f Footprint) minus(g Footprint) Footprint {
+	return f.plus(Footprint{-g.Private, -g.Shared, -g.PageTables, -g.Mappings, -g.FDs, -g.Goroutines})
 }
 
 func footprint() (f Footprint, err error) {

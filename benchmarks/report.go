@@ -238,6 +238,9 @@ func (r *report) print(out io.Writer) error {
 	if err := r.printBars(w); err != nil {
 		return err
 	}
+	if err := r.printPredictions(w); err != nil {
+		return err
+	}
 	for _, f := range r.Failures {
 		how := "BROKEN"
 		if f.Foreign {

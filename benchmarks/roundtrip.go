@@ -56,18 +56,18 @@ func roundTripsOn(conns int) *workload {
 }
 
 // serveEcho returns messages until the client closes.
-func serveEcho(s *server) error {
-	return s.each(func(c net.Conn) {
-		b := make([]byte, messageSize)
-		for {
-			if _, err := io.ReadFull(c, b); err != nil {
-				return
-			}
-			if _, err := c.Write(b); err != nil {
-				return
-			}
+func serveEcho(s *server) error { return s.each(echoUntilEnd) }
+
+func echoUntilEnd(c net.Conn) {
+	b := make([]byte, messageSize)
+	for {
+		if _, err := io.ReadFull(c, b); err != nil {
+			return
 		}
-	})
+		if _, err := c.Write(b); err != nil {
+			return
+		}
+	}
 }
 
 func roundTrip(c *client, conns int, pace time.Duration) (sample, error) {

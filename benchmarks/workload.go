@@ -66,15 +66,24 @@ var metrics = map[string]metric{
 	"memcpy":  {"memcpy GB/s", true},
 	"nt":      {"non-temporal GB/s", true},
 
-	"private":    {"private B/conn", false},
-	"shared":     {"shared B/conn", false},
-	"fds":        {"fds/conn", false},
-	"goroutines": {"goroutines", false},
-	"before":     {"before MB", false},
-	"kept":       {"after/before", false},
+	"private":     {"private B/conn", false},
+	"shared":      {"shared B/conn", false},
+	"fds":         {"fds/conn", false},
+	"tables":      {"page tables B/conn", false},
+	"mappings":    {"mappings/conn", false},
+	"dial":        {"dial, echo us", false},
+	"snapshot":    {"Snapshot us/conn", false},
+	"answer":      {"JSON B/conn", false},
+	"attach":      {"first dial us", false},
+	"lprivate":    {"private B/listener", false},
+	"lfds":        {"fds/listener", false},
+	"lgoroutines": {"goroutines/listener", false},
+	"goroutines":  {"goroutines", false},
+	"before":      {"before MB", false},
+	"kept":        {"after/before", false},
 }
 
-var workloads = slices.Concat(roundTrips, streams, dials, webs, rpcs, idles, scales, interferences, chains, crowds, thinks, procs, lonely, oneP)
+var workloads = slices.Concat(roundTrips, streams, dials, webs, rpcs, idles, scales, growths, interferences, chains, crowds, thinks, procs, lonely, oneP)
 
 func workloadNamed(name string) *workload {
 	for _, w := range workloads {

@@ -117,6 +117,30 @@ func TestShownOnce(t *testing.T) {
 	require.Empty(t, a.Snapshot().Sockets)
 }
 
+// TestSeenPeerStopped stops the process at the other end of a connection, and has it go on and end.
+func TestSeenPeerStopped(t *testing.T) {
+	cmd := startProcess(t, "echo", t.Name())
+	a := harness.NewApp(t)
+	d := ctnet.Dialer{App: a}
+	c, err := d.Dial("ct", t.Name())
+	require.NoError(t, err)
+	defer c.Close()
+	stopped := func() bool {
+		pairs := a.Snapshot().Pairs
+		return len(pairs) == 1 && pairs[0].Peer.PID == cmd.Process.Pid && pairs[0].PeerStopped
+	}
+	require.False(t, stopped())
+	stop(t, cmd)
+	require.True(t, stopped())
+	require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
+	harness.Eventually(t, func() bool { return !stopped() })
+	stop(t, cmd)
+	require.True(t, stopped())
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	require.False(t, stopped(), "the number can be another process's now")
+}
+
 // TestInspectStopped asks when processes are stopped, with several sockets each: all of them together
 // take little more than half a second.
 func TestInspectStopped(t *testing.T) {
@@ -222,4 +246,77 @@ func TestResetConn(t *testing.T) {
 	harness.Eventually(t, func() bool { return halfOpen() != "" })
 	require.NoError(t, own.ResetConn(t.Context(), halfOpen()))
 	require.Error(t, <-dialed)
+}
+
+// TestEvents asks for what happened at both ends of a connection that hangs between two processes: each end
+// waits for the other, and says since when.
+func TestEvents(t *testing.T) {
+	a := harness.NewApp(t)
+	cmd := startProcess(t, "echo", t.Name())
+	c := dial(t, a, t.Name())
+	defer c.Close()
+	requireEcho(t, c)
+	read := make(chan error, 1)
+	go func() {
+		_, err := c.Read(make([]byte, 1))
+		read <- err
+	}()
+	id := func(s *ctnet.Snapshot, local string) string {
+		for _, info := range s.Connections {
+			if info.Local == local {
+				return info.ID
+			}
+		}
+		require.Fail(t, "no such connection")
+		return ""
+	}
+	here, there := inspected(t, os.Getpid()), inspected(t, cmd.Process.Pid)
+	require.NotNil(t, here)
+	require.NotNil(t, there)
+	hereID := id(here, c.LocalAddr().String())
+	for kind, look := range map[ctnet.EventKind]func() ([]ctnet.EndEvents, error){
+		ctnet.EventDialed:   func() ([]ctnet.EndEvents, error) { return here.Events(t.Context(), hereID) },
+		ctnet.EventAccepted: func() ([]ctnet.EndEvents, error) { return there.Events(t.Context(), id(there, t.Name())) },
+	} {
+		hangs := func() (e ctnet.EndEvents, last ctnet.Event) {
+			ends, err := look()
+			require.NoError(t, err)
+			require.Len(t, ends, 1)
+			require.Equal(t, kind, ends[0].Events[0].Kind)
+			return ends[0], ends[0].Events[len(ends[0].Events)-1]
+		}
+		var first ctnet.Event
+		harness.Eventually(t, func() bool {
+			_, first = hangs()
+			return first.Kind == ctnet.EventStallData && first.Ended == ""
+		})
+		harness.Eventually(t, func() bool {
+			e, later := hangs()
+			require.Equal(t, ctnet.StateEstablished, e.State)
+			require.Equal(t, ctnet.EventStallData, later.Kind)
+			require.Empty(t, later.Ended)
+			require.WithinDuration(t, first.At, later.At, time.Minute, "it is the same stall")
+			require.WithinDuration(t, time.Now(), later.At.Add(later.For), time.Minute)
+			return later.For > first.For+10*time.Millisecond
+		})
+	}
+	require.Equal(t, hereID, a.Events(hereID)[0].ID)
+	for _, none := range []string{"9.9.9.9", "", strings.Repeat("9", 300)} {
+		_, err := here.Events(t.Context(), none)
+		require.ErrorIs(t, err, syscall.ESRCH)
+		require.Empty(t, a.Events(none))
+	}
+	_, err := (&ctnet.Snapshot{}).Events(t.Context(), hereID)
+	require.ErrorIs(t, err, syscall.EINVAL)
+
+	require.NoError(t, there.ResetConn(t.Context(), id(there, t.Name())))
+	require.ErrorIs(t, <-read, syscall.ECONNRESET)
+	ends, err := here.Events(t.Context(), hereID)
+	require.NoError(t, err)
+	var text []string
+	for _, v := range ends[0].Events {
+		text = append(text, string(v.Kind)+" "+string(v.Ended))
+	}
+	require.Contains(t, text, "stall-data ended")
+	require.Equal(t, "reset-seen ", text[len(text)-1])
 }

@@ -1,7 +1,6 @@
 package ctnet
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -132,7 +131,7 @@ func (p *process) ask(ctx context.Context) (all []Snapshot, err error) {
 	ctx, cancel := context.WithTimeout(ctx, inspectPatience)
 	defer cancel()
 	defer time.AfterFunc(stoppedPatience, func() {
-		if isStopped(p.cred.PID) {
+		if rendezvous.IsStopped(p.cred.PID) {
 			cancel()
 		}
 	}).Stop()
@@ -167,10 +166,10 @@ var (
 
 // askAt asks for a Snapshot at one socket.
 func (p *process) askAt(ctx context.Context, r reached) (s Snapshot, err error) {
-	b, err := r.Snapshot(ctx)
+	b, err := r.Snapshot(ctx, "")
 	switch {
 	case err == nil:
-	case ctx.Err() == context.Canceled && isStopped(p.cred.PID):
+	case ctx.Err() == context.Canceled && rendezvous.IsStopped(p.cred.PID):
 		return s, errStopped
 	case ctx.Err() == context.DeadlineExceeded:
 		return s, errMute
@@ -193,16 +192,44 @@ func (p *process) askAt(ctx context.Context, r reached) (s Snapshot, err error) 
 	return s, nil
 }
 
-// isStopped reports whether a process is stopped, by a signal or a debugger.
-func isStopped(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+// Events asks the application of a Snapshot that [Inspect] has returned for the ends of one of its
+// connections, and what happened there last. There are two if both ends are in that application. The error
+// is ESRCH if it has no connection with that ID any more, and EPROTO if its version of ctnet keeps no
+// events. What the application says may be anything, as with Inspect.
+func (s *Snapshot) Events(ctx context.Context, id string) ([]EndEvents, error) {
+	ends, err := s.askEvents(ctx, id)
 	if err != nil {
-		return false
+		err = &os.PathError{Op: "events of", Path: id, Err: err}
 	}
-	// The state follows the name, which is in parentheses and may have any bytes.
-	rest := b[bytes.LastIndexByte(b, ')')+1:]
-	return len(rest) > 1 && (rest[1] == 'T' || rest[1] == 't')
+	return ends, err
 }
+
+func (s *Snapshot) askEvents(ctx context.Context, id string) ([]EndEvents, error) {
+	ctx, cancel := context.WithTimeout(ctx, inspectPatience)
+	defer cancel()
+	i, err := s.reach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer i.Close()
+	b, err := i.Snapshot(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	ends, err := decodeEvents(b, id)
+	switch {
+	case err != nil:
+		return nil, rendezvous.Broken(err)
+	case len(ends) == 0:
+		return nil, syscall.ESRCH
+	case len(ends[0].Events) == 0: // there is always the making of the end
+		return nil, errNoEvents
+	}
+	return ends, nil
+}
+
+// errNoEvents is the error for a process of a version that takes the question for that of [Inspect].
+var errNoEvents = syserr.New(syscall.EPROTO, "its version of ctnet keeps no events")
 
 // ResetConn asks the application of a Snapshot that [Inspect] has returned to reset one of its
 // connections: at both ends calls return ECONNRESET, at the other one after the bytes that were
@@ -227,7 +254,7 @@ func (s *Snapshot) reset(ctx context.Context, id string) error {
 	return i.Reset(ctx, id)
 }
 
-// reach connects to the application.
+// reach connects to the application once more, for one question.
 func (s *Snapshot) reach(ctx context.Context) (*pair.Inspection, error) {
 	if s.socket == "" {
 		return nil, syserr.New(syscall.EINVAL, "the Snapshot is not one of Inspect")
@@ -284,7 +311,7 @@ func (s *Snapshot) capture(ctx context.Context, id string, f *captureFile) error
 		return ctx.Err()
 	case rendezvous.IsEnd(err):
 		return errExited
-	case errors.Is(err, os.ErrDeadlineExceeded) && isStopped(i.Cred.PID):
+	case errors.Is(err, os.ErrDeadlineExceeded) && rendezvous.IsStopped(i.Cred.PID):
 		return errStopped
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errMute

@@ -129,7 +129,8 @@ type ConnInfo struct {
 	// Idle is for how long no bytes have moved, as far as is known: since bytes had moved when a
 	// goroutine went to sleep in a Read or Write at this end, or when an earlier Snapshot looked. It
 	// is 0 if others have moved since then. So a connection on which a goroutine waits in Read has
-	// the right time, and any other one has it from the second Snapshot on, as of the first.
+	// the right time unless the peer has read or written since the goroutine went to sleep; and any
+	// connection has it from the second Snapshot on, as of the first.
 	Idle time.Duration
 
 	Pair          string // the ID of its PairInfo
@@ -174,6 +175,10 @@ type PairInfo struct {
 	PeerExe string // the path of the peer's program, as the kernel says; "" if it is not known
 	PeerApp string // the peer's identity, as it says
 	Worker  int    // -1 inside one application
+
+	// PeerStopped is whether the peer's process is stopped, by a signal or a debugger. It is false
+	// also if that is not known.
+	PeerStopped bool
 
 	RecvBuffer, SendBuffer int // the sizes of the fifos, as the dialing end sees them
 
@@ -334,7 +339,7 @@ func (a *app) pairs(until time.Time, exe string) (all []PairInfo) {
 		}
 		all = append(all, PairInfo{
 			ID: fmt.Sprint(i.Number), Role: role, Name: i.Name, Peer: Cred(*i.Cred), PeerExe: i.Exe,
-			PeerApp: fmt.Sprintf("%016x", i.App), Worker: i.Worker, RecvBuffer: i.ToClient, SendBuffer: i.ToServer,
+			PeerApp: fmt.Sprintf("%016x", i.App), PeerStopped: i.Stopped, Worker: i.Worker, RecvBuffer: i.ToClient, SendBuffer: i.ToServer,
 			Conns: i.Conns, Segments: i.Segments, FreeSlots: i.FreeSlots, Mapped: i.Mapped, Resident: i.Resident,
 		})
 	}
@@ -342,9 +347,13 @@ func (a *app) pairs(until time.Time, exe string) (all []PairInfo) {
 	return all
 }
 
-// inspect returns the snapshot as [Inspect] expects it. It leaves connections out until the rest is no
-// larger than it may be: their addresses can be long.
-func (a *app) inspect() ([]byte, error) {
+// inspect returns the snapshot as [Inspect] expects it, or with the ID of a connection the answer of
+// [Snapshot.Events]. It leaves connections out until the rest is no larger than it may be: their
+// addresses can be long.
+func (a *app) inspect(id string) ([]byte, error) {
+	if id != "" {
+		return a.inspectEvents(id)
+	}
 	s := a.snapshot()
 	for {
 		b, err := json.Marshal(s)

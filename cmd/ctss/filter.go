@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // A filter selects rows, as the filters of ss do:
@@ -17,6 +19,8 @@ import (
 //	predicate  = ("src" | "dst") [ "=" | "!=" ] address
 //	           | ("sport" | "dport") operator port
 //	           | ("id" | "pid") ("=" | "!=") text
+//	           | ("age" | "idle") operator duration
+//	           | "space" operator percentage
 //
 // "&", "|" and "!" stand for and, or and not, and eq, ne, gt, ge, lt, le for the operators.
 type filter struct {
@@ -194,11 +198,11 @@ func (p *parser) factor() (condition, error) {
 	return p.predicate()
 }
 
-// operators are those of ss, and what they mean.
-var operators = map[string]func(a, b int) bool{
-	"=": func(a, b int) bool { return a == b }, "!=": func(a, b int) bool { return a != b },
-	"<": func(a, b int) bool { return a < b }, ">": func(a, b int) bool { return a > b },
-	"<=": func(a, b int) bool { return a <= b }, ">=": func(a, b int) bool { return a >= b },
+// operators are those of ss, and what they mean of the result of cmp.Compare.
+var operators = map[string]func(order int) bool{
+	"=": func(order int) bool { return order == 0 }, "!=": func(order int) bool { return order != 0 },
+	"<": func(order int) bool { return order < 0 }, ">": func(order int) bool { return order > 0 },
+	"<=": func(order int) bool { return order <= 0 }, ">=": func(order int) bool { return order >= 0 },
 }
 
 var operatorWords = map[string]string{
@@ -241,7 +245,32 @@ func (p *parser) predicate() (condition, error) {
 		compare := operators[op]
 		return func(r *row) bool {
 			at, err := netip.ParseAddrPort(r.side(what == "sport"))
-			return err == nil && compare(int(at.Port()), port)
+			return err == nil && compare(cmp.Compare(int(at.Port()), port))
+		}, nil
+	case "age", "idle":
+		limit, err := time.ParseDuration(value)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a duration, such as 1.5s or 2m", value)
+		}
+		compare := operators[op]
+		return func(r *row) bool {
+			if r.conn == nil {
+				return false
+			}
+			since := r.conn.Idle
+			if what == "age" {
+				since = r.conn.Age
+			}
+			return compare(cmp.Compare(since, limit))
+		}, nil
+	case "space":
+		limit, err := strconv.ParseFloat(strings.TrimSuffix(value, "%"), 64)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a percentage", value)
+		}
+		compare := operators[op]
+		return func(r *row) bool {
+			return r.conn != nil && compare(cmp.Compare(100*share(r.conn.Send.Stalled, r.conn.Age), limit))
 		}, nil
 	case "src", "dst":
 		is, err := parseAddress(value)
@@ -254,7 +283,7 @@ func (p *parser) predicate() (condition, error) {
 	case "pid":
 		c = func(r *row) bool { return strconv.Itoa(r.pid) == value }
 	default:
-		return nil, fmt.Errorf("%q is not known in a filter; it may have state, exclude, src, dst, sport, dport, id and pid", what)
+		return nil, fmt.Errorf("%q is not known in a filter; it may have state, exclude, src, dst, sport, dport, id, pid, age, idle and space", what)
 	}
 	switch op {
 	case "=":

@@ -18,18 +18,23 @@ type report struct {
 	Time         time.Time
 	Applications []ctnet.Snapshot
 	Kernel       []kernelConn
-	Errors       []string // what could not be seen
+	Sums         []pairSum `json:",omitempty"` // only with -s, and then there are no connections and listeners
+	Errors       []string  // what could not be seen
+	Ends         []end     `json:",omitempty"` // with --events
 }
 
 // writeJSON prints what the options select. An application is there also if nothing of it is
 // selected.
-func writeJSON(out io.Writer, o *options, h host, problems error) error {
+func writeJSON(out io.Writer, o *options, h host, past []history, problems error) error {
 	r := report{Version: jsonVersion, Time: time.Now().UTC(), Applications: []ctnet.Snapshot{}, Kernel: []kernelConn{}, Errors: []string{}}
 	for i := range h.apps {
 		a := h.apps[i]
 		one := host{apps: h.apps[i : i+1]}
 		listeners, conns := []ctnet.ListenerInfo{}, []ctnet.ConnInfo{}
 		for _, row := range one.rows(o) {
+			if o.summary {
+				continue
+			}
 			if row.conn != nil {
 				conns = append(conns, *row.conn)
 			} else {
@@ -39,10 +44,17 @@ func writeJSON(out io.Writer, o *options, h host, problems error) error {
 		a.Listeners, a.Connections = listeners, conns
 		r.Applications = append(r.Applications, a)
 	}
+	if o.summary {
+		r.Sums = sums(o, h.apps, h.summed(o))
+		h.kernel = nil
+	}
 	for _, k := range h.kernel {
 		if row := k.row(nil); o.shows(&row) {
 			r.Kernel = append(r.Kernel, k)
 		}
+	}
+	for _, one := range past {
+		r.Ends = append(r.Ends, one.ends...)
 	}
 	if problems != nil {
 		r.Errors = strings.Split(problems.Error(), "\n")

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bufio"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +10,7 @@ import (
 	"strings"
 
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/hostnet"
 )
 
 // The kernel's TCP sockets of the processes that use ctnet, from /proc. On systems that have none there
@@ -29,10 +27,12 @@ type kernelConn struct {
 }
 
 // kernelConns returns the sockets of the applications' processes. The error says whose can't be
-// seen.
+// seen. Each network namespace's table is read once, and nothing is kept of sockets of other processes,
+// of which there may be a hundred thousand.
 func kernelConns(apps []ctnet.Snapshot) (all []kernelConn, err error) {
 	seen := make(map[int]bool)
-	tables := make(map[string]map[string]kernelConn) // by network namespace, and inode
+	tables := make(map[string]string)           // a directory of each network namespace
+	owners := make(map[string]map[uint64][]int) // processes by network namespace, and inode
 	for _, a := range apps {
 		if seen[a.PID] {
 			continue
@@ -47,20 +47,19 @@ func kernelConns(apps []ctnet.Snapshot) (all []kernelConn, err error) {
 			continue
 		}
 		netns, _ := os.Readlink(filepath.Join(proc, "ns/net"))
-		table := tables[netns]
-		if table == nil {
-			table = make(map[string]kernelConn)
-			for _, name := range []string{"tcp", "tcp6"} {
-				if f, openErr := os.Open(filepath.Join(proc, "net", name)); openErr == nil {
-					readSockets(f, table)
-					f.Close()
-				}
-			}
-			tables[netns] = table
+		if owners[netns] == nil {
+			owners[netns] = make(map[uint64][]int)
 		}
+		tables[netns] = filepath.Join(proc, "net")
 		for _, inode := range inodes {
-			if k, ok := table[inode]; ok {
-				k.PID = a.PID
+			owners[netns][inode] = append(owners[netns][inode], a.PID)
+		}
+	}
+	for netns, dir := range tables {
+		for s := range hostnet.TCPSockets(dir) {
+			for _, pid := range owners[netns][s.Inode] {
+				k := newKernelConn(s)
+				k.PID = pid
 				all = append(all, k)
 			}
 		}
@@ -69,7 +68,7 @@ func kernelConns(apps []ctnet.Snapshot) (all []kernelConn, err error) {
 }
 
 // socketInodes returns the numbers of a process's sockets.
-func socketInodes(dir string) (inodes []string, err error) {
+func socketInodes(dir string) (inodes []uint64, err error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
@@ -78,58 +77,29 @@ func socketInodes(dir string) (inodes []string, err error) {
 	names, err := f.Readdirnames(-1)
 	for _, n := range names {
 		link, _ := os.Readlink(filepath.Join(dir, n))
-		if inode, ok := strings.CutPrefix(link, "socket:["); ok {
-			inodes = append(inodes, strings.TrimSuffix(inode, "]"))
+		if number, ok := strings.CutPrefix(link, "socket:["); ok {
+			if inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64); err == nil {
+				inodes = append(inodes, inode)
+			}
 		}
 	}
 	return inodes, err
 }
 
-// kernelStates are the states in /proc/net/tcp.
-var kernelStates = map[string]string{
-	"01": ctnet.StateEstablished, "02": "SYN-SENT", "03": "SYN-RECV", "04": "FIN-WAIT-1", "05": "FIN-WAIT-2", "06": "TIME-WAIT",
-	"07": ctnet.StateClosed, "08": ctnet.StateCloseWait, "09": "LAST-ACK", "0A": stateListen, "0B": ctnet.StateClosing,
+// kernelStates are the kernel's states, by number.
+var kernelStates = map[uint8]string{
+	1: ctnet.StateEstablished, 2: "SYN-SENT", 3: "SYN-RECV", 4: "FIN-WAIT-1", 5: "FIN-WAIT-2", 6: "TIME-WAIT",
+	7: ctnet.StateClosed, 8: ctnet.StateCloseWait, 9: "LAST-ACK", 10: stateListen, 11: ctnet.StateClosing,
 }
 
-// readSockets reads a /proc/net/tcp.
-func readSockets(from io.Reader, into map[string]kernelConn) {
-	for s := bufio.NewScanner(from); s.Scan(); {
-		// sl local rem st tx:rx tr:when retrnsmt uid timeout inode
-		f := strings.Fields(s.Text())
-		if len(f) < 10 {
-			continue
-		}
-		local, ok := parseHexAddr(f[1])
-		remote, ok2 := parseHexAddr(f[2])
-		tx, rx, ok3 := strings.Cut(f[4], ":")
-		if !ok || !ok2 || !ok3 {
-			continue
-		}
-		k := kernelConn{Network: "tcp", State: kernelStates[f[3]], Local: local.String(), Remote: remote.String()}
-		k.SendQueue, k.RecvQueue = parseHex(tx), parseHex(rx)
-		if k.State == stateListen {
-			k.Remote, k.SendQueue = "*", -1
-		}
-		into[f[9]] = k
+// newKernelConn returns a socket as it is shown, without its process.
+func newKernelConn(s hostnet.TCPSocket) kernelConn {
+	k := kernelConn{Network: "tcp", State: kernelStates[s.State], Local: shown(s.Local), Remote: shown(s.Remote), RecvQueue: s.RecvQueue, SendQueue: s.SendQueue}
+	if k.State == stateListen {
+		k.Remote, k.SendQueue = "*", -1
 	}
+	return k
 }
 
-func parseHex(s string) int {
-	n, _ := strconv.ParseUint(s, 16, 32)
-	return int(n)
-}
-
-// parseHexAddr parses an address of /proc/net/tcp: words of four bytes in the machine's order, which
-// is little-endian on all that Go and ctnet run on but s390x, and the port.
-func parseHexAddr(s string) (netip.AddrPort, bool) {
-	addr, port, ok := strings.Cut(s, ":")
-	b, err := hex.DecodeString(addr)
-	if !ok || err != nil {
-		return netip.AddrPort{}, false
-	}
-	for i := 0; i+4 <= len(b); i += 4 {
-		b[i], b[i+1], b[i+2], b[i+3] = b[i+3], b[i+2], b[i+1], b[i]
-	}
-	ip, ok := netip.AddrFromSlice(b)
-	return netip.AddrPortFrom(ip.Unmap(), uint16(parseHex(port))), ok
-}
+// shown returns an address as package net writes it.
+func shown(a netip.AddrPort) string { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String() }

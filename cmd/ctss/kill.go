@@ -23,11 +23,10 @@ func kill(ctx context.Context, out io.Writer, o *options, h host) (err error) {
 		if r.conn == nil {
 			continue // -K is for connections
 		}
-		key := r.app.App + " " + r.conn.ID
-		if asked[key] {
+		if asked[r.key()] {
 			continue
 		}
-		asked[key] = true
+		asked[r.key()] = true
 		switch resetErr := r.app.ResetConn(ctx, r.conn.ID); {
 		case resetErr == nil:
 			done = append(done, r)

@@ -5,6 +5,7 @@
 //	ctss -i state established '( dport = :8080 )'
 //	ctss --why                                  # what took the kernel's way, and why
 //	ctss -w                                     # a view that is redrawn each second
+//	ctss --events id = 1.0.0.1                  # what happened last at this one
 //	ctss -K dst 127.0.0.1:8080                  # reset these
 //	ctss dump 1.0.0.1 -w - | wireshark -k -i -  # see what flows over a connection
 //
@@ -21,6 +22,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"cutthrough.example/ctnet"
 )
@@ -57,6 +59,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(all.apps) == 0 && problems == nil && os.Geteuid() != 0 {
 		fmt.Fprintln(stderr, "ctss: no program of this user uses ctnet here; root sees those of all users")
 	}
+	var past []history
+	if o.events && !o.kill {
+		var failed error
+		past, failed = histories(ctx, o, all)
+		problems = errors.Join(problems, failed)
+	}
 	out := bufio.NewWriter(stdout)
 	switch {
 	case o.kill:
@@ -64,11 +72,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		failed = kill(ctx, out, o, all)
 		problems = errors.Join(problems, failed)
 	case o.json:
-		err = writeJSON(out, o, all, problems)
+		err = writeJSON(out, o, all, past, problems)
+	case o.events:
+		writeEvents(out, o, width(stdout), past, time.Now())
 	case o.why:
 		writeWhy(out, width(stdout), all)
 	case o.summary:
-		writeSummary(out, all)
+		writeSummary(out, o, width(stdout), all)
 	case o.names != "":
 		writeNames(out, o.names, all)
 	default:
@@ -101,7 +111,7 @@ type host struct {
 func look(ctx context.Context, o *options) (host, error) {
 	apps, err := ctnet.Inspect(ctx)
 	h := host{apps: apps}
-	if ctx.Err() == nil && !o.kill && !o.why {
+	if ctx.Err() == nil && !o.kill && !o.why && !o.events {
 		var kernelErr error
 		h.kernel, kernelErr = kernelConns(apps)
 		err = errors.Join(err, kernelErr)

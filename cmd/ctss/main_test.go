@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -66,7 +67,7 @@ func example() host {
 			{ID: "2.0.0.1", State: ctnet.StateHalfOpen, Network: "ct", Remote: "0123456789abcdef:18446744073709551615", Pair: "2"},
 		},
 		Pairs: []ctnet.PairInfo{
-			{ID: "1", Role: ctnet.RoleListened, Name: "tcp:127.0.0.1:8080", Peer: ctnet.Cred{PID: 4243, UID: 1000}, PeerExe: "/usr/bin/client", Conns: 2, Segments: 1, FreeSlots: 62, Mapped: 128 << 20, Resident: 81920},
+			{ID: "1", Role: ctnet.RoleListened, Name: "tcp:127.0.0.1:8080", Peer: ctnet.Cred{PID: 4243, UID: 1000}, PeerExe: "/usr/bin/client", PeerStopped: true, Conns: 2, Segments: 1, FreeSlots: 62, Mapped: 128 << 20, Resident: 81920},
 			{ID: "2", Role: ctnet.RoleInside, Worker: -1, Conns: 1, Segments: 1, FreeSlots: 63, Mapped: 128 << 20, Resident: -1},
 		},
 		Fallbacks: []ctnet.FallbackInfo{
@@ -79,6 +80,56 @@ func example() host {
 		apps:   []ctnet.Snapshot{server},
 		kernel: []kernelConn{{PID: 4242, Network: "tcp", State: ctnet.StateEstablished, Local: "127.0.0.1:45678", Remote: "127.0.0.1:9090", RecvQueue: 1}},
 	}
+}
+
+var exampleTime = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+
+// exampleEvents has events of all kinds: of a connection of two processes, and of one of one.
+func exampleEvents() []history {
+	h := example()
+	conn := h.apps[0].Connections[0]
+	ago := func(d time.Duration, kind ctnet.EventKind) ctnet.Event {
+		return ctnet.Event{Kind: kind, At: exampleTime.Add(-d)}
+	}
+	stall := func(d time.Duration, kind ctnet.EventKind, took time.Duration, how ctnet.StallEnd) ctnet.Event {
+		return ctnet.Event{Kind: kind, At: exampleTime.Add(-d), For: took, Ended: how, Wakes: 3, Polls: 4700}
+	}
+	server := end{"5f3c0a1b9d2e4c71", 4242, "hello", ctnet.EndEvents{ConnInfo: conn, Events: []ctnet.Event{
+		ago(26*time.Hour, ctnet.EventAccepted),
+		stall(time.Hour, ctnet.EventStallData, 1500*time.Millisecond, ctnet.StallCame),
+		stall(50*time.Minute, ctnet.EventStallSpace, 20*time.Microsecond, ctnet.StallDeadline),
+		stall(12*time.Second, ctnet.EventStallData, 12*time.Second, ""),
+		stall(11*time.Second, ctnet.EventStallSpace, 11*time.Second, ""),
+	}}}
+	client := server
+	client.PID, client.Program, client.App = 4243, "client", "1"
+	client.ConnInfo = ctnet.ConnInfo{ID: "7.0.1.5", State: ctnet.StateReset, Network: "tcp", Local: conn.Remote, Remote: conn.Local}
+	client.Events = []ctnet.Event{
+		ago(26*time.Hour+time.Millisecond, ctnet.EventDialed),
+		stall(25*time.Hour, ctnet.EventStallSpace, time.Minute, ctnet.StallClosed),
+		stall(24*time.Hour, ctnet.EventStallData, time.Minute, ctnet.StallEnded),
+		stall(23*time.Hour, ctnet.EventStallData, time.Minute, ctnet.StallNothing),
+	}
+	inside, other := server, server
+	other.Local, other.Remote = conn.Remote, conn.Local
+	inside.Events, other.Events = nil, nil
+	for i, kind := range []ctnet.EventKind{
+		ctnet.EventReadClosed, ctnet.EventWriteClosed, ctnet.EventClosed, ctnet.EventFinSent, ctnet.EventResetSent,
+		ctnet.EventFinSeen, ctnet.EventResetSeen, ctnet.EventSevered, ctnet.EventPeerBroke, ctnet.EventPeerGone, "new-in-2030",
+	} {
+		e := []*end{&inside, &other}[i%2]
+		e.Events = append(e.Events, ago(time.Duration(20-i)*time.Second, kind))
+	}
+	inside.Events = append(inside.Events, stall(2*time.Second, ctnet.EventStallData, time.Second, "new-in-2031"))
+	var all []history
+	for _, ends := range [][]end{{server, client}, {inside, other}} {
+		one := history{ends: ends}
+		for i := range ends {
+			one.rows = append(one.rows, connRow(&h.apps[0], &ends[i].ConnInfo, pairOf(&h.apps[0], &ends[i].ConnInfo)))
+		}
+		all = append(all, one)
+	}
+	return all
 }
 
 func table80(t *testing.T, h host, args ...string) string {
@@ -97,23 +148,27 @@ func TestGolden(t *testing.T) {
 		golden(t, name, table80(t, example(), args...))
 	}
 	var b bytes.Buffer
-	writeSummary(&b, example())
+	writeSummary(&b, parsed(t, "-s"), 80, example())
 	golden(t, "summary", b.String())
 	b.Reset()
 	writeWhy(&b, 80, example())
 	golden(t, "why", b.String())
 	b.Reset()
 	writeWhy(&b, 80, host{})
-	require.Equal(t, "nothing took the kernel's way\n", b.String())
+	golden(t, "nothing", b.String())
+	b.Reset()
+	writeEvents(&b, parsed(t, "-np", "id = 1.0.1.5"), 80, exampleEvents(), exampleTime)
+	golden(t, "events", b.String())
 	golden(t, "usage", usage)
 	golden(t, "empty", table80(t, host{}, "-anpmie"))
 }
 
 // TestOptions has arguments that make no sense.
 func TestOptions(t *testing.T) {
+	require.True(t, parsed(t, "--events", "-n", "id = 1.0.1.5").events)
 	o := parsed(t, "-tn", "-K", "--processes", "dst", "127.0.0.1")
 	require.True(t, o.numeric && o.kill && o.processes && o.networks["tcp"] && !o.all)
-	for _, args := range [][]string{{"-y"}, {"--nothing"}, {"-K"}, {"state"}, {"state", "up"}, {"(", "src", "x"}, {"src"}, {"sport", "<", "x y"}, {"dport", "=", "70000"}, {"src", "<", "a"}, {"what", "=", "1"}, {"src", "a", ")"}, {strings.Repeat("( ", 1000)}, {strings.Repeat("! ", 1000) + "src x"}, {"src", "a", "or"}, {"dst", "1.2.3.4:nothing-such"}} {
+	for _, args := range [][]string{{"-y"}, {"--nothing"}, {"-K"}, {"--events"}, {"--events", "-t"}, {"state"}, {"state", "up"}, {"(", "src", "x"}, {"src"}, {"sport", "<", "x y"}, {"dport", "=", "70000"}, {"src", "<", "a"}, {"what", "=", "1"}, {"src", "a", ")"}, {strings.Repeat("( ", 1000)}, {strings.Repeat("! ", 1000) + "src x"}, {"src", "a", "or"}, {"dst", "1.2.3.4:nothing-such"}, {"age", ">", "old"}, {"idle", ">", "5"}, {"space", ">", "much"}, {"space"}} {
 		_, err := parseOptions(args)
 		require.Error(t, err, args)
 		var out, errs bytes.Buffer
@@ -183,6 +238,15 @@ func TestFilter(t *testing.T) {
 		"pid = 4242":                             4,
 		"pid = 1":                                0,
 		"(((dport=:5630)))":                      1,
+		"age > 1h":                               1,
+		"age<=0s":                                2,
+		"age = 26h and idle < 1s":                1,
+		"idle ge 12ms":                           1,
+		"not idle >= 12ms":                       3,
+		"state all not idle >= 0s":               3, // listeners, and what is the kernel's
+		"space > 0":                              1,
+		"space >= 2%":                            0,
+		"space lt 2%":                            3,
 	} {
 		o := parsed(t, strings.Fields(expression)...)
 		require.Len(t, h.rows(o), want, expression)
@@ -240,9 +304,23 @@ func TestHostileText(t *testing.T) {
 	var b bytes.Buffer
 	writeTable(&b, parsed(t, "-anpmie"), 80, h)
 	writeWhy(&b, 80, h)
-	writeSummary(&b, h)
+	writeSummary(&b, parsed(t, "-s"), 80, h)
 	writeNames(&b, "names", h)
 	b.WriteString(new(view).draw(parsed(t, "-a"), h, &os.PathError{Op: evil, Path: evil, Err: os.ErrInvalid}, time.Now(), 80, 24))
+	ends := []end{{evil, -1, evil, ctnet.EndEvents{ConnInfo: a.Connections[0], Events: []ctnet.Event{
+		{Kind: ctnet.EventKind(evil), Ended: ctnet.StallEnd(evil)},
+		{Kind: ctnet.EventStallData, Ended: ctnet.StallEnd(evil), At: time.Unix(1<<40, 0), For: -1 << 63, Wakes: math.MinInt, Polls: math.MaxInt},
+	}}}}
+	ends = append(ends, ends[0])
+	evilEvents := []history{{ends, []row{connRow(a, &a.Connections[0], nil), connRow(a, &a.Connections[1], nil)}}}
+	var events bytes.Buffer
+	writeEvents(&events, parsed(t, "--events", "-pmie", "pid = 1"), 80, evilEvents, time.Now())
+	evilEvents[0].ends[1].PID = 1 // the names of two processes
+	evilEvents[0].table(time.Now()).write(&events, 80)
+	for line := range strings.Lines(events.String()[strings.Index(events.String(), "Ago"):]) {
+		require.LessOrEqual(t, len(line), 81, line)
+	}
+	b.Write(events.Bytes())
 	exit(&b, &os.PathError{Op: "inspect", Path: evil, Err: os.ErrInvalid})
 	for _, r := range b.String() {
 		require.True(t, r == '\n' || r >= ' ' && r < 0x7f, "%q", r)
@@ -252,7 +330,7 @@ func TestHostileText(t *testing.T) {
 // TestJSON has what docs/ctss.md describes, and only what the filter selects.
 func TestJSON(t *testing.T) {
 	var b bytes.Buffer
-	require.NoError(t, writeJSON(&b, parsed(t, "-aj", "state", "established"), example(), os.ErrPermission))
+	require.NoError(t, writeJSON(&b, parsed(t, "-aj", "state", "established"), example(), exampleEvents()[:1], os.ErrPermission))
 	var r report
 	d := json.NewDecoder(&b)
 	d.DisallowUnknownFields()
@@ -264,16 +342,87 @@ func TestJSON(t *testing.T) {
 	require.Equal(t, example().kernel, r.Kernel)
 	require.Equal(t, []string{os.ErrPermission.Error()}, r.Errors)
 	require.WithinDuration(t, time.Now(), r.Time, time.Minute)
+	require.Equal(t, exampleEvents()[0].ends, r.Ends)
+}
+
+// pairsExample is two processes with three connections, of which one application in the first has one, and
+// another one that is connected with itself and has many.
+func pairsExample() host {
+	pair := func(id string, pid int, exe string) ctnet.PairInfo {
+		return ctnet.PairInfo{ID: id, Peer: ctnet.Cred{PID: pid}, PeerExe: exe, Mapped: 128 << 20, Resident: 40 << 10}
+	}
+	conn := func(pair, state string, stalled time.Duration) ctnet.ConnInfo {
+		return ctnet.ConnInfo{Network: "ct", State: state, Pair: pair, Age: 10 * time.Second, Idle: time.Second,
+			Recv: ctnet.FlowInfo{Bytes: 1000, Stalled: 3 * time.Second}, Send: ctnet.FlowInfo{Bytes: 2000, Stalled: stalled, Asleep: stalled > 5*time.Second}}
+	}
+	client := ctnet.Snapshot{App: "a", PID: 11, Program: "client", Pairs: []ctnet.PairInfo{pair("1", 12, "/bin/server"), pair("2", 12, "/bin/server")},
+		Connections: []ctnet.ConnInfo{conn("1", ctnet.StateEstablished, 8*time.Second), conn("2", ctnet.StateCloseWait, 2*time.Second)}}
+	client.Pairs[1].PeerStopped = true
+	second := ctnet.Snapshot{App: "b", PID: 11, Program: "client", Pairs: []ctnet.PairInfo{pair("1", 12, "/bin/server")},
+		Connections: []ctnet.ConnInfo{conn("1", ctnet.StateFinWait, 0)}}
+	self := ctnet.Snapshot{App: "c", PID: 13, Program: "self", Pairs: []ctnet.PairInfo{pair("in1", 13, ""), pair("in2", 13, ""), pair("2", 14, "")}}
+	for range 1500 {
+		self.Connections = append(self.Connections, conn("in1", ctnet.StateEstablished, 0))
+	}
+	self.Pairs[0].Resident = -1
+	return host{apps: []ctnet.Snapshot{client, second, self}}
+}
+
+// TestSums adds up by pairs of processes, all and what a filter selects.
+func TestSums(t *testing.T) {
+	h := pairsExample()
+	of := func(args ...string) []pairSum {
+		o := parsed(t, append([]string{"-s"}, args...)...)
+		return sums(o, h.apps, h.summed(o))
+	}
+	self := pairSum{PID: 13, Program: "self", PeerPID: 13, Ends: 1500, States: map[string]int{"ESTABLISHED": 1500}, Received: 1_500_000, Sent: 3_000_000,
+		Age: 15000 * time.Second, StalledData: 4500 * time.Second, Mapped: 256 << 20, Resident: -1}
+	client := pairSum{PID: 11, Program: "client", PeerPID: 12, PeerProgram: "server", PeerStopped: true, Ends: 3,
+		States: map[string]int{"ESTABLISHED": 1, "CLOSE-WAIT": 1, "FIN-WAIT": 1}, Received: 3000, Sent: 6000,
+		Age: 30 * time.Second, StalledSpace: 10 * time.Second, StalledData: 9 * time.Second, WaitsForSpace: 1, Mapped: 384 << 20, Resident: 120 << 10}
+	kept := pairSum{PID: 13, Program: "self", PeerPID: 14, States: map[string]int{}, Mapped: 128 << 20, Resident: 40 << 10}
+	require.Equal(t, []pairSum{self, client, kept}, of())
+	client = pairSum{PID: 11, Program: "client", PeerPID: 12, PeerProgram: "server", Ends: 1, States: map[string]int{"ESTABLISHED": 1},
+		Received: 1000, Sent: 2000, Age: 10 * time.Second, StalledSpace: 8 * time.Second, StalledData: 3 * time.Second, WaitsForSpace: 1,
+		Mapped: 128 << 20, Resident: 40 << 10}
+	require.Equal(t, []pairSum{client}, of("space", ">", "20%"))
+
+	var b bytes.Buffer
+	writeSummary(&b, parsed(t, "-s"), 80, h)
+	golden(t, "sums", b.String())
+	b.Reset()
+	writeSummary(&b, parsed(t, "-s", "space > 20%"), 80, h)
+	golden(t, "sums-filtered", b.String())
+
+	b.Reset()
+	require.NoError(t, writeJSON(&b, parsed(t, "-sj"), h, nil, nil))
+	var r report
+	require.NoError(t, json.Unmarshal(b.Bytes(), &r))
+	require.Equal(t, of(), r.Sums)
+	require.Less(t, b.Len(), 10_000, "connections are not in it")
+	b.Reset()
+	require.NoError(t, writeJSON(&b, parsed(t, "-j"), h, nil, nil))
+	require.NotContains(t, b.String(), "Sums")
+}
+
+// TestShare has ages and times that can't be, as a hostile application says them.
+func TestShare(t *testing.T) {
+	for _, c := range []struct {
+		stalled, age time.Duration
+		want         float64
+	}{{1, 4, 0.25}, {0, 0, 0}, {1, 0, 0}, {5, 4, 1}, {-1, 4, 0}, {1, -4, 0}, {1<<63 - 1, 1, 1}} {
+		require.Equal(t, c.want, share(c.stalled, c.age), c)
+	}
 }
 
 // TestJSONDocumented makes sure that docs/ctss.md has each field.
 func TestJSONDocumented(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/ctss.md")
 	require.NoError(t, err)
-	for _, v := range []any{report{}, ctnet.Snapshot{}, ctnet.ListenerInfo{}, ctnet.ConnInfo{}, ctnet.FlowInfo{}, ctnet.PairInfo{}, ctnet.FallbackInfo{}, ctnet.Violations{}, ctnet.Limits{}, ctnet.Totals{}, ctnet.FlowTotals{}, ctnet.Cred{}, kernelConn{}} {
+	for _, v := range []any{report{}, pairSum{}, ctnet.Snapshot{}, ctnet.ListenerInfo{}, ctnet.ConnInfo{}, ctnet.FlowInfo{}, ctnet.PairInfo{}, ctnet.FallbackInfo{}, ctnet.Violations{}, ctnet.Limits{}, ctnet.Totals{}, ctnet.FlowTotals{}, ctnet.Cred{}, kernelConn{}, end{}, ctnet.EndEvents{}, ctnet.Event{}} {
 		typ := reflect.TypeOf(v)
 		for i := range typ.NumField() {
-			if f := typ.Field(i); f.IsExported() {
+			if f := typ.Field(i); f.IsExported() && !f.Anonymous {
 				require.Contains(t, string(doc), "`"+f.Name+"`", "%s.%s", typ.Name(), f.Name)
 			}
 		}

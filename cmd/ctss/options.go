@@ -16,11 +16,12 @@ Shows the connections of programs that use ctnet, as ss does.
   -m, --memory      fifos; and what each pair of applications has of memory
   -i, --info        bytes, calls, stalls, notifications
   -e, --extended    ID, user, age, idle time, place, program
-  -s, --summary     numbers only
+  -s, --summary     numbers only: by network, by pair of processes, by program
   -t, -x, -c        network tcp only, unix only, ct only
   -j, --json        JSON, see docs/ctss.md
   -w, --watch       redraw each second, until Ctrl-C
       --why         what took the kernel's way, and why
+      --events      what happened last at the connections the filter selects
   -K, --kill        reset the connections that the filter selects
   -h, --help
 
@@ -29,6 +30,8 @@ A filter is written as for ss:
   ctss state established '( dport = :8080 or sport = :8080 )'
   ctss dst 127.0.0.1 and not src svc/echo
   ctss id = 3.0.17.2        # as -e shows it;  pid = 4242 is one more
+  ctss -s 'idle > 1m'       # and age: how long ago something happened
+  ctss 'space >= 20%'       # writers stalled for space so much of their age
 
 States: established half-open fin-wait close-wait closing reset closed
 listening; all; connected, which is all but the last two. Operators: = != < > <=
@@ -42,7 +45,7 @@ ctss completion bash|zsh|fish prints a script for the shell.
 // Options are what the arguments say.
 type options struct {
 	all, listening, numeric, processes, memory, info, extended bool
-	summary, json, watch, why, kill, help                      bool
+	summary, json, watch, why, events, kill, help              bool
 	networks                                                   map[string]bool // only these; empty for all
 	filter                                                     *filter
 	filtered                                                   bool   // the filter is not empty, or there are networks
@@ -56,6 +59,7 @@ func parseOptions(args []string) (*options, error) {
 		"all": &o.all, "listening": &o.listening, "numeric": &o.numeric, "processes": &o.processes,
 		"memory": &o.memory, "info": &o.info, "extended": &o.extended, "summary": &o.summary,
 		"json": &o.json, "watch": &o.watch, "why": &o.why, "kill": &o.kill, "help": &o.help,
+		"events": &o.events,
 	}
 	short := map[rune]*bool{
 		'a': &o.all, 'l': &o.listening, 'n': &o.numeric, 'p': &o.processes, 'm': &o.memory, 'i': &o.info,
@@ -102,6 +106,9 @@ func parseOptions(args []string) (*options, error) {
 	o.filtered = len(words) > 0 || len(o.networks) > 0
 	if o.kill && len(words) == 0 {
 		return nil, fmt.Errorf("-K needs a filter that says what to reset")
+	}
+	if o.events && len(words) == 0 {
+		return nil, fmt.Errorf("--events needs a filter that says of which connections")
 	}
 	return o, nil
 }

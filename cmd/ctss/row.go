@@ -22,6 +22,7 @@ type row struct {
 
 	app  *ctnet.Snapshot
 	conn *ctnet.ConnInfo // nil for listeners, and for what is the kernel's
+	pair *ctnet.PairInfo // of conn; nil if the application does not tell
 }
 
 // rows returns the rows that the options select, in the order in which they are shown.
@@ -39,10 +40,13 @@ func (h *host) rows(o *options) (rows []row) {
 			add(row{network: l.Network, state: stateListen, recvQ: l.Waiting, sendQ: l.Backlog, local: l.Address, remote: "*",
 				pid: a.PID, program: a.Program, app: a})
 		}
+		pairs := make(map[string]*ctnet.PairInfo, len(a.Pairs))
+		for j := range a.Pairs {
+			pairs[a.Pairs[j].ID] = &a.Pairs[j]
+		}
 		for j := range a.Connections {
 			c := &a.Connections[j]
-			add(row{network: c.Network, state: c.State, recvQ: c.RecvQueue, sendQ: c.SendQueue, local: c.Local, remote: c.Remote,
-				pid: a.PID, program: a.Program, app: a, conn: c})
+			add(connRow(a, c, pairs[c.Pair]))
 		}
 	}
 	for _, k := range h.kernel {
@@ -62,6 +66,22 @@ func (h *host) rows(o *options) (rows []row) {
 		)
 	})
 	return rows
+}
+
+// connRow returns the row of an end of a connection of a pair, which may be nil.
+func connRow(a *ctnet.Snapshot, c *ctnet.ConnInfo, p *ctnet.PairInfo) row {
+	return row{network: c.Network, state: c.State, recvQ: c.RecvQueue, sendQ: c.SendQueue, local: c.Local, remote: c.Remote,
+		pid: a.PID, program: a.Program, app: a, conn: c, pair: p}
+}
+
+// pairOf returns the pair of a connection, or nil.
+func pairOf(a *ctnet.Snapshot, c *ctnet.ConnInfo) *ctnet.PairInfo {
+	for i := range a.Pairs {
+		if p := &a.Pairs[i]; p.ID == c.Pair {
+			return p
+		}
+	}
+	return nil
 }
 
 // row returns the row of a socket of the kernel's, of a process with application a.

@@ -9,16 +9,19 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"cutthrough.example/ctnet"
+	"cutthrough.example/internal/hostnet"
 	"cutthrough.example/internal/packets"
 	"github.com/stretchr/testify/require"
 )
@@ -30,6 +33,14 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case "ctss":
 		main()
+	case "dial": // the address that is the argument, and wait for data until the standard input ends
+		c, err := ctnet.Dial("tcp", os.Args[1])
+		if err != nil {
+			panic(err)
+		}
+		go c.Read(make([]byte, 1))
+		io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
 	case "look": // at the kernel's sockets of the parent
 		_, err := kernelConns([]ctnet.Snapshot{{PID: os.Getppid()}})
 		fmt.Println(err)
@@ -142,6 +153,92 @@ func TestKill(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ECONNRESET)
 }
 
+// TestEvents asks for the events of a connection that hangs: of both ends, if they are in this process, and if
+// the other one is in another process.
+func TestEvents(t *testing.T) {
+	c, s := meet(t)
+	read := make(chan error, 1)
+	go func() {
+		_, err := c.Read(make([]byte, 1))
+		read <- err
+	}()
+	hangs := func(e string) *regexp.Regexp {
+		return regexp.MustCompile(`(?m)^ *[0-9][0-9a-zµ.]* +[0-9][0-9a-zµ.]* +\d+ +\d+ ` + regexp.QuoteMeta(e) + ` +waits for data$`)
+	}
+	client := c.LocalAddr().String()
+	// until asks until the end hangs. On a busy machine an answer may take too long.
+	until := func(end string, filter ...string) (text string) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !hangs(end).MatchString(text); {
+			require.True(t, time.Now().Before(deadline), text)
+			out, err := command(t, append([]string{"--events", "-n"}, filter...)...).CombinedOutput()
+			if text = string(out); err != nil {
+				t.Log(text)
+			}
+		}
+		return text
+	}
+	text := until(client, "src", client)
+	require.Equal(t, 2, strings.Count(text, "ESTABLISHED"), text)
+	require.Regexp(t, regexp.QuoteMeta(client)+" +dialed\n", text)
+	require.Regexp(t, regexp.QuoteMeta(s.LocalAddr().String())+" +accepted\n", text)
+	require.Equal(t, 1, strings.Count(text, "dialed"), "the filter selects one, and each connection is there once")
+
+	// Another process dials.
+	ln, err := ctnet.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	other := command(t, ln.Addr().String())
+	other.Env = append(other.Env, roleEnv+"=dial")
+	in, err := other.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, other.Start())
+	defer other.Wait()
+	defer in.Close()
+	s2, err := ln.Accept()
+	require.NoError(t, err)
+	defer s2.Close()
+	name := fmt.Sprintf("%s/%d", filepath.Base(os.Args[0]), other.Process.Pid)
+	text = until(name, "dst = "+s2.RemoteAddr().String())
+	require.Regexp(t, regexp.QuoteMeta(name)+" +dialed\n", text)
+	require.Regexp(t, regexp.QuoteMeta(fmt.Sprintf("%s/%d", filepath.Base(os.Args[0]), os.Getpid()))+" +accepted\n", text)
+	require.Equal(t, 2, strings.Count(text, "ESTABLISHED"), text)
+
+	// Of all connections, each once.
+	out, err := command(t, "--events", "-j", "state", "established").Output()
+	require.NoError(t, err)
+	var r report
+	require.NoError(t, json.Unmarshal(out, &r))
+	require.Len(t, r.Ends, 4)
+
+	var errs bytes.Buffer
+	none := command(t, "--events", "id", "=", "9.9.9.9")
+	none.Stderr = &errs
+	require.Error(t, none.Run())
+	require.Equal(t, "ctss: no connection is as the filter says\n", errs.String())
+}
+
+// TestEventsBounded has more connections than one call asks for.
+func TestEventsBounded(t *testing.T) {
+	dialer := &ctnet.Dialer{}
+	_, s := meet(t)
+	ln, err := ctnet.Listen("ct", t.Name())
+	require.NoError(t, err)
+	defer ln.Close()
+	for range maxHistories {
+		c, err := dialer.Dial("ct", t.Name())
+		require.NoError(t, err)
+		defer c.Close()
+	}
+	o := parsed(t, "--events", "state", "all")
+	h, err := look(t.Context(), o)
+	require.NoError(t, err)
+	all, err := histories(t.Context(), o, h)
+	require.ErrorContains(t, err, "more than 32 connections")
+	require.Len(t, all, maxHistories)
+	require.NotNil(t, s)
+}
+
 // TestClosedPipe has nobody read the output: the command ends, and says nothing of a panic.
 func TestClosedPipe(t *testing.T) {
 	meet(t)
@@ -222,21 +319,15 @@ func TestNoPermission(t *testing.T) {
 	require.Regexp(t, fmt.Sprintf("^the kernel's sockets of process %d: .*permission denied\n$", os.Getpid()), out)
 }
 
-// TestReadSockets reads what the kernel writes, and anything else.
-func TestReadSockets(t *testing.T) {
-	table := make(map[string]kernelConn)
-	readSockets(strings.NewReader(`  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1F90 00000000:0000 0A 00000000:00000003 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0
-   1: 0000000000000000FFFF00000100007F:1F90 0000000000000000FFFF00000100007F:D431 01 00000010:00000005 00:00000000 00000000     0        0 4712 1 0000000000000000
-   2: 00000000000000000000000001000000:0050 00000000000000000000000001000000:C000 08 00000000:00000000 00:00000000 00000000     0        0 4713
-garbage
-   3: zz:1 0:2 01 0 0 0 0 0 0 0 0
-`), table)
-	require.Equal(t, map[string]kernelConn{
-		"4711": {Network: "tcp", State: "LISTEN", Local: "127.0.0.1:8080", Remote: "*", RecvQueue: 3, SendQueue: -1},
-		"4712": {Network: "tcp", State: "ESTABLISHED", Local: "127.0.0.1:8080", Remote: "127.0.0.1:54321", RecvQueue: 5, SendQueue: 16},
-		"4713": {Network: "tcp", State: "CLOSE-WAIT", Local: "[::1]:80", Remote: "[::1]:49152"},
-	}, table)
+// TestNewKernelConn has sockets as they are shown.
+func TestNewKernelConn(t *testing.T) {
+	mapped := netip.MustParseAddrPort("[::ffff:127.0.0.1]:8080")
+	require.Equal(t,
+		kernelConn{Network: "tcp", State: "LISTEN", Local: "127.0.0.1:8080", Remote: "*", RecvQueue: 3, SendQueue: -1},
+		newKernelConn(hostnet.TCPSocket{Local: mapped, Remote: netip.MustParseAddrPort("[::]:0"), State: 10, RecvQueue: 3, Inode: 1}))
+	require.Equal(t,
+		kernelConn{Network: "tcp", State: "CLOSE-WAIT", Local: "127.0.0.1:8080", Remote: "[::1]:80", RecvQueue: 5, SendQueue: 16},
+		newKernelConn(hostnet.TCPSocket{Local: mapped, Remote: netip.MustParseAddrPort("[::1]:80"), State: 8, RecvQueue: 5, SendQueue: 16}))
 }
 
 // TestCompletion has bash complete words.
@@ -250,6 +341,11 @@ func TestCompletion(t *testing.T) {
 			text, err := cmd.CombinedOutput()
 			require.NoError(t, err, "%s", text)
 		}
+		_, predicates, ok := strings.Cut(string(out), "state exclude src dst sport dport")
+		require.True(t, ok, shell)
+		for _, word := range []string{"id", "pid", "age", "idle", "space"} {
+			require.Regexp(t, `^[ a-z]*\b`+word+`\b`, predicates, shell)
+		}
 	}
 	bash, err := exec.LookPath("bash")
 	if err != nil {
@@ -261,12 +357,16 @@ func TestCompletion(t *testing.T) {
 		"ctss st":            "state",
 		"ctss state est":     "established",
 		"ctss --wh":          "--why",
+		"ctss --ev":          "--events",
 		"ctss dport = : 80":  "8080 8081",
 		"ctss dport = :":     "443 8080 8081",
 		"ctss sport : 8":     "8080 8081",
 		"ctss dst svc/":      "svc/echo",
 		"ctss completion f":  "fish",
 		"ctss -a exclude cl": "close-wait closing closed",
+		"ctss -s ag":         "age",
+		"ctss id":            "id idle",
+		"ctss -a sp":         "sport space",
 	} {
 		fake := `ctss() { case $1 in --complete=ports) printf ':443\n:8080\n:8081\n' ;; --complete=names) echo svc/echo ;; esac; }
 COMP_WORDS=(` + quote(words) + `); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _ctss; echo "${COMPREPLY[*]}"`

@@ -8,11 +8,14 @@ import (
 	"cutthrough.example/ctnet"
 )
 
-// writeSummary prints numbers only.
-func writeSummary(out io.Writer, h host) {
+// writeSummary prints numbers only, of listeners too. With a filter they are of what it selects.
+func writeSummary(out io.Writer, o *options, width int, h host) {
 	states := make(map[string]map[string]int) // by network
 	total := make(map[string]int)
-	for _, r := range h.rows(&options{all: true, filter: &filter{}}) {
+	shown := make(map[*ctnet.Snapshot]bool)
+	rows := h.summed(o)
+	for _, r := range rows {
+		shown[r.app] = true
 		n := r.netid()
 		if states[n] == nil {
 			states[n] = make(map[string]int)
@@ -38,8 +41,16 @@ func writeSummary(out io.Writer, h host) {
 		t.lines = append(t.lines, line{cells: append(cells, strconv.Itoa(other))})
 	}
 	t.write(out, 0)
+	if pairs := sums(o, h.apps, rows); len(pairs) > 0 {
+		fmt.Fprintln(out)
+		writeSums(out, width, pairs)
+	}
 
-	for _, a := range h.apps {
+	for i := range h.apps {
+		a := &h.apps[i]
+		if o.filtered && !shown[a] {
+			continue
+		}
 		fmt.Fprintf(out, "\n%s/%d: %d connections, %d segments of %s, fifos of %s\n",
 			clean(a.Program), a.PID, a.Conns, a.Segments, size(a.Bytes), size(a.Memory))
 		words := []string{
@@ -53,4 +64,11 @@ func writeSummary(out io.Writer, h host) {
 		words = append(words, fmt.Sprintf("kernel's-way:%d", kernel))
 		writeWords(out, words, 80)
 	}
+}
+
+// summed returns the rows of which -s has the numbers.
+func (h *host) summed(o *options) []row {
+	all := *o
+	all.all = true
+	return h.rows(&all)
 }

@@ -173,7 +173,14 @@ func (o *options) details(r *row) (words []string) {
 	if o.processes {
 		add("users:((%q,pid=%d))", r.program, r.pid)
 		if c := r.conn; c != nil {
-			add("peer:((%q,pid=%d,uid=%d))", peerProgram(r), c.Peer.PID, c.Peer.UID)
+			program, state := "?", ""
+			if r.pair != nil && r.pair.PeerExe != "" {
+				program = base(r.pair.PeerExe)
+			}
+			if r.pair != nil && r.pair.PeerStopped {
+				state = ",stopped"
+			}
+			add("peer:((%q,pid=%d,uid=%d%s))", program, c.Peer.PID, c.Peer.UID, state)
 		}
 	}
 	if o.extended {
@@ -221,15 +228,8 @@ func (o *options) details(r *row) (words []string) {
 	return words
 }
 
-// peerProgram returns the name of the program at the other end.
-func peerProgram(r *row) string {
-	for _, p := range r.app.Pairs {
-		if p.ID == r.conn.Pair && p.PeerExe != "" {
-			return p.PeerExe[strings.LastIndexByte(p.PeerExe, '/')+1:]
-		}
-	}
-	return "?"
-}
+// base returns the name of the file at a path. All systems that have these paths have slashes in them.
+func base(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
 
 // address returns an address as it is shown: without -n a port is named.
 func (o *options) address(network, address string) string {
@@ -274,7 +274,7 @@ func writePairs(out io.Writer, width int, o *options, apps []ctnet.Snapshot, row
 			if o.filtered && !shown[a.App+" "+p.ID] {
 				continue
 			}
-			peer := fmt.Sprintf("%s/%d", p.PeerExe[strings.LastIndexByte(p.PeerExe, '/')+1:], p.Peer.PID)
+			peer := fmt.Sprintf("%s/%d", base(p.PeerExe), p.Peer.PID)
 			name := p.Name
 			if p.Role == ctnet.RoleInside {
 				peer, name = "itself", "-"

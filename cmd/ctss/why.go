@@ -12,6 +12,10 @@ import (
 	"cutthrough.example/ctnet"
 )
 
+// unseen is said where somebody may look in vain. Applications that only dial stay visible after faults
+// only, of which absent is none: most programs dial some server that knows nothing of ctnet.
+const unseen = "An application that only dials, and has found no ctnet listener, is not seen here: its log says so with level Debug."
+
 // writeWhy prints which connections and listeners took the kernel's way, and why; the most frequent
 // first.
 func writeWhy(out io.Writer, width int, h host) {
@@ -26,7 +30,8 @@ func writeWhy(out io.Writer, width int, h host) {
 		}
 	}
 	if len(all) == 0 {
-		fmt.Fprintln(out, "nothing took the kernel's way")
+		fmt.Fprintf(out, "nothing took the kernel's way in %d applications\n", len(h.apps))
+		writeWords(out, strings.Fields(unseen), width)
 		return
 	}
 	slices.SortStableFunc(all, func(a, b why) int { return cmp.Compare(b.Count, a.Count) })

@@ -147,12 +147,15 @@ func FuzzDoor(f *testing.F) {
 }
 
 // FuzzInspect has a listener answer who asks for its snapshot: with any bytes, which it may say
-// to be more or fewer than they are, or with another kind of message, or descriptor.
+// to be more or fewer than they are, or with another kind of message, or descriptor. If that is taken for
+// a snapshot, it answers so once more to who asks for the events of a connection.
 func FuzzInspect(f *testing.F) {
 	f.Add([]byte(`{"App":"1","PID":1,"Conns":-1,"Connections":[{"State":"x","RecvQueue":9e99}]}`), uint32(0), uint16(rendezvous.KindSnapshot), uint32(0), uint8(0xff))
 	f.Add([]byte(`{}`), uint32(1<<31), uint16(rendezvous.KindSnapshot), uint32(0), uint8(0xff))
 	f.Add([]byte(`[[[[`), uint32(0), uint16(rendezvous.KindWelcome), uint32(13), uint8(3))
 	f.Add([]byte(``), uint32(0), uint16(rendezvous.KindSnapshot), uint32(0), uint8(0))
+	f.Add([]byte(`{"App":"1","Connections":[{"ID":"1.0.0.1","Events":[{"Kind":"x","At":"2026-11-26T12:00:00Z","For":-1,"Ended":"y","Wakes":-1}]}]}`), uint32(0), uint16(rendezvous.KindSnapshot), uint32(0), uint8(0xff))
+	f.Add([]byte(`{"Connections":[{"ID":"1.0.0.1","Events":[{"At":"+999999-01-01T00:00:00Z"}],"Events":[0]},{"ID":"1.0.0.1","ID":1}]}`), uint32(0), uint16(rendezvous.KindSnapshot), uint32(0), uint8(0xff))
 	f.Fuzz(func(t *testing.T, snapshot []byte, off uint32, kind uint16, errno uint32, what uint8) {
 		useDir(t)
 		quickDescriptors()
@@ -160,7 +163,7 @@ func FuzzInspect(f *testing.F) {
 		require.NoError(t, err)
 		before := leakcheck.Now()
 		var answering sync.WaitGroup
-		answering.Go(func() {
+		answerOne := func() {
 			ch, err := socket.Accept()
 			if err != nil {
 				return
@@ -185,9 +188,10 @@ func FuzzInspect(f *testing.F) {
 			}
 			ch.Send(m, fd)
 			unix.Close(fd)
-		})
+		}
 		ctx, cancel := context.WithTimeout(background, limit)
 		defer cancel()
+		answering.Go(answerOne)
 		all, err := ctnet.Inspect(ctx)
 		require.NoError(t, ctx.Err())
 		require.True(t, err != nil || len(all) <= 1)
@@ -197,6 +201,17 @@ func FuzzInspect(f *testing.F) {
 			}
 		}
 		answering.Wait()
+		for _, s := range all {
+			answering.Go(answerOne)
+			ends, err := s.Events(ctx, "1.0.0.1")
+			require.NoError(t, ctx.Err())
+			require.True(t, err != nil || len(ends) <= 2)
+			for _, e := range ends {
+				require.Equal(t, "1.0.0.1", e.ID)
+				require.LessOrEqual(t, len(e.Events), 64)
+			}
+			answering.Wait()
+		}
 		leakcheck.RequireBack(t, before)
 		socket.Close()
 	})

@@ -3,6 +3,7 @@ package hostile
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"maps"
 	"os"
@@ -138,29 +139,15 @@ func TestResetHostile(t *testing.T) {
 	socket, err := rendezvous.Bind(background, key("it"), false)
 	require.NoError(t, err)
 	defer socket.Close()
-	serve := func(f func(ch rendezvous.Channel) error) {
-		go func() {
-			ch, err := socket.Accept()
-			if err != nil {
-				return
-			}
-			defer ch.Close()
-			if _, _, err := ch.Receive(); err == nil {
-				f(ch)
-			}
-		}()
-	}
-	serve(func(ch rendezvous.Channel) error { return sendSnapshot(ch, []byte(`{"App":"1"}`), 0) })
-	all, err := ctnet.Inspect(background)
-	require.NoError(t, err)
-	require.Len(t, all, 1)
+	serve := func(f func(ch rendezvous.Channel) error) { serveOne(socket, f) }
+	s := inspectOne(t, socket)
 	before := leakcheck.Now()
 	for what, f := range answerInspect {
 		if what == "nothing" || strings.HasPrefix(what, "millions") {
 			continue
 		}
 		serve(f)
-		err := all[0].ResetConn(background, "1.2.3.4")
+		err := s.ResetConn(background, "1.2.3.4")
 		switch what {
 		case "done":
 			require.NoError(t, err)
@@ -173,8 +160,127 @@ func TestResetHostile(t *testing.T) {
 	ctx, cancel := context.WithTimeout(background, 50*time.Millisecond)
 	defer cancel()
 	serve(answerInspect["nothing"])
-	require.Error(t, all[0].ResetConn(ctx, "1.2.3.4"))
+	require.Error(t, s.ResetConn(ctx, "1.2.3.4"))
 	leakcheck.RequireBack(t, before)
+}
+
+// serveOne has f answer the next process that asks something at a socket.
+func serveOne(socket *rendezvous.Socket, f func(ch rendezvous.Channel) error) {
+	go func() {
+		ch, err := socket.Accept()
+		if err != nil {
+			return
+		}
+		defer ch.Close()
+		if _, _, err := ch.Receive(); err == nil {
+			f(ch)
+		}
+	}()
+}
+
+// inspectOne returns the Snapshot of the application at a socket.
+func inspectOne(t *testing.T, socket *rendezvous.Socket) *ctnet.Snapshot {
+	t.Helper()
+	serveOne(socket, func(ch rendezvous.Channel) error { return sendSnapshot(ch, []byte(`{"App":"1"}`), 0) })
+	all, err := ctnet.Inspect(background)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	return &all[0]
+}
+
+// TestEventsHostile asks them for the events of a connection.
+func TestEventsHostile(t *testing.T) {
+	useDir(t)
+	socket, err := rendezvous.Bind(background, key("it"), false)
+	require.NoError(t, err)
+	defer socket.Close()
+	s := inspectOne(t, socket)
+	before := leakcheck.Now()
+	for what, f := range answerInspect {
+		if what == "nothing" || what == "millions of zeros" {
+			continue
+		}
+		serveOne(socket, f)
+		_, err := s.Events(background, "1.2.3.4")
+		require.Error(t, err, what)
+	}
+	ctx, cancel := context.WithTimeout(background, 50*time.Millisecond)
+	defer cancel()
+	serveOne(socket, answerInspect["nothing"])
+	_, err = s.Events(ctx, "1.2.3.4")
+	require.Error(t, err)
+
+	const one = `{"ID":"1.2.3.4","Events":[{}]}`
+	ask := func(answer string) ([]ctnet.EndEvents, error) {
+		serveOne(socket, func(ch rendezvous.Channel) error { return sendSnapshot(ch, []byte(answer), 0) })
+		return s.Events(background, "1.2.3.4")
+	}
+	for answer, want := range map[string]string{
+		`{"Connections":[{"ID":"1.2.3.4","Events":[` + strings.Repeat("{},", 64) + `{}]}]}`:           "more than 64 elements",
+		`{"Connections":[{"ID":"1.2.3.4"` + strings.Repeat(`,"Events":[{}]`, 65) + `}]}`:              "more than 64 elements",
+		`{"Connections":[{"ID":"of another one","Events":[` + strings.Repeat("{},", 1<<20) + `{}]}]}`: "more than 64 elements",
+		`{"Connections":[` + one + `,` + one + `,` + one + `]}`:                                       "more than 2 ends",
+		`{"Connections":[` + one + `,` + one + `],"Connections":[` + one + `]}`:                       "more than 2 ends",
+		`{"Connections":[{"ID":"1.2.3.4","Events":[{"At":"soon"}]}]}`:                                 "broke the protocol",
+		`{"Connections":[{"ID":"1.2.3.4","Events":[{"Kind":7}]}]}`:                                    "broke the protocol",
+		`{"Connections":[{"ID":"1.2.3.4","Events":{}}]}`:                                              "it is no list",
+		`{"Connections":[{"ID":"of another one","Events":[{}]}]}`:                                     "no such process",
+		`{"Connections":null}`: "no such process",
+		// As a version answers that doesn't know the question: with all connections.
+		`{"App":"1","Connections":[{"ID":"1.2.3.5"},{"ID":"1.2.3.4","State":"ESTABLISHED"}],"Pairs":[{}]}`: "keeps no events",
+	} {
+		_, err := ask(answer)
+		require.ErrorContains(t, err, want, answer[:min(len(answer), 80)])
+	}
+	ends, err := ask(`{"Connections":[` + one + `,{"ID":"1.2.3.4","Events":[{"Kind":"\u001b","At":"9999-01-01T00:00:00Z","For":-1,"Ended":"?","Wakes":-1,"New":1}]}]}`)
+	require.NoError(t, err)
+	require.Len(t, ends, 2)
+	require.Equal(t, ctnet.EventKind("\x1b"), ends[1].Events[0].Kind)
+	leakcheck.RequireBack(t, before)
+}
+
+// TestEventsAsked has what versions that know of no events send and read: their question has no ID, and is
+// answered as ever.
+func TestEventsAsked(t *testing.T) {
+	useDir(t)
+	a, err := ctnet.NewApp(ctnet.AppConfig{})
+	require.NoError(t, err)
+	defer a.Close()
+	ln, err := (&ctnet.ListenConfig{App: a}).Listen(background, "ct", "it")
+	require.NoError(t, err)
+	defer ln.Close()
+	d := ctnet.Dialer{App: a}
+	c, err := d.Dial("ct", "it")
+	require.NoError(t, err)
+	defer c.Close()
+	id := a.Snapshot().Connections[0].ID
+	ask := func(m rendezvous.Message) map[string]json.RawMessage {
+		ch, _, err := rendezvous.DialName(background, a.Snapshot().Sockets[0], func(rendezvous.Cred) bool { return true })
+		require.NoError(t, err)
+		defer ch.Close()
+		require.NoError(t, ch.Send(m))
+		m, fds, err := ch.Receive()
+		require.NoError(t, err)
+		defer fds.Close()
+		require.EqualValues(t, rendezvous.KindSnapshot, m.Kind)
+		mem, err := segpool.OpenShared(fds[0], int(m.Size), segpool.ByMaker)
+		require.NoError(t, err)
+		defer mem.Free()
+		var answer map[string]json.RawMessage
+		require.NoError(t, json.Unmarshal(mem.Bytes, &answer))
+		return answer
+	}
+	whole := ask(rendezvous.Message{Kind: rendezvous.KindInspect})
+	require.Contains(t, whole, "Listeners")
+	require.Contains(t, string(whole["Connections"]), id)
+	require.NotContains(t, string(whole["Connections"]), "Events")
+	m := rendezvous.Message{Kind: rendezvous.KindInspect}
+	m.NameLen = uint32(copy(m.Name[:], id))
+	of := ask(m)
+	require.Len(t, of, 1)
+	require.Equal(t, 2, strings.Count(string(of["Connections"]), `"Events":[{"Kind":"`))
+	m.NameLen = 1<<32 - 1
+	require.Equal(t, "null", string(ask(m)["Connections"]), "there is none with this ID")
 }
 
 // TestCaptureHostile asks them for a capture, which says anything.

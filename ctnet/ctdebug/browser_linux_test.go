@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,6 +39,8 @@ type fleet struct {
 	names map[string]string // of the others' programs, by their application's identity
 	conns [][2]net.Conn     // both ends; the second one is the application's
 	buf   []byte
+
+	stopped atomic.Bool // the page is told that ledger is
 }
 
 // newFleet makes an application with a number of sessions.
@@ -169,6 +172,7 @@ func (f *fleet) serve(t testing.TB, interval time.Duration) *httptest.Server {
 		for i := range s.Pairs {
 			if name := f.names[s.Pairs[i].PeerApp]; name != "" {
 				s.Pairs[i].PeerExe = name
+				s.Pairs[i].PeerStopped = f.stopped.Load() && name == "/usr/bin/ledger"
 			}
 		}
 		return s
@@ -283,6 +287,19 @@ func TestPage(t *testing.T) {
 	typed("")
 	b.await(fmt.Sprintf(`shown.length === %d`, want))
 
+	// A peer is stopped, and goes on.
+	typed("stopped")
+	b.await(`shown.length === 0`)
+	f.stopped.Store(true)
+	b.await(`shown.length === 48 && document.querySelector(".row .c-peer").textContent.endsWith("(stopped)")`)
+	eval[any](b, `document.querySelector("#tab-peers").click()`)
+	b.await(`[...document.querySelectorAll("#peers .peer")].filter((n) => n.textContent.includes("stopped")).length === 1`)
+	f.stopped.Store(false)
+	eval[any](b, `document.querySelector("#tab-sessions").click()`)
+	b.await(`shown.length === 0`)
+	typed("")
+	b.await(fmt.Sprintf(`shown.length === %d`, want))
+
 	// The page goes on: a state, a session that is gone.
 	require.NoError(t, quiet[0].(*ctnet.Conn).CloseWrite())
 	b.await(`document.querySelector("#states").textContent.includes("CLOSE-WAIT1")`)
@@ -297,6 +314,10 @@ func TestPage(t *testing.T) {
 	// Details.
 	eval[any](b, visible+`[3].click()`)
 	b.await(`!document.querySelector("#detail").hidden && document.querySelectorAll("#detail tr").length > 8`)
+	b.await(`[...document.querySelectorAll("#past td:nth-child(2)")].map((e) => e.textContent).some((s) => s === "dialed" || s === "accepted")`)
+	// The writer whose reader does nothing says since when it waits.
+	eval[any](b, `open([...rows.values()].find((r) => r.stall > 0.9 && r.sendRate === 0).n)`)
+	b.await(`document.querySelector("#past td:nth-child(2)")?.textContent === "waits for space"`)
 
 	picture := func(name string) {
 		if *pictures {

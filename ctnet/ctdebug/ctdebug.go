@@ -64,13 +64,14 @@ var files = map[string]struct{ file, kind string }{
 // A handler serves the page for one application.
 type handler struct {
 	snapshot func() ctnet.Snapshot
+	past     func(id string) []ctnet.EndEvents
 	guard    guard
 	hub      hub
-	busy     chan struct{} // has an element for each snapshot that is being made
+	busy     chan struct{} // has an element for each answer that is being made of all sessions
 }
 
 func newHandler(app *ctnet.App) *handler {
-	return &handler{snapshot: app.Snapshot, hub: hub{snapshot: app.Snapshot, interval: time.Second}, busy: make(chan struct{}, maxBusy)}
+	return &handler{snapshot: app.Snapshot, past: app.Events, hub: hub{snapshot: app.Snapshot, interval: time.Second}, busy: make(chan struct{}, maxBusy)}
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -92,6 +93,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.hub.serve(w, r)
 	case "snapshot":
 		h.serveSnapshot(w, r)
+	case "past":
+		h.servePast(w, r)
 	default:
 		f, ok := files[name]
 		if !ok {

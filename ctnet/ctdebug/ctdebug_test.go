@@ -178,12 +178,43 @@ func TestSnapshotBusy(t *testing.T) {
 	for range maxBusy {
 		h.busy <- struct{}{}
 	}
-	resp, _ := get(t, s.URL+"/snapshot", nil)
-	require.Equal(t, 503, resp.StatusCode)
-	require.NotEmpty(t, resp.Header.Get("Retry-After"))
-	<-h.busy
-	resp, _ = get(t, s.URL+"/snapshot", nil)
-	require.Equal(t, 200, resp.StatusCode)
+	for _, what := range []string{"/snapshot", "/past?id=1"} {
+		resp, _ := get(t, s.URL+what, nil)
+		require.Equal(t, 503, resp.StatusCode)
+		require.NotEmpty(t, resp.Header.Get("Retry-After"))
+		<-h.busy
+		resp, _ = get(t, s.URL+what, nil)
+		require.Equal(t, 200, resp.StatusCode)
+		h.busy <- struct{}{}
+	}
+}
+
+// TestPast asks what happened at a session.
+func TestPast(t *testing.T) {
+	leakcheck.Check(t)
+	app := newApp(t)
+	c, _ := connect(t, app, listen(t, app, "svc/past"))
+	require.NoError(t, c.(*ctnet.Conn).CloseWrite())
+	s := newServer(t, Guarded(app, open))
+	ask := func(id string) (ends []ctnet.EndEvents) {
+		resp, body := get(t, s.URL+"/past?id="+id, nil)
+		require.Equal(t, 200, resp.StatusCode)
+		require.NoError(t, json.Unmarshal([]byte(body), &ends))
+		return ends
+	}
+	ends := ask(app.Snapshot().Connections[0].ID)
+	require.Len(t, ends, 2)
+	var kinds []ctnet.EventKind
+	for _, e := range ends {
+		for _, v := range e.Events {
+			kinds = append(kinds, v.Kind)
+		}
+	}
+	require.ElementsMatch(t, []ctnet.EventKind{
+		ctnet.EventDialed, ctnet.EventWriteClosed, ctnet.EventFinSent, ctnet.EventAccepted, ctnet.EventFinSeen,
+	}, kinds)
+	require.Empty(t, ask("9.9.9.9"))
+	require.Empty(t, ask(""))
 }
 
 // A stream is an event stream as a client reads it.

@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	// maxBusy is how many snapshots are made at a time, besides that of the event stream.
+	// maxBusy is how many answers that look at all sessions are made at a time, besides those of the
+	// event stream.
 	maxBusy = 2
 
 	// defaultLimit and maxLimit are how many sessions one answer has, if the request says nothing,
@@ -38,6 +39,16 @@ func (h *handler) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "ctdebug: offset and limit are numbers", http.StatusBadRequest)
 		return
 	}
+	h.answer(w, func() ([]byte, error) { return h.encodeSnapshot(offset, min(limit, maxLimit)) })
+}
+
+// servePast answers with what happened last at the ends of the connection whose ID is in the query.
+func (h *handler) servePast(w http.ResponseWriter, r *http.Request) {
+	h.answer(w, func() ([]byte, error) { return json.Marshal(h.past(r.URL.Query().Get("id"))) })
+}
+
+// answer answers with the JSON that encode returns, unless too many requests are being answered.
+func (h *handler) answer(w http.ResponseWriter, encode func() ([]byte, error)) {
 	select {
 	case h.busy <- struct{}{}:
 	default:
@@ -45,7 +56,7 @@ func (h *handler) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "ctdebug: too many requests at a time", http.StatusServiceUnavailable)
 		return
 	}
-	b, err := h.encodeSnapshot(offset, min(limit, maxLimit))
+	b, err := encode()
 	<-h.busy
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)

@@ -1,15 +1,9 @@
 package hostnet
 
 import (
-	"bytes"
 	"encoding/binary"
-	"encoding/hex"
-	"iter"
 	"net"
 	"net/netip"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -102,6 +96,8 @@ const (
 	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY
 	tcpEstablished   = 1  // TCP_ESTABLISHED
 	tcpListen        = 10 // TCP_LISTEN
+
+	ownSockets = "/proc/thread-self/net" // of the calling thread's network namespace
 )
 
 // askOwner asks the kernel for the listener that it would choose for a connection to addr. It
@@ -158,12 +154,12 @@ func askSocket(local, remote netip.AddrPort, state uint8) (m inetDiagMsg, ok boo
 func readOwner(addr netip.AddrPort) (uid int) {
 	uid = -1
 	best := 0
-	for s := range tcpSockets("0A") {
-		if s.local.Port() != addr.Port() {
+	for s := range TCPSockets(ownSockets) {
+		if s.State != tcpListen || s.Local.Port() != addr.Port() {
 			continue
 		}
 		fit := 0
-		switch ip := s.local.Addr(); {
+		switch ip := s.Local.Addr(); {
 		case ip.Unmap() == addr.Addr():
 			fit = 3
 		case ip.IsUnspecified() && ip.Is4() == addr.Addr().Is4():
@@ -172,56 +168,8 @@ func readOwner(addr netip.AddrPort) (uid int) {
 			fit = 1 // of IPv6, and perhaps of IPv4 too
 		}
 		if fit > best {
-			uid, best = s.uid, fit
+			uid, best = s.UID, fit
 		}
 	}
 	return uid
-}
-
-// A tcpSocket is a line of /proc/net/tcp or tcp6.
-type tcpSocket struct {
-	local, remote netip.AddrPort
-	uid           int
-	inode         string // "0" if no process has it open
-}
-
-// tcpSockets returns the sockets of the calling thread's network namespace in a state, which is a
-// number in hexadecimal.
-func tcpSockets(state string) iter.Seq[tcpSocket] {
-	return func(yield func(tcpSocket) bool) {
-		for _, file := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
-			b, err := os.ReadFile(file)
-			if err != nil {
-				continue
-			}
-			for line := range bytes.Lines(b) {
-				// sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode ...
-				f := strings.Fields(string(line))
-				if len(f) < 10 || f[3] != state {
-					continue
-				}
-				local, ok := parseProcAddr(f[1])
-				remote, ok2 := parseProcAddr(f[2])
-				uid, err := strconv.Atoi(f[7])
-				if ok && ok2 && err == nil && !yield(tcpSocket{local, remote, uid, f[9]}) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// parseProcAddr parses an address of /proc/net/tcp: its 32-bit words are in the machine's order.
-func parseProcAddr(s string) (addr netip.AddrPort, ok bool) {
-	host, port, _ := strings.Cut(s, ":")
-	b, err := hex.DecodeString(host)
-	p, err2 := strconv.ParseUint(port, 16, 16)
-	if err != nil || err2 != nil || len(b)%4 != 0 {
-		return addr, false
-	}
-	for i := 0; i < len(b); i += 4 {
-		binary.NativeEndian.PutUint32(b[i:], binary.BigEndian.Uint32(b[i:]))
-	}
-	ip, ok := netip.AddrFromSlice(b)
-	return netip.AddrPortFrom(ip, uint16(p)), ok
 }

@@ -30,9 +30,9 @@ func plain(a netip.AddrPort) netip.AddrPort {
 
 // readSocketUID looks for the socket in /proc/net/tcp.
 func readSocketUID(local, remote netip.AddrPort) (uid int, ok bool) {
-	for s := range tcpSockets("01") {
-		if s.inode != "0" && plain(s.local) == local && plain(s.remote) == remote {
-			return s.uid, true
+	for s := range TCPSockets(ownSockets) {
+		if s.State == tcpEstablished && s.Inode != 0 && plain(s.Local) == local && plain(s.Remote) == remote {
+			return s.UID, true
 		}
 	}
 	return -1, false

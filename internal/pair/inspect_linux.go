@@ -38,10 +38,16 @@ func Reach(ctx context.Context, name string) (*Inspection, error) {
 // Close ends the Inspection.
 func (i *Inspection) Close() { i.ch.Close() }
 
-// Snapshot asks for what the application's [Config.Inspect] returns.
-func (i *Inspection) Snapshot(ctx context.Context) ([]byte, error) {
+// Snapshot asks for what the application's [Config.Inspect] returns for an ID. A version that doesn't know
+// the ID in the question takes it for "". The error is ESRCH if the ID is longer than any is.
+func (i *Inspection) Snapshot(ctx context.Context, id string) ([]byte, error) {
 	defer i.ch.LimitHandshake(ctx)()
-	if err := i.ch.Send(rendezvous.Message{Kind: rendezvous.KindInspect}); err != nil {
+	m := rendezvous.Message{Kind: rendezvous.KindInspect}
+	if len(id) > len(m.Name) {
+		return nil, syscall.ESRCH
+	}
+	m.NameLen = uint32(copy(m.Name[:], id))
+	if err := i.ch.Send(m); err != nil {
 		return nil, err
 	}
 	m, fds, err := i.ch.Receive()
@@ -105,9 +111,9 @@ func (h *Host) answerReset(ch rendezvous.Channel, m rendezvous.Message) error {
 	return ch.Send(answer)
 }
 
-// answerInspect sends what Config.Inspect returns.
-func (h *Host) answerInspect(ch rendezvous.Channel) error {
-	b, err := h.Config.Inspect()
+// answerInspect sends what Config.Inspect returns for the message of an Inspection.
+func (h *Host) answerInspect(ch rendezvous.Channel, m rendezvous.Message) error {
+	b, err := h.Config.Inspect(string(m.Name[:min(m.NameLen, rendezvous.MaxTarget)]))
 	if err != nil {
 		return err
 	}

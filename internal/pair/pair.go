@@ -162,6 +162,7 @@ type Info struct {
 	Name     string // that was dialed. If this application is the server, the peer may have made it up
 	Cred     *rendezvous.Cred
 	Exe      string // of the peer, or "" if it is not known
+	Stopped  bool   // the peer's process is, by a signal or a debugger; false also if it is not known
 	App      uint64 // the peer's identity, as it says
 	Worker   int
 	Conns    int
@@ -178,8 +179,8 @@ type Config struct {
 	Janitor *stream.Janitor
 	Counts  *Counts
 	// Inspect returns the snapshot that is sent to a process of this user, or of root, that
-	// asks for it.
-	Inspect func() ([]byte, error)
+	// asks for it, or what has happened to the connection with an ID, if that is not "".
+	Inspect func(id string) ([]byte, error)
 	Log     func() *slog.Logger
 	// Reset resets the connection with an ID, for such a process, and reports whether there
 	// was one.

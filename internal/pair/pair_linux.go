@@ -199,25 +199,30 @@ func (p *pair) spot(s segpool.Slot) Spot {
 
 // describe returns what pairs of both kinds say of themselves.
 func (p *pair) describe(name string, conns int, g segpool.Geometry, u segpool.Usage) Info {
+	exe, stopped := p.process()
 	return Info{
-		Number: p.number, Name: name, Cred: &p.cred, Exe: p.exe(), App: p.peerApp, Worker: p.workerNumber,
+		Number: p.number, Name: name, Cred: &p.cred, Exe: exe, Stopped: stopped, App: p.peerApp, Worker: p.workerNumber,
 		Conns: conns, ToServer: g.ToServer, ToClient: g.ToClient, Usage: u,
 	}
 }
 
-// exe returns the path of the program that the peer's process runs, or "" if it has ended or this
-// process may not know.
-func (p *pair) exe() string {
+// process returns the path of the program that the peer's process runs, and whether it is stopped; "" and
+// false if it has ended or this process may not know.
+func (p *pair) process() (exe string, stopped bool) {
 	if !p.ref() {
-		return ""
+		return "", false
 	}
 	defer p.unref() // keeps the descriptor
-	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.cred.PID))
-	// After that: the number is another process's only if this one has ended.
-	if err != nil || p.dead.Load() || p.source.Process >= 0 && hasEnded(p.source.Process) {
-		return ""
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.cred.PID))
+	if err != nil {
+		exe = "" // it is another user's; whether it is stopped may be read by all
 	}
-	return path
+	stopped = rendezvous.IsStopped(p.cred.PID)
+	// After that: the number is another process's only if this one has ended.
+	if p.dead.Load() || p.source.Process >= 0 && hasEnded(p.source.Process) {
+		return "", false
+	}
+	return exe, stopped
 }
 
 // hasEnded reports whether a descriptor of a process says that it has ended.

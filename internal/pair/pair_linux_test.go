@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -30,7 +31,7 @@ type app struct {
 
 func newApp(t *testing.T, id uint64) *app {
 	a := &app{account: segpool.NewAccount(segpool.Limits{Conns: 1000, Segments: 100, Bytes: 1 << 40, Memory: 1 << 40})}
-	a.Init(Config{ID: id, Numbers: &a.numbers, Account: a.account, Janitor: &stream.Janitor{Memory: a.account}, Counts: new(Counts), Inspect: func() ([]byte, error) { return []byte("inspected"), nil }, Reset: func(id string) bool { return id == "1.2" }})
+	a.Init(Config{ID: id, Numbers: &a.numbers, Account: a.account, Janitor: &stream.Janitor{Memory: a.account}, Counts: new(Counts), Inspect: func(id string) ([]byte, error) { return []byte("inspected " + id), nil }, Reset: func(id string) bool { return id == "1.2" }})
 	return a
 }
 
@@ -218,9 +219,13 @@ func TestPair(t *testing.T) {
 		t.Cleanup(i.Close)
 		return i
 	}
-	b, err := ask().Snapshot(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, "inspected", string(b))
+	for _, id := range []string{"", "1.2", strings.Repeat("9", rendezvous.MaxTarget)} {
+		b, err := ask().Snapshot(t.Context(), id)
+		require.NoError(t, err)
+		require.Equal(t, "inspected "+id, string(b))
+	}
+	_, err = ask().Snapshot(t.Context(), strings.Repeat("9", rendezvous.MaxTarget+1))
+	require.Equal(t, syscall.ESRCH, err)
 	require.NoError(t, ask().Reset(t.Context(), "1.2"))
 	require.Equal(t, syscall.ESRCH, ask().Reset(t.Context(), "1.3"))
 	serverApp.open(t, "full", &listener{name: "it", errno: syscall.ENOBUFS})

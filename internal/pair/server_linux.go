@@ -113,7 +113,7 @@ func (d *Door) served(v *visitor, m rendezvous.Message) bool {
 	switch {
 	case !rendezvous.Ours(v.cred):
 	case m.Kind == rendezvous.KindInspect:
-		return d.host.answerInspect(v.ch) == nil
+		return d.host.answerInspect(v.ch, m) == nil
 	case m.Kind == rendezvous.KindReset:
 		return d.host.answerReset(v.ch, m) == nil
 	case m.Kind == rendezvous.KindTakeover && d.l.Shared():

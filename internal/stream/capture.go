@@ -152,8 +152,8 @@ func (e *End) markPeerEnd(t *tap.Tap, pos uint64) {
 	}
 }
 
-// finish ends the stream with fin, see tellEnd.
-func (e *End) finish() {
+// publishFin is tx.Fin.
+func (e *End) publishFin() {
 	if t := e.tap(); t != nil {
 		t.Lock()
 		defer t.Unlock()
@@ -162,8 +162,8 @@ func (e *End) finish() {
 	e.tx.Fin()
 }
 
-// cutOff ends the stream with reset, see tellEnd.
-func (e *End) cutOff() {
+// publishReset is tx.Reset.
+func (e *End) publishReset() {
 	if t := e.tap(); t != nil {
 		t.Lock()
 		defer t.Unlock()

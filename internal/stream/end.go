@@ -56,7 +56,8 @@ type End struct {
 	made     time.Duration // since epoch
 	sighting sighting
 	totals   *Totals
-	recorded *[2]recorded // by the last Status, for each kind of lock; guarded by totals.mu
+	recorded *[2]recorded             // by the last Status, for each kind of lock; guarded by totals.mu
+	events   atomic.Pointer[recorder] // nil until there is one
 }
 
 // A rare has what few ends need. Its size would also move an end's other words into other cache lines: the two ends of a
@@ -200,6 +201,9 @@ func (e *End) Wake() {
 // PeerGone says that the other end does not exist any more. It never blocks.
 func (e *End) PeerGone() {
 	e.state.Or(peerGone)
+	if !e.Closed() { // else nobody asks any more
+		e.note(EventPeerGone)
+	}
 	e.Wake()
 }
 
@@ -280,6 +284,7 @@ func (e *End) Status() (s Status, ok bool) {
 	now := time.Since(epoch)
 	e.seen(now)
 	fin, reset := e.rx.Ended()
+	e.noteEnd(fin, reset)
 	state := e.state.Load()
 	return Status{
 		WriteClosed: state&writeClosed != 0,
@@ -303,6 +308,7 @@ func (e *End) WasReset() bool {
 // corrupt ends a connection whose peer broke the protocol. The caller has a lock.
 func (e *End) corrupt() error {
 	e.state.Or(corrupted)
+	e.note(EventPeerBroke)
 	e.rx.Close()
 	e.endStream()
 	e.Wake()
@@ -373,7 +379,7 @@ func (e *End) read(b []byte) (int, error) {
 			return n, nil
 		}
 		if end.err != nil {
-			e.stop()
+			e.stopReading()
 			return 0, end.err
 		}
 		if n := e.awaitInto(b); n > 0 {
@@ -416,14 +422,6 @@ func (e *End) readEnd() readEnd {
 	return readEnd{err: e.streamEnd(state)}
 }
 
-// stop stops the consumer, see readEnd.
-func (e *End) stop() {
-	e.rx.Stop()
-	if e.state.Load()&captured != 0 {
-		e.captureStop()
-	}
-}
-
 // streamEnd returns the error with which reading ends when the fifo is empty, or nil. The state was
 // loaded just before.
 func (e *End) streamEnd(state uint32) error {
@@ -437,6 +435,19 @@ func (e *End) streamEnd(state uint32) error {
 		return syscall.ECONNRESET
 	}
 	return nil
+}
+
+// stopReading stops the consumer. It is called by a goroutine that returns the end of the stream to the user. Most connections end
+// so, and many are short: an end at which nobody has slept is spared the clock. It has the time from the
+// first one who looks.
+func (e *End) stopReading() {
+	e.rx.Stop()
+	if e.state.Load()&captured != 0 {
+		e.captureStop()
+	}
+	if e.events.Load() != nil {
+		e.noteEnd(e.rx.Ended())
+	}
 }
 
 // awaitReadable waits until n bytes can be read, and returns how many can be read. If there
@@ -454,7 +465,7 @@ func (e *End) awaitReadable(n int) (have int, err error) {
 		case have >= n:
 			return have, nil
 		case end.err != nil:
-			e.stop()
+			e.stopReading()
 			return have, end.err
 		case n > e.rx.Size():
 			return have, bufio.ErrBufferFull
@@ -493,7 +504,9 @@ func (e *End) sleepForData(have int, ready func() bool) {
 	if ready() {
 		e.rd.Cancel()
 	} else {
-		e.rd.sleep(e)
+		n := e.rd.sleep(e)
+		joint := e.joint()
+		e.stalled(reading, n, e.rx.HasData(have) || joint != nil && joint.in.used())
 	}
 	e.rx.DropRequest()
 }
@@ -622,7 +635,9 @@ func (e *End) peerEnd() error {
 		// The reader stores the mark before fin or reset. If bytes are unread it is
 		// going to reset. A fin alone proves nothing: it may come from an earlier
 		// CloseWrite, or be older than the bytes that were just published.
-		if _, reset := e.rx.Ended(); reset || !e.tx.Empty() || state&bytesLost != 0 && !e.tcp {
+		fin, reset := e.rx.Ended()
+		e.noteEnd(fin, reset)
+		if reset || !e.tx.Empty() || state&bytesLost != 0 && !e.tcp {
 			return syscall.ECONNRESET
 		}
 		return syscall.EPIPE
@@ -666,7 +681,8 @@ func (e *End) sleepForSpace(ready func() bool) {
 	if ready() {
 		e.wr.Cancel()
 	} else {
-		e.wr.sleep(e)
+		n := e.wr.sleep(e)
+		e.stalled(writing, n, e.tx.HasSpace(1))
 	}
 	e.tx.DropRequest()
 }

@@ -94,10 +94,23 @@ func (e *End) endStream() {
 // tellEnd tells the peer that the stream has ended. No goroutine publishes any more.
 func (e *End) tellEnd() {
 	if e.state.Load()&(corrupted|severed) != 0 {
-		e.cutOff()
+		e.sendReset()
 	} else {
-		e.finish()
+		e.sendFin()
 	}
+}
+
+// sendFin ends the stream in order, and notifies the peer if it waits.
+func (e *End) sendFin() {
+	e.publishFin()
+	e.noteLast(EventFinSent)
+	e.notifyEnd()
+}
+
+// sendReset cuts the stream off, and notifies the peer if it waits.
+func (e *End) sendReset() {
+	e.publishReset()
+	e.noteLast(EventResetSent)
 	e.notifyEnd()
 }
 
@@ -117,6 +130,7 @@ func (e *End) Close() error {
 		return net.ErrClosed
 	}
 	e.state.Or(isClosed)
+	e.noteLast(EventClosed)
 	e.shutdown()
 	e.wakeAll()
 	e.rd.Stop()
@@ -139,6 +153,7 @@ func (e *End) Sever() bool {
 		return false
 	}
 	e.state.Or(severed)
+	e.note(EventSevered)
 	e.rx.Close()
 	e.endStream()
 	e.wakeAll()
@@ -174,11 +189,10 @@ func (e *End) shutdown() {
 		reset = e.rx.Unread() // a reader that was busy before may have read them
 	}
 	if reset {
-		e.cutOff()
+		e.sendReset()
 	} else {
-		e.finish()
+		e.sendFin()
 	}
-	e.notifyEnd()
 }
 
 // endUnread resets a stream that has ended with fin. Close has sent fin because all unread
@@ -186,8 +200,7 @@ func (e *End) shutdown() {
 func (e *End) endUnread() {
 	e.state.Or(lingerZero)
 	if !e.gate.postpone(writing, gateShut) {
-		e.cutOff()
-		e.notifyEnd()
+		e.sendReset()
 	}
 }
 
@@ -203,6 +216,7 @@ func (e *End) wakeAll() {
 func (e *End) CloseRead() error {
 	return e.control(func() {
 		e.state.Or(readClosed)
+		e.note(EventReadClosed)
 		e.rd.Wake()
 	})
 }
@@ -212,6 +226,7 @@ func (e *End) CloseRead() error {
 func (e *End) CloseWrite() error {
 	return e.control(func() {
 		e.state.Or(writeClosed)
+		e.note(EventWriteClosed)
 		e.endStream()
 		e.wr.Wake()
 	})

@@ -259,6 +259,13 @@ func (g *gate) endPeek() (last bool) {
 	}
 }
 
+// shared reports whether anybody but the caller, who is inside, is inside too or has a view. If the gate
+// is closed, it does not change from false to true.
+func (g *gate) shared() bool {
+	word := g.word.Load()
+	return word >= 2*gateRef || word&(gateClosed|gatePeeked) != gateClosed
+}
+
 // held reports whether a goroutine is inside, or the user has a view.
 func (g *gate) held() bool {
 	word := g.word.Load()

@@ -79,7 +79,7 @@ func (e *End) showEnd(s *standin.Socket) {
 		e.corrupt()
 		s.End(true)
 	case have == 0:
-		e.stop()
+		e.stopReading()
 		s.End(isReset(end))
 	}
 }
@@ -112,7 +112,7 @@ func (e *End) RawRead(f func(fd uintptr) (done bool)) error {
 			return e.corrupt()
 		}
 		if have == 0 && end.err != nil {
-			e.stop()
+			e.stopReading()
 			s.End(isReset(end.err))
 		}
 		shown := s.Ended()

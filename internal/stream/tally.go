@@ -64,10 +64,11 @@ func (e *End) did(h *half) {
 	}
 }
 
-// sleep waits as Wait does, and counts it as a stall of e.
-func (h *half) sleep(e *End) {
-	h.tally.since = time.Since(epoch)
-	e.seen(h.tally.since)
+// sleep waits as Wait does, and counts it as a stall of e. The caller has [End.stalled] keep it.
+func (h *half) sleep(e *End) nap {
+	n := nap{began: time.Since(epoch)}
+	h.tally.since = n.began
+	e.seen(n.began)
 	h.rest()
 	if trace.IsEnabled() {
 		h.waitTraced(e)
@@ -76,8 +77,10 @@ func (h *half) sleep(e *End) {
 	}
 	h.resume()
 	h.tally.sleeps++
-	h.tally.slept += time.Since(epoch) - h.tally.since
+	n.took = time.Since(epoch) - n.began
+	h.tally.slept += n.took
 	h.tally.since = 0
+	return n
 }
 
 // waitTraced waits as Wait does, in a region of the execution trace.

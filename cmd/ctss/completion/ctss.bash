@@ -15,8 +15,8 @@ _ctss() {
 	src | dst) words=$(ctss --complete=names 2>/dev/null) ;;
 	completion) words="bash zsh fish" ;;
 	dump) words=$(ctss --complete=ids 2>/dev/null) ;;
-	*) words="state exclude src dst sport dport id pid and or not completion dump
-		--all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --kill --help" ;;
+	*) words="state exclude src dst sport dport id pid age idle space and or not completion dump
+		--all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --events --kill --help" ;;
 	esac
 	COMPREPLY=()
 	if [ "${COMP_WORDS[1]}" = dump ] && [ "$last" != dump ]; then

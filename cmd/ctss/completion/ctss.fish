@@ -15,7 +15,7 @@ complete -c ctss -n '__ctss_last completion' -a 'bash zsh fish'
 complete -c ctss -n '__ctss_last dump' -a '(ctss --complete=ids 2>/dev/null)'
 complete -c ctss -n '__fish_seen_subcommand_from dump' -a '-w -p -s -c'
 complete -c ctss -n '__fish_seen_subcommand_from dump; and __ctss_last -w' -F
-complete -c ctss -n 'not __fish_seen_subcommand_from dump; and not __ctss_last state exclude sport dport src dst completion' -a 'state exclude src dst sport dport id pid and or not completion dump'
+complete -c ctss -n 'not __fish_seen_subcommand_from dump; and not __ctss_last state exclude sport dport src dst completion' -a 'state exclude src dst sport dport id pid age idle space and or not completion dump'
 complete -c ctss -s a -l all -d 'listeners too'
 complete -c ctss -s l -l listening -d 'listeners only'
 complete -c ctss -s n -l numeric -d 'no names of ports and users'
@@ -27,5 +27,6 @@ complete -c ctss -s s -l summary -d 'numbers only'
 complete -c ctss -s j -l json -d 'JSON'
 complete -c ctss -s w -l watch -d 'redraw each second'
 complete -c ctss -l why -d "what took the kernel's way"
+complete -c ctss -l events -d 'what happened last at these'
 complete -c ctss -s K -l kill -d 'reset these'
 complete -c ctss -s h -l help

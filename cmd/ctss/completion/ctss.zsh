@@ -16,8 +16,8 @@ _ctss() {
 			[[ $last == -w ]] && _files || compadd -- -w -p -s -c
 			return
 		fi
-		compadd state exclude src dst sport dport id pid and or not completion dump
-		compadd -- --all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --kill --help
+		compadd state exclude src dst sport dport id pid age idle space and or not completion dump
+		compadd -- --all --listening --numeric --processes --memory --info --extended --summary --json --watch --why --events --kill --help
 		;;
 	esac
 }

@@ -115,7 +115,7 @@ function peerName(p) {
   if (!p) return "";
   if (p.Role === "inside") return "this process";
   const exe = (p.PeerExe || "").split("/").pop();
-  return (exe ? exe + " " : "") + p.Peer.PID;
+  return (exe ? exe + " " : "") + p.Peer.PID + (p.PeerStopped ? " (stopped)" : "");
 }
 
 function receive(m, bytes) {
@@ -128,7 +128,12 @@ function receive(m, bytes) {
     pairs.clear();
   }
   totals = m.Totals;
-  for (const p of m.Pairs || []) pairs.set(p.ID, p);
+  const renamed = new Set();
+  for (const p of m.Pairs || []) {
+    if (Boolean(pairs.get(p.ID)?.PeerStopped) !== p.PeerStopped) renamed.add(p.ID);
+    pairs.set(p.ID, p);
+  }
+  if (renamed.size) for (const r of rows.values()) if (renamed.has(r.pair)) r.text = "";
   for (const id of m.PairsGone || []) pairs.delete(id);
   if (m.Listeners) listeners = m.Listeners;
   if (m.Fallbacks) fallbacks = m.Fallbacks;
@@ -603,8 +608,9 @@ function drawDetail() {
       el("button", { id: "close", type: "button", "aria-label": "Close", onclick: closeDetail }, "×"),
       el("h2", {}, el("i", { class: "dot" }), el("span")),
       ...chart("rate", "Throughput, both ways"), ...chart("wait", "Wait for data, mean of the sleeps in Read"), ...chart("stall", "Wait for space, part of the time"),
-      el("dl"), el("table"));
+      el("dl"), el("table"), el("h3", {}, "What happened last"), el("table", { id: "past" }));
   }
+  drawPast(r);
   const p = pairs.get(r.pair);
   box.querySelector("h2 .dot").dataset.state = r.state;
   box.querySelector("h2 span").textContent = `${r.local || "–"} → ${r.remote}`;
@@ -616,7 +622,7 @@ function drawDetail() {
   spark($("c-stall"), r.stalls, colours.stall, 1);
   const facts = {
     State: r.state, Network: r.network, ID: r.id,
-    Peer: p ? `${p.PeerExe || "?"}, pid ${p.Peer.PID}, uid ${p.Peer.UID}` : "?",
+    Peer: p ? `${p.PeerExe || "?"}, pid ${p.Peer.PID}, uid ${p.Peer.UID}${p.PeerStopped ? ", stopped" : ""}` : "?",
     Pair: `${r.pair}${p ? ` (${p.Role}${p.Name ? " " + p.Name : ""})` : ""}`,
     Memory: `segment ${r.segment}, slot ${r.slot}`, Worker: r.worker < 0 ? "none: inside one application" : String(r.worker),
     Age: short(r.age()), Idle: short(r.idle()), Calls: `${count(r.opRate)} a second`,
@@ -629,6 +635,37 @@ function drawDetail() {
     line("In the fifo now", (w) => binary(r[w + "Queue"])), line("At most so far", (w) => binary(r[w + "High"])), line("Fifo", (w) => binary(r[w + "Size"])),
     line("Sleeps", (w) => count(r[w + "Stalls"]) + (r.asleep & (w === "recv" ? 1 : 2) ? ", now" : "")), line("Slept for", (w) => time(r.waited(w, clock))),
     line("Polls that paid", (w) => count(r[w + "Polls"])), line("Wake-ups sent", (w) => count(r[w + "Wakes"])), line("Wake-ups elided", (w) => count(r[w + "Elided"])));
+}
+
+// What happened, in words.
+const EVENTS = {
+  "dialed": "dialed", "accepted": "accepted", "stall-data": "for data", "stall-space": "for space", "read-closed": "closed for reading",
+  "write-closed": "closed for writing", "closed": "closed", "fin-sent": "sent fin", "reset-sent": "sent reset", "fin-seen": "saw the peer’s fin",
+  "reset-seen": "saw the peer’s reset", "severed": "reset from outside", "peer-broke": "the peer broke the protocol", "peer-gone": "the peer’s process is gone",
+};
+const STALLS = { came: ", which came", deadline: " until the deadline", closed: " until closed here", ended: " until the stream ended", nothing: ", woken for nothing" };
+
+// drawPast asks once an update what happened last at a session, and shows it, the latest first.
+async function drawPast(r) {
+  const due = `${r.n} ${tick}`;
+  if (drawPast.asking || drawPast.of === due) return;
+  drawPast.asking = true;
+  drawPast.of = due;
+  let ends = null;
+  try {
+    const answer = await fetch(`past?id=${encodeURIComponent(r.id)}`);
+    if (answer.ok) ends = await answer.json();
+  } catch { // the server is gone, which the stream says
+  } finally { drawPast.asking = false; }
+  const events = ends?.find((e) => e.Local === r.local && e.Remote === r.remote)?.Events;
+  if (!events || selected !== r.n || $("detail").hidden) return;
+  $("past").replaceChildren(...events.reverse().map((v) => {
+    const stall = v.Kind.startsWith("stall-");
+    let text = EVENTS[v.Kind] || v.Kind;
+    if (stall) text = v.Ended ? `waited ${text}${STALLS[v.Ended] || ""}` : `waits ${text}`;
+    return el("tr", { title: stall ? `wake-ups sent: ${v.Wakes}, polls that paid: ${v.Polls}` : "" },
+      el("td", {}, `${time(Math.max(0, clock - Date.parse(v.At)))} ago`), el("td", {}, text), el("td", { class: "num" }, stall ? time(v.For / 1e6) : ""));
+  }));
 }
 
 // ---- Totals
@@ -695,11 +732,12 @@ function drawPeers() {
     const s = sums.get(p.ID) || NONE;
     const side = sides[p.Role];
     let n = side.get(p.PeerApp);
-    if (!n) side.set(p.PeerApp, n = { name: (p.PeerExe || "").split("/").pop() || "?", pid: p.Peer.PID, uid: p.Peer.UID, names: new Set(), sessions: 0, recv: 0, send: 0, stall: 0 });
+    if (!n) side.set(p.PeerApp, n = { name: (p.PeerExe || "").split("/").pop() || "?", pid: p.Peer.PID, uid: p.Peer.UID, stopped: false, names: new Set(), sessions: 0, recv: 0, send: 0, stall: 0 });
     n.sessions += s.sessions;
     n.recv += s.recv;
     n.send += s.send;
     n.stall += s.stall;
+    n.stopped ||= p.PeerStopped;
     if (p.Name) n.names.add(p.Name);
   }
   const nodes = (side) => {
@@ -746,7 +784,7 @@ function drawPeers() {
     }
     const chars = Math.floor((nodeWidth - 20) / 6.4);
     const cut = (s) => (s.length > chars ? s.slice(0, chars - 1) + "…" : s);
-    const traffic = n.recv + n.send > 0 ? `↓ ${rate(n.recv)} ↑ ${rate(n.send)}` : "quiet";
+    const traffic = n.stopped ? "stopped" : n.recv + n.send > 0 ? `↓ ${rate(n.recv)} ↑ ${rate(n.send)}` : "quiet";
     const node = el("svg:g", { class: "peer", tabindex: 0, role: "button", transform: `translate(${x} ${y})` },
       el("svg:title", {}, [n.name, `pid ${n.pid}, uid ${n.uid}`, ...n.names].join("\n")),
       el("svg:rect", { class: "node", width: nodeWidth, height: NODE, rx: 7 }),

@@ -1,0 +1,3 @@
+package main
+
+var names = []string{"same", "slower", "gone", "hangs"}
