@@ -262,7 +262,8 @@ func requireTshark(t *testing.T, file []byte, protocol string, decode ...string)
 	defer cancel()
 	tshark := func(args ...string) string {
 		var errs bytes.Buffer
-		args = append(args, "-r", name, "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE")
+		// By what flows first: the dialing end's port, which the listener has chosen, may be that of some protocol.
+		args = append(args, "-r", name, "-o", "tcp.try_heuristic_first:TRUE", "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE")
 		cmd := exec.CommandContext(ctx, path, append(args, decode...)...)
 		cmd.Stderr = &errs
 		out, err := cmd.Output()

@@ -178,7 +178,7 @@ type PairInfo struct {
 
 	// PeerStopped is whether the peer's process is stopped, by a signal or a debugger. It is false
 	// also if that is not known.
-	PeerStopped bool
+	PeerStopped bool `json:",omitempty"`
 
 	RecvBuffer, SendBuffer int // the sizes of the fifos, as the dialing end sees them
 

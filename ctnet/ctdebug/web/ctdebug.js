@@ -130,7 +130,7 @@ function receive(m, bytes) {
   totals = m.Totals;
   const renamed = new Set();
   for (const p of m.Pairs || []) {
-    if (Boolean(pairs.get(p.ID)?.PeerStopped) !== p.PeerStopped) renamed.add(p.ID);
+    if (Boolean(pairs.get(p.ID)?.PeerStopped) !== Boolean(p.PeerStopped)) renamed.add(p.ID);
     pairs.set(p.ID, p);
   }
   if (renamed.size) for (const r of rows.values()) if (renamed.has(r.pair)) r.text = "";
@@ -737,7 +737,7 @@ function drawPeers() {
     n.recv += s.recv;
     n.send += s.send;
     n.stall += s.stall;
-    n.stopped ||= p.PeerStopped;
+    n.stopped ||= Boolean(p.PeerStopped);
     if (p.Name) n.names.add(p.Name);
   }
   const nodes = (side) => {
