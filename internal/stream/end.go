@@ -56,18 +56,18 @@ type End struct {
 	made     time.Duration // since epoch
 	sighting sighting
 	totals   *Totals
-	recorded *[2]recorded             // by the last Status, for each kind of lock; guarded by totals.mu
-	events   atomic.Pointer[recorder] // nil until there is one
+	recorded *[2]recorded // by the last Status, for each kind of lock; guarded by totals.mu
 }
 
-// A rare has what few ends need. Its size would also move an end's other words into other cache lines: the two ends of a
-// connection in one application lie side by side.
+// A rare has what ends do not need in each call, and many never. Its size would also move an end's other words into other
+// cache lines: the two ends of a connection in one application lie side by side.
 type rare struct {
 	socket atomic.Pointer[standin.Socket] // nil before the first raw call; see raw.go
 	tap    atomic.Pointer[tap.Tap]        // nil if there is no capture; see capture.go
+	events atomic.Pointer[recorder]       // nil before the first event; see events.go
 }
 
-// makeRare returns what few ends need.
+// makeRare returns the end's rare, and makes it if there is none.
 func (e *End) makeRare() *rare {
 	if e.rare.Load() == nil {
 		e.rare.CompareAndSwap(nil, new(rare))
@@ -445,7 +445,7 @@ func (e *End) stopReading() {
 	if e.state.Load()&captured != 0 {
 		e.captureStop()
 	}
-	if e.events.Load() != nil {
+	if e.recording() != nil {
 		e.noteEnd(e.rx.Ended())
 	}
 }

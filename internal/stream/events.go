@@ -111,15 +111,24 @@ func (r *recorder) add(v event) {
 	r.oldest = (r.oldest + 1) % maxEvents
 }
 
+// recording returns the end's recorder, or nil.
+func (e *End) recording() *recorder {
+	if r := e.rare.Load(); r != nil {
+		return r.events.Load()
+	}
+	return nil
+}
+
 // recorder returns the end's recorder, and makes it if there is none.
 func (e *End) recorder() *recorder {
-	if r := e.events.Load(); r != nil {
+	events := &e.makeRare().events
+	if r := events.Load(); r != nil {
 		return r
 	}
 	r := new(recorder)
 	r.events = r.first[:0]
-	e.events.CompareAndSwap(nil, r) // another goroutine may have made one meanwhile
-	return e.events.Load()
+	events.CompareAndSwap(nil, r) // another goroutine may have made one meanwhile
+	return events.Load()
 }
 
 // note keeps an event that is no stall, the first time that it happens.
@@ -233,7 +242,7 @@ func (e *End) Events() []Event {
 
 // kept returns what the recorder has, the oldest event first.
 func (e *End) kept() (all []event, last [2]counts) {
-	r := e.events.Load()
+	r := e.recording()
 	if r == nil {
 		return nil, last
 	}

@@ -122,10 +122,10 @@ func TestEventsOfNothing(t *testing.T) {
 		}()
 		awaitStatus(t, s, func(s Status) bool { return s.Recv.Asleep })
 		require.Equal(t, []EventKind{EventMade, EventStallData}, kinds(s))
-		require.Nil(t, s.events.Load())
+		require.Nil(t, s.recording())
 		require.Equal(t, []EventKind{EventMade}, kinds(c))
 		require.NoError(t, c.Close())
-		require.Nil(t, c.events.Load())
+		require.Nil(t, c.recording())
 		require.ErrorIs(t, <-read, io.EOF)
 	})
 }
@@ -270,7 +270,7 @@ func TestEventsFinSeen(t *testing.T) {
 				require.ErrorIs(t, err, io.EOF)
 				time.Sleep(time.Minute)
 			}
-			require.Equal(t, slept, s.events.Load() != nil)
+			require.Equal(t, slept, s.recording() != nil)
 			all := s.Events()
 			last := all[len(all)-1]
 			require.Equal(t, EventFinSeen, last.Kind)
