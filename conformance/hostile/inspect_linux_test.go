@@ -8,7 +8,9 @@ import (
 	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -40,18 +42,24 @@ var answerInspect = map[string]func(ch rendezvous.Channel) error{
 	"4 GB": func(ch rendezvous.Channel) error {
 		return sendSnapshot(ch, []byte(`{}`), 1<<32-1)
 	},
-	"other size": func(ch rendezvous.Channel) error { return sendSnapshot(ch, []byte(`{}`), 3) },
-	// 100 MB of elements of 3 bytes would be 15 GB.
-	"millions of connections": func(ch rendezvous.Channel) error {
-		return sendSnapshot(ch, []byte(`{"Connections":[`+strings.Repeat(`{},`, 33<<20)+`{}]}`), 0)
-	},
-	"millions of zeros": func(ch rendezvous.Channel) error {
-		return sendSnapshot(ch, []byte(`{"Fallbacks":[`+strings.Repeat(`0,`, 50<<20)+`0]}`), 0)
-	},
+	"other size":              func(ch rendezvous.Channel) error { return sendSnapshot(ch, []byte(`{}`), 3) },
+	"millions of connections": func(ch rendezvous.Channel) error { return sendSnapshot(ch, millions["connections"](), 0) },
+	"millions of zeros":       func(ch rendezvous.Channel) error { return sendSnapshot(ch, millions["zeros"](), 0) },
 	"refuses": func(ch rendezvous.Channel) error {
 		return ch.Send(rendezvous.Message{Kind: rendezvous.KindWelcome, Errno: uint32(syscall.EPROTO)})
 	},
 	"done": func(ch rendezvous.Channel) error { return ch.Send(rendezvous.Message{Kind: rendezvous.KindDone}) },
+}
+
+// millions are snapshots of 100 MB, of which the elements, of 3 bytes, would be 15 GB. They are made once: that takes
+// seconds with the race detector.
+var millions = map[string]func() []byte{
+	"connections": sync.OnceValue(func() []byte {
+		return slices.Concat([]byte(`{"Connections":[`), bytes.Repeat([]byte(`{},`), 33<<20), []byte(`{}]}`))
+	}),
+	"zeros": sync.OnceValue(func() []byte {
+		return slices.Concat([]byte(`{"Fallbacks":[`), bytes.Repeat([]byte(`0,`), 50<<20), []byte(`0]}`))
+	}),
 }
 
 // sendSnapshot sends a snapshot, of which it says that it has size bytes; 0 is the right number.
@@ -77,6 +85,9 @@ func attackInspector() {
 	socket, err := rendezvous.Bind(background, key(a.Name), false)
 	if err != nil {
 		panic(err)
+	}
+	if of, ok := strings.CutPrefix(a.Answer, "millions of "); ok {
+		millions[of]()
 	}
 	answer("ready", true)
 	go func() {
