@@ -122,23 +122,16 @@ func runProxy(t task) error {
 
 // serveCopies copies between clients and a server.
 func serveCopies(ln net.Listener, dial func(context.Context) (net.Conn, error)) {
-	for {
-		client, err := ln.Accept()
+	accept(ln, func(client net.Conn) {
+		server, err := dial(context.Background())
 		if err != nil {
 			return
 		}
+		defer server.Close()
 		go func() {
-			defer client.Close()
-			server, err := dial(context.Background())
-			if err != nil {
-				return
-			}
-			defer server.Close()
-			go func() {
-				io.Copy(server, client)
-				server.Close()
-			}()
-			io.Copy(client, server)
+			io.Copy(server, client)
+			server.Close()
 		}()
-	}
+		io.Copy(client, server)
+	})
 }

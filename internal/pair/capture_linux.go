@@ -185,16 +185,7 @@ func (i *Inspection) Capture(ctx context.Context, id string, patience time.Durat
 func (i *Inspection) askForCapture(ctx context.Context, id string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	defer i.ch.LimitHandshake(ctx)()
-	m := rendezvous.Message{Kind: rendezvous.KindCapture}
-	if len(id) > len(m.Name) {
-		return syscall.ESRCH
-	}
-	m.NameLen = uint32(copy(m.Name[:], id))
-	if err := i.ch.Send(m); err != nil {
-		return err
-	}
-	m, fds, err := i.ch.Receive()
+	m, fds, err := i.ask(ctx, rendezvous.KindCapture, id)
 	defer func() { go fds.Close() }()
 	switch {
 	case err != nil:

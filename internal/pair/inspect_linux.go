@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cutthrough.example/internal/foreign"
 	"cutthrough.example/internal/rendezvous"
 	"cutthrough.example/internal/segpool"
 	"cutthrough.example/internal/syserr"
@@ -38,20 +39,27 @@ func Reach(ctx context.Context, name string) (*Inspection, error) {
 // Close ends the Inspection.
 func (i *Inspection) Close() { i.ch.Close() }
 
-// Snapshot asks for what the application's [Config.Inspect] returns for an ID. A version that doesn't know
-// the ID in the question takes it for "". The error is ESRCH if the ID is longer than any is.
-func (i *Inspection) Snapshot(ctx context.Context, id string) ([]byte, error) {
+// ask asks a question about the connection with an ID, and returns the answer, which may be anything. The caller
+// closes the descriptors, also with an error, in a goroutine of its own: the other process can make that block.
+// The error is ESRCH if the ID is longer than any is.
+func (i *Inspection) ask(ctx context.Context, kind uint16, id string) (m rendezvous.Message, fds foreign.FDs, err error) {
 	defer i.ch.LimitHandshake(ctx)()
-	m := rendezvous.Message{Kind: rendezvous.KindInspect}
+	m.Kind = kind
 	if len(id) > len(m.Name) {
-		return nil, syscall.ESRCH
+		return m, nil, syscall.ESRCH
 	}
 	m.NameLen = uint32(copy(m.Name[:], id))
 	if err := i.ch.Send(m); err != nil {
-		return nil, err
+		return m, nil, err
 	}
-	m, fds, err := i.ch.Receive()
-	defer func() { go fds.Close() }() // the other process can make that block
+	return i.ch.Receive()
+}
+
+// Snapshot asks for what the application's [Config.Inspect] returns for an ID. A version that doesn't know
+// the ID in the question takes it for "". The error is ESRCH if the ID is longer than any is.
+func (i *Inspection) Snapshot(ctx context.Context, id string) ([]byte, error) {
+	m, fds, err := i.ask(ctx, rendezvous.KindInspect, id)
+	defer func() { go fds.Close() }()
 	switch {
 	case err != nil:
 	case m.Kind == rendezvous.KindWelcome && i.Cred.UID != os.Geteuid():
@@ -79,16 +87,7 @@ var ErrTooLarge = syserr.New(syscall.EPROTO, "its answer is larger than any answ
 // Reset asks for the reset of the connection with an ID. The error is ESRCH if there is none, and
 // EPROTO if the application's ctnet is of a version that doesn't know the question.
 func (i *Inspection) Reset(ctx context.Context, id string) error {
-	defer i.ch.LimitHandshake(ctx)()
-	m := rendezvous.Message{Kind: rendezvous.KindReset}
-	if len(id) > len(m.Name) {
-		return syscall.ESRCH
-	}
-	m.NameLen = uint32(copy(m.Name[:], id))
-	if err := i.ch.Send(m); err != nil {
-		return err
-	}
-	m, fds, err := i.ch.Receive()
+	m, fds, err := i.ask(ctx, rendezvous.KindReset, id)
 	defer func() { go fds.Close() }()
 	if err == nil && m.Kind == rendezvous.KindWelcome {
 		return ErrNoReset
@@ -113,7 +112,7 @@ func (h *Host) answerReset(ch rendezvous.Channel, m rendezvous.Message) error {
 
 // answerInspect sends what Config.Inspect returns for the message of an Inspection.
 func (h *Host) answerInspect(ch rendezvous.Channel, m rendezvous.Message) error {
-	b, err := h.Config.Inspect(string(m.Name[:min(m.NameLen, rendezvous.MaxTarget)]))
+	b, err := h.Config.Inspect(m.Target())
 	if err != nil {
 		return err
 	}

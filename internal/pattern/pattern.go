@@ -44,6 +44,13 @@ func (p Pattern) Fill(b []byte, at int64) {
 	}
 }
 
+// Bytes returns n bytes from a position.
+func (p Pattern) Bytes(at int64, n int) []byte {
+	b := make([]byte, n)
+	p.Fill(b, at)
+	return b
+}
+
 // Wrong counts the bytes of b that differ from the pattern at a position, and returns where the
 // first one is.
 func (p Pattern) Wrong(b []byte, at int64) (n, first int) {

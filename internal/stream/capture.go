@@ -12,9 +12,9 @@ import (
 // state.
 //
 // Bytes that are sent are recorded in one step with their publishing, under the Tap's lock. Bytes that are
-// received are recorded before the user gets to see them: by a call that finds that they have come. So a record of what was caused by others comes after theirs, whichever
-// goroutines do that. The ends of both streams are recorded where they are published, and where they are
-// returned to the user.
+// received are recorded before the user gets to see them: by a call that finds that they have come. So a record
+// of what was caused by others comes after theirs, whichever goroutines do that. The ends of both streams are
+// recorded where they are published, and where they are returned to the user.
 
 // Capture has t record what passes the end, until [End.EndCapture], or until the end has let go of its
 // memory, which closes t. It returns the positions at which that begins. One of them is too low if a goroutine

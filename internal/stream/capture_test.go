@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"cutthrough.example/internal/pattern"
 	"cutthrough.example/internal/tap"
 )
 
@@ -217,7 +218,7 @@ func TestCaptureOrder(t *testing.T) {
 func TestCaptureHandoff(t *testing.T) {
 	c, s := connectAlone(t)
 	got := captureEnd(t, s)
-	data := numbered(0, 100_000)
+	data := pattern.Pattern(0).Bytes(0, 100_000)
 	read := make(chan error)
 	go func() {
 		_, err := io.ReadFull(readerOnly{s}, make([]byte, len(data)))
@@ -342,7 +343,7 @@ func TestCaptureBegins(t *testing.T) {
 					return
 				default:
 				}
-				b := numbered(pos, 1+rnd.IntN(20_000))
+				b := pattern.Pattern(0).Bytes(int64(pos), 1+rnd.IntN(20_000))
 				_, err := c.Write(b)
 				require.NoError(t, err)
 				pos += uint64(len(b))
@@ -365,7 +366,7 @@ func TestCaptureBegins(t *testing.T) {
 					for len(block) > 0 {
 						r, rest, err := tap.Cut(block)
 						require.NoError(t, err)
-						require.True(t, bytes.Equal(numbered(r.Pos, len(r.Data)), r.Data))
+						require.True(t, bytes.Equal(pattern.Pattern(0).Bytes(int64(r.Pos), len(r.Data)), r.Data))
 						block = rest
 					}
 				}
@@ -377,14 +378,6 @@ func TestCaptureBegins(t *testing.T) {
 		flowing.Wait()
 		require.Zero(t, c.state.Load()&captured)
 	})
-}
-
-func numbered(pos uint64, n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte((pos + uint64(i)) * 31 >> 3)
-	}
-	return b
 }
 
 // TestCaptureWaits has a goroutine wait at an end that is captured, for data and for space: it sleeps.

@@ -59,8 +59,8 @@ type End struct {
 	recorded *[2]recorded // by the last Status, for each kind of lock; guarded by totals.mu
 }
 
-// A rare has what ends do not need in each call, and many never. Its size would also move an end's other words into other
-// cache lines: the two ends of a connection in one application lie side by side.
+// A rare has what ends do not need in each call, and many never. Its size would also move an end's other
+// words into other cache lines: the two ends of a connection in one application lie side by side.
 type rare struct {
 	socket atomic.Pointer[standin.Socket] // nil before the first raw call; see raw.go
 	tap    atomic.Pointer[tap.Tap]        // nil if there is no capture; see capture.go
@@ -437,9 +437,9 @@ func (e *End) streamEnd(state uint32) error {
 	return nil
 }
 
-// stopReading stops the consumer. It is called by a goroutine that returns the end of the stream to the user. Most connections end
-// so, and many are short: an end at which nobody has slept is spared the clock. It has the time from the
-// first one who looks.
+// stopReading stops the consumer. It is called by a goroutine that returns the end of the stream to the
+// user. Most connections end so, and many are short: an end at which nobody has slept is spared the clock.
+// It has the time from the first one who looks.
 func (e *End) stopReading() {
 	e.rx.Stop()
 	if e.state.Load()&captured != 0 {

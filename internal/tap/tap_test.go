@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cutthrough.example/internal/pattern"
 	"github.com/stretchr/testify/require"
 )
 
@@ -156,7 +157,7 @@ func TestTapConcurrently(t *testing.T) {
 		var pos uint64
 		rnd := rand.New(rand.NewPCG(1, 1))
 		for range 3000 {
-			b := pattern(pos, 1+rnd.IntN(3000))
+			b := pattern.Pattern(0).Bytes(int64(pos), 1+rnd.IntN(3000))
 			send(tap, pos, b)
 			pos += uint64(len(b))
 		}
@@ -164,7 +165,7 @@ func TestTapConcurrently(t *testing.T) {
 	filling.Go(func() {
 		var pos uint64
 		for range 3000 {
-			tap.Received(pos, pattern(pos, 77))
+			tap.Received(pos, pattern.Pattern(0).Bytes(int64(pos), 77))
 			pos += 77
 		}
 	})
@@ -180,21 +181,12 @@ func TestTapConcurrently(t *testing.T) {
 		}
 		require.GreaterOrEqual(t, r.Pos, next[r.Kind])
 		missing += r.Pos - next[r.Kind]
-		require.True(t, bytes.Equal(pattern(r.Pos, len(r.Data)), r.Data))
+		require.True(t, bytes.Equal(pattern.Pattern(0).Bytes(int64(r.Pos), len(r.Data)), r.Data))
 		next[r.Kind] = r.Pos + uint64(len(r.Data))
 	}
 	n := tap.Counts()
 	missing += n.Sent - next[Sent] + n.Received - next[Received]
 	require.Equal(t, n.Dropped, missing)
-}
-
-// pattern returns the bytes of a stream at a position.
-func pattern(pos uint64, n int) []byte {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte((pos + uint64(i)) * 31 >> 3)
-	}
-	return b
 }
 
 // FuzzCut cuts any bytes into records.
